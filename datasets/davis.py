@@ -1,0 +1,177 @@
+"""DAVIS 2016 and 2017 in their official folder layout.
+
+Perazzi et al., CVPR 2016; Pont-Tuset et al., arXiv:1704.00675.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from datasets.base import UInt8Array, VideoDataset, VideoSequence
+from stg_pyg.errors import InputError
+from stg_pyg.io import natural_sort_key, read_image, read_label_map
+
+_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+class DAVISSequence(VideoSequence):
+    """One DAVIS video; the objects are those of its first frame.
+
+    Args:
+        name: the name of its folder.
+        images: files of the frames, in order.
+        annotations: file of the mask by frame name; a frame without one is not annotated.
+        merge: all ids become object 1, as in DAVIS-2016.
+    """
+
+    def __init__(self, name: str, images: Sequence[Path], annotations: dict[str, Path], merge: bool = False) -> None:
+        self.name = name
+        self.frame_names = [path.stem for path in images]
+        self._images = list(images)
+        self._annotations = annotations
+        self._merge = merge
+
+    def image(self, t: int) -> UInt8Array:
+        return read_image(self._images[t])
+
+    def labels(self, t: int) -> UInt8Array | None:
+        path = self._annotations.get(self.frame_names[t])
+        if path is None:
+            return None
+        labels = read_label_map(path)
+        if labels.shape != self.size:
+            (height, width), (rows, columns) = labels.shape, self.size
+            raise InputError(
+                f"{path}: is {width} x {height} pixels but the frames are {columns} x {rows}; "
+                "use JPEGImages and Annotations of the same resolution"
+            )
+        return (labels > 0).astype(np.uint8) if self._merge else labels
+
+    @cached_property
+    def first_frame_of(self) -> dict[int, int]:
+        """{id: 0} of the ids in the first frame: DAVIS has no objects that come later."""
+        labels = self.labels(0)
+        return {} if labels is None else {int(i): 0 for i in np.unique(labels) if i}
+
+
+class DAVIS(VideoDataset):
+    """DAVIS 2016 (one object a video) or 2017 (several), read lazily from::
+
+        root/JPEGImages/480p/<sequence>/<frame>.jpg
+        root/Annotations/480p/<sequence>/<frame>.png
+        root/ImageSets/<year>/<split>.txt
+
+    The list file may also be ``ImageSets/480p/<split>.txt`` with two paths a line, as DAVIS-2016 was first shipped.
+
+    Args:
+        root: the folder that holds ``JPEGImages``.
+        year: ``2016`` merges all objects of a video into one, ``2017`` keeps them. When None, the year whose list
+            file exists, 2017 if both do.
+        split: ``train``, ``val``, ``test-dev`` or any other name with a list file; ``dev`` is a held-out part of train.
+        resolution: ``480p`` or ``Full-Resolution``, the folder below ``JPEGImages`` and ``Annotations``.
+        sequences: these videos instead of a list file's.
+        first_frame_only: whether later frames may lack annotations. When None, in splits named ``test...`` only.
+
+    Raises:
+        InputError: a folder, list file, sequence, frame or annotation is missing, or an argument is unknown.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        year: str | int | None = None,
+        split: str = "train",
+        resolution: str = "480p",
+        sequences: Sequence[str] | None = None,
+        first_frame_only: bool | None = None,
+    ) -> None:
+        self.root = Path(root)
+        self.split = split
+        self.resolution = resolution
+        if year is not None and str(year) not in ("2016", "2017"):
+            raise InputError(f"year {year!r} is unknown; DAVIS has 2016 and 2017")
+        self._images, self._annotations = (self.root / f / resolution for f in ("JPEGImages", "Annotations"))
+        self._check_root()
+        list_year, list_file = (None, None) if sequences is not None else self._find_list(year)
+        self.year = str(year or list_year or self._year_of_folders())
+        self.name = f"davis{self.year}"
+        self._names = _read_list(list_file) if list_file is not None else list(sequences or ())
+        if not self._names:
+            raise InputError(f"{list_file or 'sequences'}: names no sequence; give one name a line")
+        sparse = split.startswith("test") if first_frame_only is None else first_frame_only
+        self._sequences = [self._index_sequence(name, sparse) for name in self._names]
+
+    @property
+    def sequence_names(self) -> list[str]:
+        return list(self._names)
+
+    def _sequence(self, index: int) -> VideoSequence:
+        return self._sequences[index]
+
+    def _check_root(self) -> None:
+        for folder in (self._images, self._annotations):
+            if not folder.is_dir():
+                missing = folder.relative_to(self.root).as_posix() if self.root.is_dir() else "the folder itself"
+                raise InputError(
+                    f"{self.root}: is no DAVIS root, {missing} is missing; expected "
+                    f"JPEGImages/{self.resolution}/<sequence>/*.jpg, Annotations/{self.resolution}/<sequence>/*.png "
+                    f"and ImageSets/<year>/{self.split}.txt in it"
+                )
+
+    def _find_list(self, year: str | int | None) -> tuple[str, Path]:
+        candidates = [("2017", "2017"), ("2016", "2016"), ("2016", "480p")]
+        lists = {folder: (y, self.root / "ImageSets" / folder / f"{self.split}.txt") for y, folder in candidates}
+        wanted = [(y, path) for y, path in lists.values() if year is None or y == str(year)]
+        for y, path in wanted:
+            if path.is_file():
+                return y, path
+        present = sorted(p.relative_to(self.root).as_posix() for p in (self.root / "ImageSets").glob("*/*.txt"))
+        raise InputError(
+            f"{self.root}: has no list ImageSets/{year or '<year>'}/{self.split}.txt of split {self.split!r}; "
+            f"lists present: {', '.join(present) or 'none'}"
+        )
+
+    def _year_of_folders(self) -> str:
+        lists = self.root / "ImageSets"
+        only_2016 = (lists / "2016").is_dir() or (lists / "480p").is_dir()
+        return "2016" if only_2016 and not (lists / "2017").is_dir() else "2017"
+
+    def _index_sequence(self, name: str, sparse: bool) -> DAVISSequence:
+        images = _files(self._images / name, _IMAGE_SUFFIXES)
+        annotations = _files(self._annotations / name, (".png",))
+        stems = [path.stem for path in images]
+        masks = {path.stem: path for path in annotations}
+        _check_complete(self._images / name, "frame", [stem for stem in masks if stem not in set(stems)])
+        needed = stems[:1] if sparse else stems
+        _check_complete(self._annotations / name, "annotation", [stem for stem in needed if stem not in masks])
+        return DAVISSequence(name, images, masks, merge=self.year == "2016")
+
+
+def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; copy the sequence again, or take it off the list of the split")
+    files = [p for p in folder.iterdir() if p.suffix.lower() in suffixes and not p.name.startswith(".")]
+    if not files:
+        raise InputError(f"{folder}: holds no {' or '.join(suffixes)} files; copy the sequence again")
+    return sorted(files, key=lambda path: natural_sort_key(path.name))
+
+
+def _check_complete(folder: Path, what: str, missing: list[str]) -> None:
+    if missing:
+        shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+        raise InputError(f"{folder}: {len(missing)} {what}(s) missing: {shown}; copy the sequence again")
+
+
+def _read_list(path: Path) -> list[str]:
+    """Sequence names in order: one a line, or the folder of the first path of a line."""
+    names: dict[str, None] = {}
+    for line in path.read_text(encoding="utf-8-sig").splitlines():
+        words = line.split()
+        if words:
+            names[PurePosixPath(words[0]).parent.name or words[0]] = None
+    return list(names)

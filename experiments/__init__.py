@@ -1,0 +1,1 @@
+"""Commands, run as ``python -m experiments.NAME`` from the repository root."""

@@ -1,0 +1,83 @@
+"""Checkpoints: written whole or not at all, read without running code of theirs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from experiments.presets import Preset, find_preset
+from stg_pyg.config import STGConfig
+from stg_pyg.errors import InputError
+from stg_pyg.model import STGNet
+
+FORMAT = "stg_pyg-1"
+
+
+def save(path: Path, content: dict[str, Any]) -> None:
+    """Writes tensors and plain values under a temporary name, then renames."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        torch.save({"format": FORMAT, **content}, temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}); free space or choose another --out") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load(path: Path, kind: str) -> dict[str, Any]:
+    """The content of a checkpoint of that kind (``model``, ``segmentation`` or ``graph``).
+
+    Raises:
+        InputError: the file is missing, damaged, or something else.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such checkpoint; make one with python -m experiments.train")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise InputError(f"{path}: not a readable checkpoint; train again or copy it again") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT or content.get("kind") != kind:
+        raise InputError(f"{path}: not a {kind} checkpoint of this version of stg_pyg ({FORMAT})")
+    return content
+
+
+def load_weights(module: nn.Module, state: dict[str, Any], path: Path) -> None:
+    """Loads a state dict.
+
+    Raises:
+        InputError: names or shapes differ, or a weight is not finite.
+    """
+    bad = [name for name, value in state.items() if value.is_floating_point() and not bool(value.isfinite().all())]
+    if bad:
+        raise InputError(f"{path}: {bad[0]} has values that are not finite; take an earlier checkpoint")
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        raise InputError(f"{path}: made by another network configuration; train again with this preset") from error
+
+
+def build_model(preset: Preset, config: STGConfig | None = None) -> STGNet:
+    """The small network of a preset, randomly initialised."""
+    return STGNet.small(config or preset.config, preset.width)
+
+
+def save_model(path: Path, model: STGNet, preset: Preset, seed: int) -> None:
+    """Writes a model with what is needed to build and run it again, its weights in half precision."""
+    state = {name: v.half() if v.is_floating_point() else v for name, v in model.state_dict().items()}
+    content = {"kind": "model", "preset": preset.name, "config": model.config.to_dict(), "seed": seed, "model": state}
+    save(path, content)
+
+
+def load_model(path: Path) -> tuple[STGNet, Preset]:
+    """The model of a checkpoint and the preset it was trained by."""
+    content = load(path, "model")
+    preset = find_preset(content["preset"])
+    model = build_model(preset, STGConfig.from_dict(content["config"]))
+    state = {name: v.float() if v.is_floating_point() else v for name, v in content["model"].items()}
+    load_weights(model, state, path)
+    return model.eval(), preset

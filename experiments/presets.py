@@ -1,0 +1,89 @@
+"""Everything that a training run is made of, by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from datasets.base import VideoSequence
+from datasets.davis import DAVIS
+from datasets.synthetic import SyntheticVideos
+from stg_pyg.config import STGConfig
+from stg_pyg.errors import InputError
+from stg_pyg.lucid import LucidConfig
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Data, constants, network sizes and lengths of training."""
+
+    name: str
+    dataset: str
+    """``synthetic``, ``davis2016`` or ``davis2017``."""
+    train_split: str
+    val_split: str
+    config: STGConfig = field(default_factory=STGConfig.small)
+    width: int = 32
+    """Channels of the first stage of the small networks."""
+    crop_size: int = 128
+    """Side of the crops of the segmentation network."""
+    lucid: LucidConfig = field(default_factory=LucidConfig)
+    segmentation_steps: int = 4500
+    batch_size: int = 24
+    learning_rate: float = 2e-3
+    graph_steps: int = 1200
+    """Frames of videos that the graph is trained on."""
+    graph_learning_rate: float = 1e-3
+    graph_frame_size: int = 480
+    """Longer side of the frames while the graph is trained, so that flow and pasting cost less."""
+    online_batch_size: int = 12
+    online_learning_rate: float = 5e-4
+
+
+PRESETS = {
+    preset.name: preset
+    for preset in (
+        Preset(
+            "synthetic-small",
+            "synthetic",
+            "train",
+            "test",
+            config=STGConfig.small().with_options(online_steps=0),
+            width=16,
+            crop_size=64,
+            lucid=LucidConfig(size=64),
+            segmentation_steps=1500,
+            batch_size=32,
+            graph_steps=250,
+            graph_frame_size=160,
+        ),
+        Preset("davis2016-small", "davis2016", "train", "val", config=STGConfig.small().with_options(online_steps=150)),
+        Preset("davis2017-small", "davis2017", "train", "val", config=STGConfig.small().with_options(online_steps=150)),
+    )
+}
+
+
+def find_preset(name: str) -> Preset:
+    """The preset of that name; ``synthetic`` is short for ``synthetic-small``.
+
+    Raises:
+        InputError: there is none.
+    """
+    preset = PRESETS.get(name) or PRESETS.get(f"{name}-small")
+    if preset is None:
+        raise InputError(f"no preset {name!r}: choose one of {', '.join(PRESETS)}")
+    return preset
+
+
+def open_split(preset: Preset, split: str, root: Path | None, seed: int = 0) -> list[VideoSequence]:
+    """The videos of a split of the preset's data set.
+
+    Raises:
+        InputError: the data set needs files and there is no usable root.
+    """
+    if preset.dataset == "synthetic":
+        counts = {"train": 40, "val": 8, "test": 10}
+        return list(SyntheticVideos(split, num_videos=counts.get(split, 10), seed=seed))
+    if root is None:
+        raise InputError(f"preset {preset.name} reads files: give the folder of the data set with --root")
+    return list(DAVIS(root, year=preset.dataset.removeprefix("davis"), split=split))

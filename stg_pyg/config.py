@@ -1,0 +1,112 @@
+"""Every constant of the method, with the paper's values and ours as presets."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from stg_pyg.errors import InputError
+
+
+@dataclass(frozen=True)
+class STGConfig:
+    """Constants of STG-Net. The defaults are the paper's; :meth:`small` holds what measured better without
+    pretraining."""
+
+    motion_steps: int = 10
+    """n of Eq. 2."""
+    use_motion: bool = True
+    """Predict p by Eq. 2; off: p is the previous box (baseline of Table 4)."""
+    use_spatial: bool = True
+    """Spatial graph, Eqs. 3-5; off: the masks of the proposals stay as they are."""
+    use_temporal: bool = True
+    """Temporal graph, Eqs. 7-8."""
+    min_box_iou: float = 0.0
+    """A proposal from outside with IoU(b, p) at or below this belongs to no object."""
+    min_mask_iou: float = 0.0
+    """A proposal from outside whose mask has at most this IoU with Q belongs to no object; 0 admits all."""
+    alpha: float = 0.7
+    """Weight of the cosine in Eq. 3; beta = 1 - alpha."""
+    edge_iou: str = "box"
+    """IoU of Eq. 3: of the boxes, as printed (``box``), or of the masks (``mask``)."""
+    node_gate: bool = False
+    """Multiply W_vu by a learned gate of the sending node, so that bad proposals send little."""
+    num_steps: int = 2
+    """l, iterations of Eqs. 4-5."""
+    spatial_conv: str = "stg"
+    """Message-passing layer of the spatial graph, a name for :func:`stg_pyg.nn.resolve_spatial_conv`."""
+    lambda1: float = 0.4
+    """Weight of the box term of Eq. 6; lambda2 = 1 - lambda1."""
+    quality_weight: float = 0.0
+    """Weight of a proposal's gate, which does not come from Q, added to Eq. 6."""
+    thr: float = 0.2
+    """Threshold on h for the output, and for Eq. 6 when not training."""
+    key_size: int = 128
+    """Side in pixels of the crop I^r that the memory keys are computed from."""
+    memory_frames: int | None = None
+    """Frames in the memory, the first one among them; none: all, as printed."""
+    normalize_keys: bool = False
+    """Cosine instead of dot product in Eq. 7."""
+    temperature: float = 1.0
+    """Divides the logits of Eq. 7."""
+    temporal_update: str = "paper"
+    """Eq. 8 as printed (``paper``) or a learned gate between h and the mean message (``gated``)."""
+    gamma: float = 100.0
+    """Balance of the two terms of Eq. 9."""
+    loss_reading: str = "logits"
+    """sigma(M) of Eq. 9 as printed (``logits``) or h read as a probability (``probability``)."""
+    crop_margin: float = 0.15
+    """Margin of the crops of the segmentation network, share of the box."""
+    gaps: tuple[int, ...] = (1,)
+    """Past frames t - k whose masks are warped to t as evidence for proposals; the first is Q of Eq. 6."""
+    redetect: bool = False
+    """Look for a lost object on a grid of boxes over the frame."""
+    online_steps: int = 0
+    """Steps of online learning on the first frame (OL of Table 4)."""
+
+    @classmethod
+    def paper(cls) -> STGConfig:
+        """The constants as printed."""
+        return cls()
+
+    @classmethod
+    def small(cls) -> STGConfig:
+        """What ``dev`` of DAVIS-2016 says for the small networks trained from random initialisation."""
+        return cls(
+            edge_iou="mask",
+            node_gate=True,
+            quality_weight=0.5,
+            thr=0.5,
+            memory_frames=8,
+            normalize_keys=True,
+            temperature=0.07,
+            temporal_update="gated",
+            gamma=1.0,
+            loss_reading="probability",
+            crop_margin=0.25,
+            gaps=(1, 2, 4, 8),
+            redetect=True,
+            min_box_iou=0.3,
+        )
+
+    def with_options(self, **changes: Any) -> STGConfig:
+        """A copy with some constants changed."""
+        return replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON and checkpoints."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> STGConfig:
+        """The inverse of :meth:`to_dict`.
+
+        Raises:
+            InputError: if a name is unknown, as in the file of another version.
+        """
+        unknown = sorted(set(values) - {f.name for f in fields(cls)})
+        if unknown:
+            raise InputError(
+                f"unknown configuration {', '.join(unknown)}: the checkpoint is of another version of stg_pyg"
+            )
+        return cls(**{**values, "gaps": tuple(values.get("gaps", (1,)))})

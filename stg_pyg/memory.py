@@ -1,0 +1,140 @@
+"""The memory of the temporal graph: keys and masks of past frames, one bank an object (Eq. 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class MemoryBank:
+    """The history of one object: the nodes r < t of the temporal graph of Liu et al., AAAI 2021, arXiv:2012.05499.
+
+    As printed every frame is kept. Bounded, the first frame and the most recent ``max_frames - 1`` others are, so that
+    the storage does not grow with the video.
+
+    Args:
+        max_frames: most frames held, None for all.
+        every: of the frames written only each ``every``-th stays; the last one written is there until the next.
+        detach: store copies that are outside of the autograd graph.
+
+    Raises:
+        ValueError: when ``max_frames`` or ``every`` is less than 1.
+    """
+
+    def __init__(self, max_frames: int | None = None, every: int = 1, detach: bool = True) -> None:
+        if max_frames is not None and max_frames < 1:
+            raise ValueError(f"max_frames must be at least 1 or None, not {max_frames}")
+        if every < 1:
+            raise ValueError(f"every must be at least 1, not {every}")
+        self.max_frames = max_frames
+        self.every = every
+        self.detach = detach
+        self.clear()
+
+    def clear(self) -> None:
+        """Forgets everything."""
+        self._frames: list[int] = []  # of every slot; slot 0 is the first frame
+        self._ordinals: list[int] = []
+        self._written = 0
+        self._masks: Tensor | None = None
+        self._keys: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self)}, max_frames={self.max_frames}, every={self.every})"
+
+    @property
+    def frames(self) -> list[int]:
+        """The frames held, in the order of :meth:`read`; the first one is the first written."""
+        return list(self._frames)
+
+    def write(self, frame_idx: int, key: Tensor, mask: Tensor) -> None:
+        """Stores a frame; one that is held already is replaced.
+
+        Args:
+            frame_idx: its position in the video.
+            key: [C, h, w] key map.
+            mask: [h, w] mask at the grid of the key.
+
+        Raises:
+            ValueError: when the shapes disagree with each other or with what is stored.
+        """
+        if key.ndim != 3 or key.shape[1:] != mask.shape:
+            raise ValueError(f"key {list(key.shape)} and mask {list(mask.shape)} must be [C, h, w] and [h, w]")
+        if self._keys is not None and key.shape != self._keys.shape[1:]:
+            raise ValueError(f"key {list(key.shape)} differs from those stored, {list(self._keys.shape[1:])}")
+        slot = self._slot(frame_idx)
+        if slot is None:
+            return
+        self._keys = self._put(self._keys, slot, key)
+        self._masks = self._put(self._masks, slot, mask if mask.is_floating_point() else mask.to(key.dtype))
+        if frame_idx not in self._frames:
+            self._frames[slot : slot + 1] = [frame_idx]
+            self._ordinals[slot : slot + 1] = [self._written]
+            self._written += 1
+
+    def read(self) -> tuple[Tensor, Tensor, list[int]]:
+        """Masks [R, h, w], keys [R, C, h, w] and the R frames they are of.
+
+        Not sorted by time, which Eq. 7 does not ask for. Without gradients the tensors are views of the storage, valid
+        until the next write.
+
+        Raises:
+            ValueError: when nothing was written.
+        """
+        if self._masks is None or self._keys is None:
+            raise ValueError("the memory is empty: write a frame first")
+        return self._masks[: len(self)], self._keys[: len(self)], self.frames
+
+    def _slot(self, frame_idx: int) -> int | None:
+        """Where the frame goes; None where it is not kept."""
+        if frame_idx in self._frames:
+            return self._frames.index(frame_idx)
+        count = len(self)
+        latest = max(range(count), key=self._ordinals.__getitem__, default=0)
+        if latest > 0 and self._ordinals[latest] % self.every:
+            return latest
+        if self.max_frames is None or count < self.max_frames:
+            return count
+        return min(range(1, count), key=self._ordinals.__getitem__, default=None)
+
+    def _put(self, buffer: Tensor | None, slot: int, value: Tensor) -> Tensor:
+        """The buffer with the value at a slot: in place without gradients, so that a long memory is not copied."""
+        value = value.detach() if self.detach else value
+        if buffer is None:
+            return value[None].clone()
+        if torch.is_grad_enabled() or not self.detach:
+            return torch.cat([buffer[:slot], value[None], buffer[slot + 1 : len(self)]])
+        if slot == len(buffer):
+            capacity = 2 * slot if self.max_frames is None else min(2 * slot, self.max_frames)
+            buffer = torch.cat([buffer, buffer.new_empty(capacity - slot, *buffer.shape[1:])])
+        buffer[slot] = value
+        return buffer
+
+
+def read_batch(banks: Sequence[MemoryBank]) -> tuple[Tensor, Tensor, Tensor]:
+    """The memories of several objects as the bipartite temporal graph.
+
+    Args:
+        banks: K banks with keys of one shape; empty ones contribute no nodes.
+
+    Returns:
+        Masks [M, h, w], keys [M, C, h, w] and edge_index [2, M]: memory node -> position of its object in ``banks``.
+
+    Raises:
+        ValueError: when all banks are empty.
+    """
+    filled = [(position, *bank.read()) for position, bank in enumerate(banks) if len(bank)]
+    if not filled:
+        raise ValueError("the memory is empty: write a frame first")
+    if len(filled) == 1:
+        _, masks, keys, _ = filled[0]
+    else:
+        masks = torch.cat([entry[1] for entry in filled])
+        keys = torch.cat([entry[2] for entry in filled])
+    owner = torch.tensor([position for position, _, _, frames in filled for _ in frames], device=masks.device)
+    return masks, keys, torch.stack([torch.arange(len(masks), device=masks.device), owner])

@@ -1,0 +1,241 @@
+"""STG-Net: the parts of a frame's way, composed by injection."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch_geometric.data import Batch
+
+from stg_pyg.boxes import box_iou, masks_to_boxes
+from stg_pyg.config import STGConfig
+from stg_pyg.crops import crop_resize, crop_windows, normalize_image, paste
+from stg_pyg.graph import SpatialGraph, build_spatial_graph, edge_weight
+from stg_pyg.memory import MemoryBank, read_batch
+from stg_pyg.motion import LastBox, MotionModel
+from stg_pyg.nn.encoders import KeyEncoder, ProposalEncoder, ResNetBackbone, SmallBackbone
+from stg_pyg.nn.memory_attention import MemoryAttention
+from stg_pyg.nn.node_gate import NodeGate
+from stg_pyg.nn.resolver import resolve_spatial_conv
+from stg_pyg.nn.segmentation import SmallSegmentationNet
+from stg_pyg.proposals import Proposals
+from stg_pyg.selection import mask_iou, select_best, selection_scores_batched
+
+
+@dataclass
+class FrameInput:
+    """What is known of K objects in one frame before the graphs are built."""
+
+    image: Tensor
+    """[3, H, W] RGB in [0, 1]."""
+    proposals: list[Proposals]
+    """Of each object; an empty one leaves the object to Q alone."""
+    p: Tensor
+    """[K, 4] boxes predicted by Eq. 2."""
+    q: Tensor
+    """[K, H, W] masks of the previous frame, warped to this one."""
+    anchors: Tensor
+    """[K, F] features of each object in its first frame."""
+    banks: list[MemoryBank]
+    """Memory of each object."""
+    obj_ids: list[int]
+    frame_idx: int
+    target: Tensor | None = None
+    """[K, H, W] true masks, for the selection while training."""
+
+
+@dataclass
+class FrameOutput:
+    """Masks of one frame at every stage. N nodes over K objects, S is the side of the keys' grid."""
+
+    masks: Tensor
+    """[K, H, W] refined soft masks, the result."""
+    chosen: Tensor
+    """[K, H, W] soft masks selected from the spatial graphs."""
+    nodes: Tensor
+    """[N, H, W] reconstructed soft masks of all nodes."""
+    batch: Tensor
+    """[N] object position of each node."""
+    selected: Tensor
+    """[K] chosen node, -1 for an object without proposals."""
+    scores: Tensor
+    """[N] Eq. 6, with the learned term if there is one."""
+    gate: Tensor
+    """[N] gate of each node; ones where there is none."""
+    keys: Tensor
+    """[K, C, S, S]."""
+    windows: Tensor
+    """[K, 4] windows of the frame that the keys were computed from."""
+    graphs: Batch | None = None
+
+
+class STGNet(nn.Module):
+    """Spatiotemporal graph network of Liu et al., AAAI 2021 (arXiv:2012.05499), over the proposals of one frame.
+
+    Every part can be replaced by another with the same interface; :meth:`small` and :meth:`paper` build the usual ones.
+
+    Args:
+        config: constants.
+        feature_encoder: (normalised image, boxes, masks) -> X of Eq. 3.
+        key_encoder: normalised crops -> keys of Eq. 7.
+        segmentation: (normalised crops, Q crops) -> mask logits and quality; none: proposals come from outside only.
+        spatial_conv: message-passing layer, or a name for :func:`stg_pyg.nn.resolve_spatial_conv`.
+        memory_attention: Eqs. 7-8.
+    """
+
+    def __init__(
+        self,
+        config: STGConfig,
+        feature_encoder: ProposalEncoder,
+        key_encoder: KeyEncoder,
+        segmentation: nn.Module | None = None,
+        spatial_conv: nn.Module | str | None = None,
+        memory_attention: MemoryAttention | None = None,
+    ):
+        super().__init__()
+        self.config = config
+        self.feature_encoder, self.key_encoder, self.segmentation = feature_encoder, key_encoder, segmentation
+        query = spatial_conv if spatial_conv is not None else config.spatial_conv
+        options = {"num_steps": config.num_steps} if query == "stg" else {}
+        self.spatial_conv = resolve_spatial_conv(query, **options)
+        self.memory_attention = memory_attention or MemoryAttention(
+            normalize_keys=config.normalize_keys, temperature=config.temperature, update=config.temporal_update
+        )
+        self.node_gate = NodeGate() if config.node_gate else None
+        self.motion = MotionModel(config.motion_steps) if config.use_motion else LastBox()
+
+    @classmethod
+    def small(cls, config: STGConfig | None = None, width: int = 32) -> STGNet:
+        """Networks of a few million parameters for a CPU, randomly initialised."""
+        return cls(
+            config or STGConfig.small(),
+            ProposalEncoder(SmallBackbone(width // 2, 2 * width), mode="crop", pool="mask", out_features=32),
+            KeyEncoder(SmallBackbone(width // 2, 2 * width), out_channels=32, grid=32, positions=True),
+            SmallSegmentationNet(width),
+        )
+
+    @classmethod
+    def paper(
+        cls, config: STGConfig | None = None, features: str | None = None, keys: str | None = None, grid: int = 32
+    ) -> STGNet:
+        """ResNet-101 features and ResNet-50 stage-4 keys; ``features`` and ``keys`` are files with torchvision
+        weights."""
+        return cls(
+            config or STGConfig.paper(),
+            ProposalEncoder(ResNetBackbone("resnet101", 5, features), mode="roi", pool="avg", size=56),
+            KeyEncoder(ResNetBackbone("resnet50", 4, keys), grid=grid),
+        )
+
+    def forward(self, frame: FrameInput) -> FrameOutput:
+        """One frame: graphs (Eq. 3), propagation (Eqs. 4-5), selection (Eq. 6), refinement from memory (Eqs. 7-8)."""
+        graphs = self.build_graphs(frame)
+        nodes, gate = self.reconstruct(graphs)
+        scores, selected = self.select(graphs, nodes, gate, frame)
+        chosen = frame.q.clone()
+        found = selected >= 0
+        chosen[found] = nodes[selected[found]]
+        masks, keys, windows = self.refine(frame, chosen)
+        return FrameOutput(masks, chosen, nodes, graphs.batch, selected, scores, gate, keys, windows, graphs)
+
+    def encode(self, image: Tensor, masks: Tensor, boxes: Tensor) -> Tensor:
+        """Features X [N, F] of masks [N, H, W] with boxes [N, 4] in an image [3, H, W]."""
+        return self.feature_encoder(normalize_image(image), boxes, masks)
+
+    def build_graphs(self, frame: FrameInput) -> Batch:
+        """The spatial graph of every object, as one batch."""
+        merged = Proposals.cat(frame.proposals)
+        feats = self.encode(frame.image, merged.masks, merged.boxes)
+        sizes = [len(proposals) for proposals in frame.proposals]
+        graphs: list[SpatialGraph] = []
+        for k, (proposals, x) in enumerate(zip(frame.proposals, feats.split(sizes), strict=True)):
+            graph = build_spatial_graph(
+                proposals.masks.to(feats.dtype),
+                proposals.boxes,
+                x,
+                obj_id=frame.obj_ids[k],
+                frame_idx=frame.frame_idx,
+                scores=proposals.scores,
+                q=frame.q[k],
+                p=frame.p[k],
+                mask_iou=self.config.edge_iou == "mask",
+            )
+            graph.anchor = F.cosine_similarity(x, frame.anchors[k][None], dim=1)
+            graphs.append(graph)
+        return Batch.from_data_list(graphs)
+
+    def reconstruct(self, graphs: Batch) -> tuple[Tensor, Tensor]:
+        """Reconstructed masks [N, H, W] and gates [N] of all nodes."""
+        masks = graphs.x[:, 0]
+        gate = masks.new_ones(len(masks))
+        if self.node_gate is not None:
+            gate = self.node_gate(node_evidence(graphs), graphs.score)
+        if not self.config.use_spatial:
+            return masks, gate
+        attributes = graphs.edge_attr if self.config.edge_iou == "box" else graphs.edge_attr[:, [0, 2]]
+        weight = edge_weight(attributes, self.config.alpha)
+        if self.node_gate is not None:
+            # A learned cosine may be negative; the normalisation of Eq. 5 needs weights that are not.
+            weight = weight.clamp(min=0) * gate[graphs.edge_index[0]]
+        nodes = self.spatial_conv(
+            graphs.x, graphs.edge_index, edge_weight=weight, edge_attr=graphs.edge_attr, batch=graphs.batch
+        )
+        return nodes[:, 0], gate
+
+    def select(self, graphs: Batch, nodes: Tensor, gate: Tensor, frame: FrameInput) -> tuple[Tensor, Tensor]:
+        """Scores [N] of Eq. 6 and the best node [K] of every object, by the true mask and box while training."""
+        config = self.config
+        with torch.no_grad():
+            binary = nodes if self.training else (nodes > config.thr).to(nodes.dtype)
+            boxes = masks_to_boxes(nodes, config.thr)
+            p, q = frame.p, frame.q
+            if self.training and frame.target is not None:
+                p, q = masks_to_boxes(frame.target), frame.target
+            scores = selection_scores_batched(binary, boxes, p, q, graphs.batch, config.lambda1)
+            if config.quality_weight > 0 and not self.training:
+                scores = scores + config.quality_weight * gate
+            return scores, select_best(scores, graphs.batch, len(frame.obj_ids))
+
+    def refine(self, frame: FrameInput, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Masks [K, H, W] after Eqs. 7-8, with the keys and their windows, which the memory takes up."""
+        height, width = chosen.shape[-2:]
+        boxes = masks_to_boxes(chosen.detach(), self.config.thr)
+        windows = crop_windows(boxes, self.config.crop_margin).to(chosen.dtype)
+        keys = self.encode_keys(frame.image, windows)
+        if not self.config.use_temporal:
+            return chosen, keys, windows
+        owner = torch.arange(len(chosen), device=chosen.device)
+        values = crop_resize(chosen[:, None], windows, self.key_encoder.grid, owner)[:, 0]
+        memory_masks, memory_keys, edge_index = read_batch(frame.banks)
+        refined = self.memory_attention.forward_graph(values, keys, memory_masks, memory_keys, edge_index)
+        if self.config.temporal_update == "paper":
+            masks = paste(refined, windows, height, width)
+        else:
+            # The values are coarse; their change is put back, so that the detail of the chosen mask stays.
+            masks = (chosen + paste(refined - values, windows, height, width)).clamp(0, 1)
+        seen = (boxes[:, 2] > boxes[:, 0])[:, None, None]
+        return torch.where(seen, masks, chosen), keys, windows
+
+    def encode_keys(self, image: Tensor, windows: Tensor) -> Tensor:
+        """Keys [K, C, S, S] of windows [K, 4] of an image [3, H, W]."""
+        return self.key_encoder(crop_resize(normalize_image(image)[None], windows, self.config.key_size))
+
+
+def node_evidence(graphs: Batch) -> Tensor:
+    """What speaks for each node, [N, 5]: likeness to the first frame, agreement with Q, with p, with the other nodes
+    (mean mask IoU), and the mean likeness to them (mean cosine)."""
+    masks, batch = graphs.x[:, 0].detach(), graphs.batch
+    num_graphs = len(graphs.p)
+    with torch.no_grad():
+        with_q, with_p = masks.new_zeros(len(masks)), masks.new_zeros(len(masks))
+        for k in range(num_graphs):
+            own = batch == k
+            with_q[own] = mask_iou(masks[own], graphs.q[k][None])[:, 0]
+            with_p[own] = box_iou(graphs.box[own], graphs.p[k][None])[:, 0]
+    others = masks.new_zeros(len(masks), graphs.edge_attr.shape[1])
+    target = graphs.edge_index[1]
+    others = others.index_add(0, target, graphs.edge_attr)
+    degree = torch.bincount(target, minlength=len(masks)).clamp(min=1)[:, None]
+    others = others / degree
+    return torch.stack([graphs.anchor, with_q, with_p, others[:, -1], others[:, 0]], dim=1)

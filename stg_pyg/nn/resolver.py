@@ -1,0 +1,171 @@
+"""Spatial layers by name, class or instance, all called alike."""
+
+import copy
+import inspect
+import math
+from typing import Any
+
+import torch
+import torch_geometric.nn.conv as pyg_conv
+from torch import Tensor
+from torch_geometric.nn import MessagePassing
+from torch_geometric.resolver import normalize_string
+from torch_geometric.utils import scatter
+
+from stg_pyg.errors import InputError
+from stg_pyg.graph import fully_connected_edge_index
+from stg_pyg.nn.mask_propagation import MaskPropagation
+
+_UNIFORM = {"x", "edge_index", "edge_weight", "edge_attr", "batch"}
+
+
+class MeanPropagation(torch.nn.Module):
+    r"""Gives every node the plain mean of the masks of its graph; edges are not used.
+
+    .. math::
+        (\mathbf{h}^v)^{\prime} = \frac{1}{N} \sum_u \mathbf{h}^u
+
+    Shapes:
+        - **input:** node masks :math:`(|\mathcal{V}|, *)`, batch vector :math:`(|\mathcal{V}|)` *(optional)*
+        - **output:** node masks :math:`(|\mathcal{V}|, *)`
+    """
+
+    def forward(
+        self,
+        x: Tensor,
+        edge_index: Tensor | None = None,
+        edge_weight: Tensor | None = None,
+        batch: Tensor | None = None,
+        edge_attr: Tensor | None = None,
+    ) -> Tensor:
+        r"""Runs the layer; see the class for shapes."""
+        if x.size(0) == 0:
+            return x
+        if batch is None:
+            return x.mean(dim=0, keepdim=True).expand_as(x)
+        return scatter(x, batch, dim=0, reduce="mean")[batch]
+
+    def __repr__(self) -> str:
+        return f"{self.__class__.__name__}()"
+
+
+class ConvAdapter(torch.nn.Module):
+    r"""A stock convolution of PyTorch Geometric as a spatial layer: all pixels share the graph, a pixel is a channel.
+
+    Masks [N, *] become :math:`(P, N, 1)` node features of a static graph, one for each of the :math:`P` pixels.
+    ``edge_weight``, else ``edge_attr``, and ``batch`` are passed by keyword where ``forward`` takes them. Outputs are
+    not bounded to [0, 1], and layers that take roots of degrees (``GCNConv``) need ``edge_weight(..., clamp=True)``.
+
+    Args:
+        conv (torch.nn.Module): The convolution, of one input and one output channel.
+        edge_dim (int): The number of edge attributes that will be passed. (default: :obj:`2`)
+
+    Raises:
+        InputError: the convolution does not fit; found here, by its signature and by a trial on three nodes.
+    """
+
+    def __init__(self, conv: torch.nn.Module, edge_dim: int = 2):
+        super().__init__()
+        name = type(conv).__name__
+        parameters = inspect.signature(conv.forward).parameters
+        edge_arguments = [key for key in ("edge_weight", "edge_attr") if key in parameters]
+        if not edge_arguments:
+            raise InputError(f"{name} does not fit: its forward takes neither edge_weight nor edge_attr")
+        self.edge_argument = edge_arguments[0]
+        self.takes_batch = "batch" in parameters
+        for key in ("in_channels", "out_channels"):
+            if getattr(conv, key, 1) not in (1, (1, 1)):
+                raise InputError(f"{name} does not fit: {key} is {getattr(conv, key)}, a mask has 1 channel")
+        self.conv = conv
+        self._check_static_graph(name, edge_dim)
+
+    def forward(
+        self,
+        x: Tensor,
+        edge_index: Tensor,
+        edge_weight: Tensor | None = None,
+        batch: Tensor | None = None,
+        edge_attr: Tensor | None = None,
+    ) -> Tensor:
+        r"""Runs the convolution on masks ``x`` [N, *]; the output has the same shape."""
+        return self._run(self.conv, x, edge_index, edge_weight, batch, edge_attr)
+
+    def _run(
+        self,
+        conv: torch.nn.Module,
+        x: Tensor,
+        edge_index: Tensor,
+        edge_weight: Tensor | None,
+        batch: Tensor | None,
+        edge_attr: Tensor | None,
+    ) -> Tensor:
+        kwargs: dict[str, Tensor | None] = {
+            self.edge_argument: edge_weight if self.edge_argument == "edge_weight" else edge_attr
+        }
+        if self.takes_batch:
+            kwargs["batch"] = batch
+        pixels = x.reshape(x.size(0), math.prod(x.shape[1:])).t().unsqueeze(2)
+        return conv(pixels, edge_index, **kwargs).squeeze(2).t().reshape(x.shape)
+
+    def _check_static_graph(self, name: str, edge_dim: int) -> None:
+        """Runs a copy on two pixels together and one by one; a layer without static graphs fails or mixes them."""
+        conv = copy.deepcopy(self.conv).eval()
+        parameter = next(conv.parameters(), torch.empty(0))
+        x = torch.tensor([[0.1, 0.9], [0.4, 0.2], [0.8, 0.3]]).to(parameter)
+        edges = fully_connected_edge_index(3, device=parameter.device)
+        weight = torch.linspace(0.2, 0.9, 6).to(parameter)
+        inputs = (edges, weight, torch.zeros_like(edges[0, :3]), weight.unsqueeze(1).repeat(1, edge_dim))
+        try:
+            with torch.no_grad():
+                both = self._run(conv, x, *inputs)
+                single = [self._run(conv, part, *inputs) for part in x.split(1, dim=1)]
+        except Exception as error:
+            raise InputError(f"{name} does not fit: it fails on node features [pixels, nodes, 1] ({error})") from error
+        if not torch.allclose(both, torch.cat(single, dim=1), atol=1e-5):
+            raise InputError(f"{name} does not fit: it mixes the pixels of node features [pixels, nodes, 1]")
+
+
+def resolve_spatial_conv(query: str | type | torch.nn.Module, **kwargs: Any) -> torch.nn.Module:
+    r"""Finds a spatial layer that is called ``conv(x, edge_index, edge_weight=..., edge_attr=..., batch=...)``.
+
+    Args:
+        query: ``"stg"`` or ``"mask_propagation"`` (:class:`MaskPropagation`), ``"mean"`` (:class:`MeanPropagation`),
+            the name of a convolution of :mod:`torch_geometric.nn` such as ``"GraphConv"``, a class, or an instance.
+            What does not take the call natively is wrapped into a :class:`ConvAdapter`.
+        **kwargs: arguments of the class, none for an instance. ``in_channels`` and ``out_channels`` are 1 and
+            ``edge_dim`` is 2 where a convolution takes them and they are not given.
+
+    Raises:
+        InputError: the name is unknown, the arguments are wrong, or the layer does not fit.
+    """
+    if isinstance(query, torch.nn.Module):
+        if kwargs:
+            raise InputError(f"{type(query).__name__} is an instance already: do not pass {sorted(kwargs)}")
+        return query if _is_uniform(query) else ConvAdapter(query, getattr(query, "edge_dim", None) or 2)
+    cls = _class_of(query) if isinstance(query, str) else query
+    if not (isinstance(cls, type) and issubclass(cls, torch.nn.Module)):
+        raise InputError(f"expected a name, a module class or a module as the spatial layer, got {cls!r}")
+    parameters = inspect.signature(cls).parameters
+    defaults = {"in_channels": 1, "out_channels": 1, "edge_dim": 2}
+    kwargs = {key: value for key, value in defaults.items() if key in parameters} | kwargs
+    try:
+        conv = cls(**kwargs)
+    except (TypeError, ValueError, AssertionError) as error:
+        raise InputError(f"cannot make {cls.__name__} with {kwargs}: {error}") from error
+    return conv if _is_uniform(conv) else ConvAdapter(conv, kwargs.get("edge_dim") or 2)
+
+
+def _class_of(name: str) -> type:
+    own = {"stg": MaskPropagation, "maskpropagation": MaskPropagation, "mean": MeanPropagation}
+    stock = {key: cls for key, cls in vars(pyg_conv).items() if isinstance(cls, type)}
+    stock = {key: cls for key, cls in stock.items() if issubclass(cls, MessagePassing) and cls is not MessagePassing}
+    known = own | {normalize_string(key): cls for key, cls in stock.items()}
+    cls = known.get(normalize_string(name))
+    if cls is None:
+        names = ", ".join(["stg", "mask_propagation", "mean", *sorted(stock)])
+        raise InputError(f"unknown spatial layer '{name}'; known names: {names}")
+    return cls
+
+
+def _is_uniform(conv: torch.nn.Module) -> bool:
+    return set(inspect.signature(conv.forward).parameters) >= _UNIFORM

@@ -1,0 +1,147 @@
+"""The proposals of one frame: boxes, masks and scores, and where each of them came from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stg_pyg.boxes import masks_to_boxes
+from stg_pyg.errors import InputError
+
+Index = int | slice | Tensor | Sequence[int] | Sequence[bool]
+
+
+@dataclass(eq=False, repr=False)
+class Proposals:
+    """The N proposals of one frame of H x W pixels, all on one device.
+
+    Raises:
+        InputError: when the fields disagree on N, or boxes or scores are not finite.
+    """
+
+    boxes: Tensor
+    """[N, 4] (x0, y0, x1, y1) in pixels of the frame, x1 and y1 exclusive."""
+    masks: Tensor
+    """[N, H, W] full-size masks, bool or values in [0, 1]."""
+    scores: Tensor
+    """[N] confidence of the detector."""
+    feats: Tensor | None = None
+    """[N, F] the features X of Eq. 3, where they are computed in advance."""
+    origin: list[str] | None = None
+    """N names of the evidence that the proposals came from."""
+
+    def __post_init__(self) -> None:
+        if self.boxes.ndim != 2 or self.boxes.shape[1] != 4:
+            raise InputError(f"Proposals.boxes must be [N, 4], not {list(self.boxes.shape)}")
+        if self.masks.ndim != 3:
+            raise InputError(f"Proposals.masks must be [N, H, W], not {list(self.masks.shape)}")
+        if self.scores.ndim != 1:
+            raise InputError(f"Proposals.scores must be [N], not {list(self.scores.shape)}")
+        if self.feats is not None and self.feats.ndim != 2:
+            raise InputError(f"Proposals.feats must be [N, F], not {list(self.feats.shape)}")
+        for name in ("masks", "scores", "feats", "origin"):
+            field = getattr(self, name)
+            if field is not None and len(field) != len(self.boxes):
+                raise InputError(f"Proposals.{name} has {len(field)} entries for {len(self.boxes)} boxes")
+        if not bool(torch.isfinite(self.boxes).all() & torch.isfinite(self.scores).all()):
+            raise InputError(
+                "Proposals.boxes and Proposals.scores must be finite: drop the proposals with NaN or infinity"
+            )
+
+    @classmethod
+    def empty(cls, height: int, width: int, device: torch.device | str | None = None) -> Proposals:
+        """No proposals for a frame of ``height`` x ``width`` pixels."""
+        return cls(
+            boxes=torch.zeros(0, 4, device=device),
+            masks=torch.zeros(0, height, width, device=device),
+            scores=torch.zeros(0, device=device),
+        )
+
+    @classmethod
+    def from_masks(
+        cls,
+        masks: Tensor,
+        scores: Tensor | None = None,
+        *,
+        feats: Tensor | None = None,
+        origin: list[str] | None = None,
+        threshold: float = 0.5,
+    ) -> Proposals:
+        """Proposals of masks [N, H, W], with the boxes of ``masks > threshold`` and scores [N], or 1."""
+        boxes = masks_to_boxes(masks, threshold)
+        return cls(boxes, masks, boxes.new_ones(len(masks)) if scores is None else scores, feats, origin)
+
+    @classmethod
+    def cat(cls, parts: Sequence[Proposals]) -> Proposals:
+        """All proposals of ``parts``, in order; empty parts may lack ``feats``, and unknown origins become ``""``.
+
+        Raises:
+            InputError: when there are no parts, their frame sizes differ, or only some of them have ``feats``.
+        """
+        if len(parts) == 0:
+            raise InputError("Proposals.cat needs at least one part: use Proposals.empty(height, width) for none")
+        if len({part.size for part in parts}) > 1:
+            raise InputError(f"Proposals.cat got frames of different sizes {sorted({part.size for part in parts})}")
+        feats = [part.feats for part in parts if len(part)] or [parts[0].feats]
+        known = [x for x in feats if x is not None]
+        if 0 < len(known) < len(feats):
+            raise InputError("Proposals.cat got parts with and without feats: compute them for all parts or for none")
+        origin: list[str] | None = None
+        if any(part.origin is not None for part in parts):
+            origin = [name for part in parts for name in (part.origin or [""] * len(part))]
+        return cls(
+            boxes=torch.cat([part.boxes for part in parts]),
+            masks=torch.cat([part.masks for part in parts]),
+            scores=torch.cat([part.scores for part in parts]),
+            feats=torch.cat(known) if known else None,
+            origin=origin,
+        )
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def __getitem__(self, index: Index) -> Proposals:
+        """The proposals at an index (one proposal), a slice, a bool mask [N] or positions [K]."""
+        return self.select(index)
+
+    def __repr__(self) -> str:
+        height, width = self.size
+        feats = "" if self.feats is None else f", feats={self.feats.shape[1]}"
+        return f"{type(self).__name__}({len(self)}, size={height}x{width}{feats})"
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the frame."""
+        return self.masks.shape[1], self.masks.shape[2]
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the tensors."""
+        return self.boxes.device
+
+    def select(self, index: Index) -> Proposals:
+        """The same as indexing: an index, a slice, a bool mask [N] or positions [K], which may repeat.
+
+        Raises:
+            IndexError: when a position is outside the N proposals or a bool mask has another length.
+        """
+        if isinstance(index, int):
+            if not -len(self) <= index < len(self):
+                raise IndexError(f"index {index} is outside {len(self)} proposals")
+            index = [index]
+        if not isinstance(index, slice):
+            index = torch.as_tensor(index, device=self.device)
+            index = index.long() if index.numel() == 0 and index.dtype != torch.bool else index
+        origin = self.origin
+        if origin is not None:
+            origin = [origin[i] for i in torch.arange(len(self), device=self.device)[index].tolist()]
+        feats = None if self.feats is None else self.feats[index]
+        return Proposals(self.boxes[index], self.masks[index], self.scores[index], feats, origin)
+
+    def to(self, device: torch.device | str) -> Proposals:
+        """A copy with all tensors on ``device``."""
+        feats = None if self.feats is None else self.feats.to(device)
+        return Proposals(self.boxes.to(device), self.masks.to(device), self.scores.to(device), feats, self.origin)

@@ -1,0 +1,156 @@
+"""Mask selection: the score of Eq. 6 and the best node of every graph."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+from torch_geometric.typing import WITH_TORCH_SCATTER
+
+from stg_pyg.boxes import box_iou
+
+if WITH_TORCH_SCATTER:
+    from torch_scatter import scatter_max as _scatter_max
+else:
+    _scatter_max = None
+
+
+def selection_score(masks: Tensor, boxes_of_masks: Tensor, p: Tensor, q: Tensor, lambda1: float = 0.4) -> Tensor:
+    r"""How well every node of one graph agrees with the motion and the previous mask.
+
+    .. math::
+        \mathcal{S}(\widehat{M}^v | (p, Q)) = \lambda_1 \mathrm{IoU}(\mathcal{B}(\widehat{M}^v), p)
+            + \lambda_2 \frac{\widehat{M}^v \cap Q}{\widehat{M}^v \cup Q}, \qquad \lambda_2 = 1 - \lambda_1
+
+    Eq. 6 of Liu et al., AAAI 2021, arXiv:2012.05499. The second term is :func:`mask_iou`.
+
+    Args:
+        masks: [N, H, W] bool masks, or soft ones in [0, 1].
+        boxes_of_masks: [N, 4] their boxes B(M).
+        p: [4] the predicted box.
+        q: [H, W] the warped previous mask, bool or in [0, 1].
+        lambda1: the share of the box term, in [0, 1].
+
+    Returns:
+        [N] scores in [0, 1], differentiable in ``masks`` and ``q``.
+
+    Raises:
+        ValueError: when ``lambda1`` is outside [0, 1].
+    """
+    batch = torch.zeros(len(masks), dtype=torch.long, device=masks.device)
+    return selection_scores_batched(masks, boxes_of_masks, p[None], q[None], batch, lambda1)
+
+
+def selection_scores_batched(
+    masks: Tensor, boxes_of_masks: Tensor, p: Tensor, q: Tensor, batch: Tensor, lambda1: float = 0.4
+) -> Tensor:
+    """:func:`selection_score` of the nodes of B graphs at once.
+
+    Args:
+        masks: [N, H, W] masks of all nodes.
+        boxes_of_masks: [N, 4] their boxes.
+        p: [B, 4] predicted box of every graph.
+        q: [B, H, W] warped previous mask of every graph.
+        batch: [N] graph of every node; fastest when sorted, as in a ``Batch`` of PyG.
+        lambda1: the share of the box term, in [0, 1].
+
+    Returns:
+        [N] scores in [0, 1].
+
+    Raises:
+        ValueError: when ``lambda1`` is outside [0, 1] or ``batch`` is outside [0, B).
+    """
+    if not 0 <= lambda1 <= 1:
+        raise ValueError(f"lambda1 must be in [0, 1], not {lambda1}")
+    mask_term = paired_mask_iou(masks, q, batch)
+    if len(p) == 0:
+        return mask_term
+    box_term = box_iou(boxes_of_masks, p).gather(1, batch[:, None])[:, 0]
+    return lambda1 * box_term + (1 - lambda1) * mask_term
+
+
+def mask_iou(a: Tensor, b: Tensor) -> Tensor:
+    r"""Soft intersection over union of every mask of ``a`` with every mask of ``b``.
+
+    .. math::
+        \frac{\sum_i a_i b_i}{\sum_i a_i + \sum_i b_i - \sum_i a_i b_i}
+
+    Exact on binary masks, differentiable on soft ones. Two empty masks have IoU 0.
+
+    Args:
+        a: [N, H, W] bool or in [0, 1].
+        b: [M, H, W] bool or in [0, 1].
+
+    Returns:
+        [N, M], float64 if either input is, else float32.
+
+    Raises:
+        ValueError: when the sizes of the masks differ.
+    """
+    dtype = _working_dtype(a, b)
+    with torch.autocast(a.device.type, enabled=False):
+        a, b = a.flatten(1).to(dtype), b.flatten(1).to(dtype)
+        return _ratio(a @ b.T, a.sum(dim=1)[:, None], b.sum(dim=1)[None])
+
+
+def paired_mask_iou(masks: Tensor, q: Tensor, batch: Tensor) -> Tensor:
+    """:func:`mask_iou` [N] of masks [N, H, W] with those of their graphs, ``q[batch]`` of q [B, H, W], without a copy.
+
+    Raises:
+        ValueError: when ``batch`` [N] is outside [0, B), or the sizes of the masks differ.
+    """
+    nodes = batch.cpu()
+    graphs = nodes.tolist()
+    if graphs and not 0 <= min(graphs) <= max(graphs) < len(q):
+        raise ValueError(f"batch must be in [0, {len(q)}), not in [{min(graphs)}, {max(graphs)}]")
+    if any(before > after for before, after in pairwise(graphs)):
+        return mask_iou(masks, q).gather(1, batch[:, None])[:, 0]
+    dtype = _working_dtype(masks, q)
+    if not graphs:
+        return masks.new_zeros(0, dtype=dtype)
+    with torch.autocast(masks.device.type, enabled=False):
+        targets = q.flatten(1).to(dtype)
+        counts = torch.bincount(nodes, minlength=len(q)).tolist()
+        # A matrix-vector product a graph reads every mask once, and is several times faster than all pairs.
+        intersection, area = [], []
+        for masks_of_graph, target in zip(masks.flatten(1).split(counts), targets, strict=True):
+            part = masks_of_graph.to(dtype)
+            intersection.append(part @ target)
+            area.append(part.sum(dim=1))
+        return _ratio(torch.cat(intersection), torch.cat(area), targets.sum(dim=1)[batch])
+
+
+def select_best(scores: Tensor, batch: Tensor, num_graphs: int) -> Tensor:
+    r"""The chosen node :math:`\arg\max_v \mathcal{S}(\widehat{M}^v | (p, Q))` of every graph.
+
+    Args:
+        scores: [N] scores; NaN loses against every number.
+        batch: [N] graph of every node.
+        num_graphs: B.
+
+    Returns:
+        [B] long positions in [0, N), the lowest one on ties, -1 for a graph without nodes.
+    """
+    limit = torch.finfo(scores.dtype).min / 2
+    scores = scores.detach().nan_to_num(nan=limit).clamp(min=limit)
+    if _scatter_max is not None:
+        best = _scatter_max(scores, batch, dim=0, dim_size=num_graphs)[0]
+    else:
+        best = scores.new_zeros(num_graphs).scatter_reduce(0, batch, scores, "amax", include_self=False)
+    # The argument that a parallel maximum returns depends on the order of its threads where scores are equal.
+    count = len(scores)
+    node = torch.arange(count, device=scores.device).where(scores == best[batch], count)
+    first = node.new_full((num_graphs,), count).scatter_reduce(0, batch, node, "amin")
+    return torch.where(first < count, first, -1)
+
+
+def _working_dtype(a: Tensor, b: Tensor) -> torch.dtype:
+    if a.shape[1:] != b.shape[1:]:
+        raise ValueError(f"masks of {list(a.shape[1:])} cannot be compared with masks of {list(b.shape[1:])}")
+    return torch.float64 if torch.float64 in (a.dtype, b.dtype) else torch.float32
+
+
+def _ratio(intersection: Tensor, area_a: Tensor, area_b: Tensor) -> Tensor:
+    union = area_a + area_b - intersection
+    return intersection / union.masked_fill(union <= 0, 1)

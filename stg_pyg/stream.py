@@ -1,0 +1,246 @@
+"""One video at a time: the streaming object that feeds STG-Net frame by frame and keeps the history of its objects."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stg_pyg.appearance import ColourModel
+from stg_pyg.assignment import assign_proposals
+from stg_pyg.boxes import masks_to_boxes
+from stg_pyg.crops import crop_resize, crop_windows
+from stg_pyg.errors import InputError
+from stg_pyg.flow import DISFlow, FlowEstimator, warp
+from stg_pyg.memory import MemoryBank
+from stg_pyg.merge import merge_objects
+from stg_pyg.model import FrameInput, FrameOutput, STGNet
+from stg_pyg.proposals import Proposals
+from stg_pyg.proposer import GuidedProposer, ObjectView
+
+
+@dataclass
+class ObjectState:
+    """History of one object of a video."""
+
+    obj_id: int
+    first_mask: Tensor
+    """[H, W]."""
+    last_mask: Tensor
+    """[H, W] the latest mask that was not empty."""
+    anchor: Tensor
+    """[F] features of the first frame."""
+    colours: ColourModel
+    bank: MemoryBank
+    boxes: deque[Tensor]
+    """Boxes [4] of the latest masks that were not empty, oldest first."""
+    areas: deque[float]
+    masks: dict[int, Tensor] = field(default_factory=dict)
+    """Masks [H, W] of the latest frames, empty ones too, by frame."""
+
+
+@dataclass
+class StepResult:
+    """Result of one frame with K objects."""
+
+    labels: Tensor
+    """[H, W] uint8, the user's object ids, 0 for background."""
+    masks: Tensor
+    """[K, H, W] soft masks."""
+    obj_ids: list[int]
+    """K ids, in the order of ``masks``."""
+    output: FrameOutput | None = None
+    """Every stage of the frame; none where all objects were given."""
+    frame: FrameInput | None = None
+
+
+class VideoSegmenter:
+    """Segments a video frame by frame with a bounded history.
+
+    Args:
+        model: the network; its ``segmentation`` part, if any, makes proposals where none are given.
+        flow: estimator of the backward flow between two frames.
+        crop_size: side of the crops of the segmentation network.
+        mixed_precision: run the segmentation network in bfloat16.
+        detach: cut gradients between frames; the history never carries them.
+
+    Example:
+        >>> video = VideoSegmenter(model)
+        >>> labels = video.step(first_image, masks=first_labels).labels
+        >>> labels = video.step(next_image).labels
+    """
+
+    def __init__(
+        self, model: STGNet, flow: FlowEstimator | None = None, crop_size: int = 128, mixed_precision: bool = False
+    ):
+        self.model, self.config = model, model.config
+        self.flow = flow or DISFlow("medium", max_size=480)
+        self.proposer: GuidedProposer | None = None
+        if model.segmentation is not None:
+            self.proposer = GuidedProposer(model.segmentation, crop_size, self.config.crop_margin, mixed_precision)
+        self.frame_idx = -1
+        self.objects: list[ObjectState] = []
+        self._images: deque[np.ndarray] = deque(maxlen=max(self.config.gaps))
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def step(
+        self,
+        image: np.ndarray | Tensor,
+        proposals: Proposals | None = None,
+        masks: np.ndarray | Tensor | None = None,
+        target: Tensor | None = None,
+    ) -> StepResult:
+        """The next frame of the video.
+
+        Args:
+            image: RGB, uint8 [H, W, 3] or float [3, H, W] in [0, 1].
+            proposals: from anywhere; none: the segmentation network makes them.
+            masks: [H, W] label map of objects given in this frame, new ones or corrections; it overrules the result.
+            target: [K, H, W] true masks, for training.
+
+        Raises:
+            InputError: if sizes do not fit, or the first frame has no object.
+        """
+        array, tensor = _image_forms(image, self.device)
+        given = self._given(masks, tensor)
+        if not self.objects and not given:
+            raise InputError("the first frame needs a mask with at least one object: pass masks=<label map>")
+        if self._images and self._images[-1].shape != array.shape:
+            raise InputError(f"the frame is {array.shape[1]} x {array.shape[0]}, the one before it was another size")
+        self.frame_idx += 1
+        result: StepResult | None = None
+        if self.objects:
+            result = self._segment(array, tensor, proposals, target)
+        labels = result.labels if result is not None else torch.zeros(tensor.shape[1:], dtype=torch.uint8)
+        soft = {state.obj_id: mask for state, mask in zip(self.objects, result.masks, strict=True)} if result else {}
+        for obj_id, mask in given.items():
+            labels = torch.where(mask.cpu() > 0.5, torch.tensor(obj_id, dtype=torch.uint8), labels)
+            soft[obj_id] = mask
+        self._remember(tensor, labels.to(self.device), given, result.output if result else None)
+        self._images.append(array)
+        ids = [state.obj_id for state in self.objects]
+        masks_out = torch.stack([soft[i] for i in ids])
+        return StepResult(labels, masks_out, ids, result.output if result else None, result.frame if result else None)
+
+    def _given(self, masks: np.ndarray | Tensor | None, image: Tensor) -> dict[int, Tensor]:
+        if masks is None:
+            return {}
+        labels = torch.as_tensor(masks).to(self.device)
+        if labels.shape != image.shape[1:]:
+            size, wanted = " x ".join(map(str, labels.shape)), f"{image.shape[1]} x {image.shape[2]}"
+            raise InputError(f"the mask is {size} and the image {wanted} (height x width): they must be equal")
+        ids = [int(i) for i in labels.unique() if int(i) != 0]
+        if ids and (min(ids) < 0 or max(ids) > 255):
+            raise InputError("object ids must be 1 to 255")
+        return {obj_id: (labels == obj_id).to(image.dtype) for obj_id in ids}
+
+    def _segment(
+        self, array: np.ndarray, image: Tensor, proposals: Proposals | None, target: Tensor | None
+    ) -> StepResult:
+        warped = self._warp_history(array)
+        p = self.model.motion.predict_many([torch.stack(list(state.boxes)) for state in self.objects])
+        q = torch.stack([views[self.config.gaps[0]] for views in warped])
+        per_object = self._propose(image, proposals, p, q, warped)
+        frame = FrameInput(
+            image,
+            per_object,
+            p,
+            q,
+            torch.stack([state.anchor for state in self.objects]),
+            [state.bank for state in self.objects],
+            [state.obj_id for state in self.objects],
+            self.frame_idx,
+            target,
+        )
+        output = self.model(frame)
+        ids = [state.obj_id for state in self.objects]
+        labels = merge_objects(output.masks.detach(), ids, self.config.thr).cpu()
+        return StepResult(labels, output.masks, ids, output, frame)
+
+    def _warp_history(self, array: np.ndarray) -> list[dict[int, Tensor]]:
+        """Masks of the frames t - k warped to this one, by k, of every object; a missing frame is left out."""
+        warped: list[dict[int, Tensor]] = [{} for _ in self.objects]
+        for gap in self.config.gaps:
+            if gap > len(self._images):
+                continue
+            known = [k for k, state in enumerate(self.objects) if self.frame_idx - gap in state.masks]
+            masks = [self.objects[k].masks[self.frame_idx - gap] for k in known]
+            if not masks or (gap != self.config.gaps[0] and not any(bool(mask.any()) for mask in masks)):
+                continue
+            flow = torch.from_numpy(self.flow(array, self._images[-gap])).to(self.device)
+            for k, mask in zip(known, warp(torch.stack(masks), flow), strict=True):
+                warped[k][gap] = mask
+        return warped
+
+    def _propose(
+        self, image: Tensor, proposals: Proposals | None, p: Tensor, q: Tensor, warped: list[dict[int, Tensor]]
+    ) -> list[Proposals]:
+        if proposals is not None:
+            config = self.config
+            owner = assign_proposals(proposals.boxes, p, min_iou=config.min_box_iou)
+            return [proposals.to(image.device).select(owner == k) for k in range(len(self.objects))]
+        if self.proposer is None:
+            raise InputError("no proposals were given and the model has no segmentation network to make them")
+        evidence = [
+            self.proposer.look(image, ObjectView(p[k], views, state.last_mask, state.first_mask, state.colours))
+            for k, (state, views) in enumerate(zip(self.objects, warped, strict=True))
+        ]
+        return self.proposer.propose(image, evidence)
+
+    @torch.no_grad()
+    def _remember(self, image: Tensor, labels: Tensor, given: dict[int, Tensor], output: FrameOutput | None) -> None:
+        """Writes the masks of this frame to the history and the memory of every object."""
+        known = {state.obj_id: k for k, state in enumerate(self.objects)}
+        for obj_id, mask in given.items():
+            if obj_id not in known:
+                self.objects.append(self._new_object(image, obj_id, mask))
+        for k, state in enumerate(self.objects):
+            mask = (labels == state.obj_id).to(image.dtype)
+            state.masks[self.frame_idx] = mask
+            state.masks.pop(self.frame_idx - max(self.config.gaps), None)
+            box = masks_to_boxes(mask[None])[0]
+            if box[2] <= box[0]:
+                continue
+            state.last_mask = mask
+            state.boxes.append(box)
+            state.areas.append(float(mask.sum()))
+            if output is not None and state.obj_id not in given:
+                window, key = output.windows[k], output.keys[k]
+            else:
+                window = crop_windows(box[None], self.config.crop_margin)[0]
+                key = self.model.encode_keys(image, window[None])[0]
+            value = crop_resize(mask[None, None], window[None], key.shape[-1])[0, 0]
+            state.bank.write(self.frame_idx, key, value)
+
+    def _new_object(self, image: Tensor, obj_id: int, mask: Tensor) -> ObjectState:
+        box = masks_to_boxes(mask[None])
+        anchor = self.model.encode(image, mask[None], box)[0]
+        history = self.config.motion_steps + 1
+        return ObjectState(
+            obj_id,
+            mask,
+            mask,
+            anchor,
+            ColourModel(image, mask),
+            MemoryBank(self.config.memory_frames),
+            deque(maxlen=history),
+            deque(maxlen=50),
+        )
+
+
+def _image_forms(image: np.ndarray | Tensor, device: torch.device) -> tuple[np.ndarray, Tensor]:
+    """The frame as uint8 [H, W, 3] for the flow and as float [3, H, W] for the network."""
+    if isinstance(image, np.ndarray):
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+            raise InputError(f"an image must be uint8 [H, W, 3], not {image.dtype} {list(image.shape)}")
+        return image, torch.from_numpy(image).to(device).permute(2, 0, 1).float() / 255
+    if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
+        raise InputError(f"an image tensor must be float [3, H, W] in [0, 1], not {image.dtype} {list(image.shape)}")
+    array = (image.detach().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+    return array, image.to(device)

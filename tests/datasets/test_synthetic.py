@@ -1,0 +1,156 @@
+import hashlib
+import pickle
+
+import numpy as np
+import pytest
+
+from datasets import SyntheticVideos, VideoSequence
+from stg_pyg.metrics import region_similarity
+
+
+def digest(video: VideoSequence, frames: range = range(0, 24, 6)) -> str:
+    return hashlib.sha256(b"".join(video.image(t).tobytes() + video.labels(t).tobytes() for t in frames)).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def videos() -> list[VideoSequence]:
+    return list(SyntheticVideos("train", num_videos=24))
+
+
+@pytest.fixture(scope="module")
+def areas(videos) -> list[np.ndarray]:
+    """Per video the areas [T, K] of its objects."""
+    return [
+        np.stack([np.bincount(v.labels(t).ravel(), minlength=max(v.object_ids) + 1)[1:] for t in range(len(v))])
+        for v in videos
+    ]
+
+
+def test_interface():
+    dataset = SyntheticVideos("val", num_videos=3, num_frames=5, height=48, width=80)
+    assert (len(dataset), dataset.name, dataset.split) == (3, "synthetic", "val")
+    assert dataset.sequence_names == ["val-0000", "val-0001", "val-0002"] == [v.name for v in dataset]
+    video = dataset[1]
+    assert video.frame_names == ["00000", "00001", "00002", "00003", "00004"]
+    assert video.size == (48, 80)
+    assert video.image(0).shape == (48, 80, 3) and video.image(0).dtype == np.uint8
+    assert video.labels(4).shape == (48, 80) and video.labels(4).dtype == np.uint8
+    np.testing.assert_array_equal(video.image(-1), video.image(4))
+    assert dataset.by_name("val-0002") is dataset[2] is dataset[-1]
+    assert (len(SyntheticVideos("train")), len(SyntheticVideos("val")), len(SyntheticVideos("test"))) == (60, 12, 12)
+    with pytest.raises(IndexError):
+        video.image(5)
+    with pytest.raises(IndexError):
+        dataset[3]
+
+
+def test_same_bytes_again_in_any_order():
+    first, second = SyntheticVideos("test"), SyntheticVideos("test", num_videos=2)
+    assert digest(first[1], range(24)) == digest(second[1], range(24))
+    backwards = SyntheticVideos("test")[1]
+    frames = [backwards.image(t) for t in reversed(range(24))][::-1]
+    assert all(np.array_equal(frame, first[1].image(t)) for t, frame in enumerate(frames))
+    assert digest(pickle.loads(pickle.dumps(first))[0]) == digest(first[0])
+
+
+def test_callers_cannot_change_the_stored_frames():
+    video = SyntheticVideos("val", num_frames=2)[0]
+    before = digest(video, range(2))
+    video.image(0)[:] = 0
+    video.labels(0)[:] = 7
+    assert digest(video, range(2)) == before
+
+
+def test_videos_of_all_splits_and_seeds_differ():
+    videos = [v for split in ("train", "val", "test") for v in SyntheticVideos(split, num_videos=8)]
+    videos += SyntheticVideos("train", num_videos=8, seed=1)[:]
+    assert len({digest(v, range(1)) for v in videos}) == 32
+
+
+def test_memory_is_bounded_and_forgotten_videos_come_back():
+    dataset = SyntheticVideos("train", num_videos=40, num_frames=2, height=32, width=48)
+    before = digest(dataset[0], range(2))
+    first = dataset[0]
+    for _ in dataset:
+        pass
+    assert len(dataset._cache) == 32
+    assert dataset[0] is not first
+    assert digest(dataset[0], range(2)) == before
+
+
+def test_objects_are_numbered_from_one_and_visible_at_once(videos):
+    for video in videos:
+        assert video.object_ids == list(range(1, len(video.object_ids) + 1))
+        assert set(video.first_frame_of.values()) == {0}
+        assert np.bincount(video.labels(0).ravel())[1:].min() >= 40
+    assert {len(v.object_ids) for v in videos} == {1, 2, 3, 4}
+
+
+@pytest.mark.parametrize("max_objects", [1, 2, 6])
+def test_number_of_objects_is_bounded(max_objects):
+    counts = [len(v.object_ids) for v in SyntheticVideos("val", max_objects=max_objects, num_frames=1)]
+    assert max(counts) <= max_objects and min(counts) >= 1
+
+
+@pytest.mark.parametrize(("height", "width", "num_frames"), [(32, 32, 1), (33, 400, 3), (200, 40, 2), (240, 426, 2)])
+def test_other_sizes(height, width, num_frames):
+    for video in SyntheticVideos("test", num_videos=4, num_frames=num_frames, height=height, width=width):
+        assert video.size == (height, width) == video.labels(num_frames - 1).shape
+        assert np.bincount(video.labels(0).ravel())[1:].min() >= 40 * (min(height, 0.6 * width) / 96) ** 2
+
+
+def test_objects_disappear_and_return(areas):
+    gone = [(a == 0).any() for a in areas]
+    back = [((a[:-1] == 0) & (a[1:] > 0)).any() for a in areas]
+    assert 0.1 <= np.mean(gone) <= 0.7
+    assert np.mean(back) >= 0.05
+
+
+def test_objects_are_occluded_within_the_frame(videos):
+    occluded = []
+    for video in videos:
+        actors = [a for a in video._scene.actors if a.label]
+        lowest = 1.0
+        for t in range(len(video)):
+            labels = video.labels(t)
+            for actor in actors:
+                whole = np.count_nonzero(actor.mask(t, *video.size)[0] > 127)
+                if whole >= 40:
+                    lowest = min(lowest, np.count_nonzero(labels == actor.label) / whole)
+        occluded.append(lowest < 0.6)
+    assert 0.4 <= np.mean(occluded) <= 0.95
+
+
+def test_objects_move_and_deform(videos):
+    still = [
+        float(region_similarity(v.labels(0) == i, v.labels(t) == i))
+        for v in videos
+        for i in v.object_ids
+        for t in (6, 12)
+    ]
+    assert np.mean(still) < 0.4
+    steps = [float(region_similarity(v.labels(4) == i, v.labels(5) == i)) for v in videos for i in v.object_ids]
+    assert np.mean(steps) > 0.5
+
+
+def test_objects_look_unlike_their_surroundings_in_most_videos(videos):
+    contrasts = []
+    for video in videos:
+        image, labels = video.image(0).astype(float), video.labels(0)
+        background = image[labels == 0].mean(axis=0)
+        contrasts += [np.linalg.norm(image[labels == i].mean(axis=0) - background) for i in video.object_ids]
+    assert np.mean(np.array(contrasts) > 40) > 0.7
+
+
+def test_some_videos_have_distractors_and_occluders_without_label(videos):
+    unlabelled = [any(a.label == 0 for a in v._scene.actors) for v in videos]
+    assert 0.4 <= np.mean(unlabelled) < 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"split": "dev"}, {"height": 31}, {"num_frames": 0}, {"max_objects": 0}, {"seed": -1}, {"num_videos": -1}],
+)
+def test_arguments_out_of_range(arguments):
+    with pytest.raises(ValueError):
+        SyntheticVideos(**arguments)

@@ -19,7 +19,8 @@ from stg_pyg.memory import MemoryBank
 from stg_pyg.merge import merge_objects
 from stg_pyg.model import FrameInput, FrameOutput, STGNet
 from stg_pyg.proposals import Proposals
-from stg_pyg.proposer import GuidedProposer, ObjectView
+from stg_pyg.proposer import GuidedProposer, ObjectView, median_size
+from stg_pyg.redetect import find_again, has_collapsed
 
 
 @dataclass
@@ -34,6 +35,8 @@ class ObjectState:
     anchor: Tensor
     """[F] features of the first frame."""
     colours: ColourModel
+    first_likeness: float
+    """Likeness of the object's colours to itself in the first frame."""
     bank: MemoryBank
     boxes: deque[Tensor]
     """Boxes [4] of the latest masks that were not empty, oldest first."""
@@ -159,9 +162,30 @@ class VideoSegmenter:
             target,
         )
         output = self.model(frame)
+        if self.config.redetect and not self.model.training and self._find_lost(frame, output):
+            output = self.model(frame)
         ids = [state.obj_id for state in self.objects]
         labels = merge_objects(output.masks.detach(), ids, self.config.thr).cpu()
         return StepResult(labels, output.masks, ids, output, frame)
+
+    def _find_lost(self, frame: FrameInput, output: FrameOutput) -> bool:
+        """Gives objects whose result has collapsed the proposals found elsewhere; tells whether there are any."""
+        if self.proposer is None:
+            return False
+        masks = (output.masks > self.config.thr).to(frame.image.dtype)
+        found_any = False
+        for k, state in enumerate(self.objects):
+            likeness, area = state.first_likeness, float(np.median(state.areas))
+            if not has_collapsed(masks[k], area, frame.image, state.colours, likeness):
+                continue
+            taken = (masks.sum(dim=0) - masks[k]).clamp(max=1)
+            size = median_size(state.boxes)
+            found = find_again(self.proposer, frame.image, size, state.colours, likeness, taken)
+            if found is None:
+                continue
+            found_any = True
+            frame.proposals[k], frame.p[k], frame.q[k] = found, found.boxes[0], found.masks[0]
+        return found_any
 
     def _warp_history(self, array: np.ndarray) -> list[dict[int, Tensor]]:
         """Masks of the frames t - k warped to this one, by k, of every object; a missing frame is left out."""
@@ -222,12 +246,14 @@ class VideoSegmenter:
         box = masks_to_boxes(mask[None])
         anchor = self.model.encode(image, mask[None], box)[0]
         history = self.config.motion_steps + 1
+        colours = ColourModel(image, mask)
         return ObjectState(
             obj_id,
             mask,
             mask,
             anchor,
-            ColourModel(image, mask),
+            colours,
+            float(colours.likeness(image, mask[None])[0]),
             MemoryBank(self.config.memory_frames),
             deque(maxlen=history),
             deque(maxlen=50),

@@ -1,0 +1,79 @@
+"""Finding an object again that propagation has lost."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from stg_pyg.appearance import ColourModel
+from stg_pyg.boxes import masks_to_boxes
+from stg_pyg.crops import crop_resize, crop_windows
+from stg_pyg.proposals import Proposals
+from stg_pyg.proposer import Evidence, GuidedProposer
+from stg_pyg.selection import mask_iou
+
+MIN_AREA = 0.3
+"""A result collapsed when its area is below this share of the median of the object's history,"""
+MIN_LIKENESS = 0.5
+"""or when its colours are less like the object's than this share of what they were in the first frame."""
+ACCEPT_LIKENESS = 0.7
+ACCEPT_QUALITY = 0.5
+CANDIDATES = 4
+
+
+def has_collapsed(mask: Tensor, median_area: float, image: Tensor, colours: ColourModel, first_likeness: float) -> bool:
+    """Whether a binary mask [H, W] is empty, far too small, or of other colours than the object."""
+    area = float(mask.sum())
+    if area < MIN_AREA * median_area or area == 0:
+        return True
+    return float(colours.likeness(image, mask[None])[0]) < MIN_LIKENESS * first_likeness
+
+
+def find_again(
+    proposer: GuidedProposer,
+    image: Tensor,
+    size: Tensor,
+    colours: ColourModel,
+    first_likeness: float,
+    taken: Tensor,
+) -> Proposals | None:
+    """Proposals of a lost object from a grid of boxes over the frame, or nothing where no place is convincing.
+
+    The segmentation network sees every window without a rough mask; the best places by its expected quality times the
+    likeness of colours are looked at again with what it found there as Q.
+
+    Args:
+        image: [3, H, W] in [0, 1].
+        size: [2] usual (width, height) of the object in pixels.
+        taken: [H, W] pixels of other objects.
+    """
+    height, width = image.shape[-2:]
+    (rough,) = proposer.propose(image, [proposer.search(height, width, size)])
+    rough = _convincing(rough, image, colours, taken)
+    if len(rough) == 0:
+        return None
+    rough = rough.select(slice(0, CANDIDATES))
+    windows = crop_windows(masks_to_boxes(rough.masks), proposer.margin)
+    owner = torch.arange(len(rough), device=image.device)
+    q = crop_resize(rough.masks[:, None], windows, proposer.size, owner)[:, 0]
+    (fine,) = proposer.propose(image, [Evidence(windows, q, ["found"] * len(rough))])
+    fine = _convincing(fine, image, colours, taken)
+    if len(fine) == 0:
+        return None
+    best = fine.masks[:1] > 0.5
+    likeness = float(colours.likeness(image, best)[0])
+    if likeness < ACCEPT_LIKENESS * first_likeness or float(fine.scores[0]) < ACCEPT_QUALITY:
+        return None
+    same = mask_iou((fine.masks > 0.5).float(), best.float())[:, 0] > 0.3
+    return fine.select(same)
+
+
+def _convincing(proposals: Proposals, image: Tensor, colours: ColourModel, taken: Tensor) -> Proposals:
+    """Proposals that are not empty and not other objects, most convincing first."""
+    masks = (proposals.masks > 0.5).float()
+    area = masks.flatten(1).sum(dim=1)
+    overlap = (masks * taken).flatten(1).sum(dim=1)
+    values = proposals.scores * colours.likeness(image, masks)
+    values = torch.where((area > 20) & (overlap < 0.5 * area), values, torch.zeros_like(values))
+    order = values.argsort(descending=True, stable=True)
+    return proposals.select(order[values[order] > 0])

@@ -37,6 +37,11 @@ class CachedSequence(VideoSequence):
         self.name, self.frame_names = sequence.name, sequence.frame_names
         self._sequence, self._cache = sequence, cache
 
+    @property
+    def first_frame_of(self) -> dict[int, int]:  # type: ignore[override]
+        """As the sequence itself says."""
+        return self._sequence.first_frame_of
+
     def image(self, t: int) -> UInt8Array:
         frame = self._cache.get(self._sequence, "image", t)
         assert frame is not None

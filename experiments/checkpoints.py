@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,10 @@ FORMAT = "stg_pyg-1"
 def save(path: Path, content: dict[str, Any]) -> None:
     """Writes tensors and plain values under a temporary name, then renames."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, **content}, buffer)
     try:
-        torch.save({"format": FORMAT, **content}, temporary)
+        temporary.write_bytes(buffer.getvalue())
         os.replace(temporary, path)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror}); free space or choose another --out") from error
@@ -76,8 +79,11 @@ def save_model(path: Path, model: STGNet, preset: Preset, seed: int) -> None:
 def load_model(path: Path) -> tuple[STGNet, Preset]:
     """The model of a checkpoint and the preset it was trained by."""
     content = load(path, "model")
-    preset = find_preset(content["preset"])
-    model = build_model(preset, STGConfig.from_dict(content["config"]))
+    try:
+        preset = find_preset(content["preset"])
+        model = build_model(preset, STGConfig.from_dict(content["config"]))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     state = {name: v.float() if v.is_floating_point() else v for name, v in content["model"].items()}
     load_weights(model, state, path)
     return model.eval(), preset

@@ -19,12 +19,19 @@ def make_parser(description: str, out: str | None = None) -> argparse.ArgumentPa
     """A parser with the arguments that every command has; without ``out``, ``--out`` is required."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where the networks run")
-    parser.add_argument("--seed", type=int, default=0, help="of everything random")
+    parser.add_argument("--seed", type=whole, default=0, help="of everything random")
     if out is None:
         parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for all results")
     else:
         parser.add_argument("--out", type=Path, default=Path(out), metavar="DIR", help="folder for all results")
     return parser
+
+
+def whole(text: str) -> int:
+    """A whole number that is not negative, as an argument."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 0")
+    return int(text)
 
 
 def choose_device(name: str) -> torch.device:

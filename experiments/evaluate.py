@@ -30,9 +30,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--checkpoint", type=Path, metavar="C", help="checkpoint.pt of experiments.train")
     parser.add_argument("--predictions", type=Path, metavar="D", help="folder with <sequence>/<frame>.png to score")
     parser.add_argument("--row", default="temporal", help="row of the table to run: flow, baseline, motion, ...")
-    parser.add_argument("--online-steps", type=int, help="steps of online learning; default: the checkpoint's")
+    parser.add_argument("--online-steps", type=cli.whole, help="steps of online learning; default: the checkpoint's")
     parser.add_argument("--overlays", action="store_true", help="also write the masks drawn over the frames")
-    parser.add_argument("--processes", type=int, default=0, help="sequences at a time; 0: one a core")
+    parser.add_argument("--processes", type=cli.whole, default=0, help="sequences at a time; 0: one a core")
     return parser.parse_args()
 
 
@@ -45,8 +45,10 @@ def evaluate_predictions(folder: Path, videos: list[VideoSequence]) -> dict:
     missing = [video.name for video in videos if not (folder / video.name).is_dir()]
     if missing:
         raise InputError(f"{folder / missing[0]}: no such folder; the masks of {len(missing)} sequence(s) are missing")
-    bar = tqdm(videos, desc="scoring", unit="video", dynamic_ncols=True)
-    summary = summarize({video.name: score_folder(folder / video.name, video) for video in bar})
+    if all(sum(video.labels(t) is not None for t in range(video.num_frames)) < 2 for video in videos):
+        raise InputError(f"the split has masks of first frames only: nothing to score {folder} against")
+    with tqdm(videos, desc="scoring", unit="video", dynamic_ncols=True, disable=None) as bar:
+        summary = summarize({video.name: score_folder(folder / video.name, video) for video in bar})
     return {**summary, "fps": None, "config": {"predictions": str(folder)}}
 
 
@@ -98,6 +100,8 @@ def main() -> None:
     args = parse()
     cli.make_folder(args.out)
     if args.predictions is not None:
+        if args.checkpoint is not None:
+            raise InputError("--checkpoint and --predictions exclude each other: run the one or score the other")
         preset: Preset = find_preset(args.preset or "davis2016")
         summary = evaluate_predictions(args.predictions, open_split(preset, args.split, args.root, args.seed))
     else:

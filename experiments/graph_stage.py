@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -45,8 +46,7 @@ def train_graph(
         One entry {"step", "loss", "distance", "bce", "gate"} every 10 clips.
     """
     model.to(device)
-    trained = {name: p for name, p in model.named_parameters() if not name.startswith("segmentation.")}
-    optimizer = torch.optim.AdamW(trained.values(), lr=preset.graph_learning_rate, weight_decay=1e-3)
+    optimizer = torch.optim.AdamW(parameter_groups(model), weight_decay=1e-3)
     clips = preset.graph_steps // CLIP_FRAMES
     start, log = 0, []
     if resume and path.is_file():
@@ -60,12 +60,12 @@ def train_graph(
         content = {"kind": "graph", "preset": preset.name, "clip": clip, "graph": state, "log": log}
         checkpoints.save(path, {**content, "optimizer": optimizer.state_dict()})
 
-    bar = tqdm(total=clips, initial=start, desc="graph", unit="clip", mininterval=2.0, dynamic_ncols=True)
+    bar = tqdm(total=clips, initial=start, desc="graph", unit="clip", mininterval=2.0, dynamic_ncols=True, disable=None)
     recent: list[dict[str, float]] = []
     saved = time.monotonic()
     for clip in range(start, clips):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(clip, clips, preset.graph_learning_rate, warmup=10)
+            group["lr"] = learning_rate(clip, clips, preset.graph_learning_rate * group["factor"], warmup=10)
         rng = np.random.default_rng([seed, 1, clip])
         model.train()
         recent.append(train_clip(model, optimizer, videos, preset, rng, mixed_precision))
@@ -82,6 +82,17 @@ def train_graph(
         save(clips)
     model.eval()
     return log
+
+
+def parameter_groups(model: STGNet) -> list[dict[str, Any]]:
+    """Everything but the segmentation network; the gates, of a few dozen weights each, learn ten times as fast."""
+    encoders = [*model.feature_encoder.parameters(), *model.key_encoder.parameters()]
+    known = {id(p) for p in encoders}
+    segmentation = () if model.segmentation is None else model.segmentation.parameters()
+    known |= {id(p) for p in segmentation}
+    heads = [p for p in model.parameters() if id(p) not in known]
+    groups = [{"params": encoders, "factor": 1.0}, {"params": heads, "factor": 10.0}]
+    return [group for group in groups if group["params"]]
 
 
 def train_clip(

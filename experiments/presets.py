@@ -31,7 +31,7 @@ class Preset:
     segmentation_steps: int = 4500
     batch_size: int = 24
     learning_rate: float = 2e-3
-    graph_steps: int = 1200
+    graph_steps: int = 2400
     """Frames of videos that the graph is trained on."""
     graph_learning_rate: float = 1e-3
     graph_frame_size: int = 480
@@ -48,7 +48,7 @@ PRESETS = {
             "synthetic",
             "train",
             "test",
-            config=STGConfig.small().with_options(online_steps=0),
+            config=STGConfig.small().with_options(key_size=64),
             width=16,
             crop_size=64,
             lucid=LucidConfig(size=64),
@@ -83,7 +83,9 @@ def open_split(preset: Preset, split: str, root: Path | None, seed: int = 0) -> 
     """
     if preset.dataset == "synthetic":
         counts = {"train": 40, "val": 8, "test": 10}
-        return list(SyntheticVideos(split, num_videos=counts.get(split, 10), seed=seed))
+        if split not in counts:
+            raise InputError(f"split {split!r} is unknown for synthetic videos: choose from {', '.join(counts)}")
+        return list(SyntheticVideos(split, num_videos=counts[split], seed=seed))
     if root is None:
         raise InputError(f"preset {preset.name} reads files: give the folder of the data set with --root")
     return list(DAVIS(root, year=preset.dataset.removeprefix("davis"), split=split))

@@ -27,7 +27,10 @@ def table_rows(config: STGConfig) -> list[Row]:
     off = {"use_motion": False, "use_spatial": False, "use_temporal": False}
     mean = {"use_temporal": False, "spatial_conv": "mean", "node_gate": False, "quality_weight": 0.0}
     printed = STGConfig.paper().with_options(
-        crop_margin=config.crop_margin, gaps=config.gaps, online_steps=config.online_steps
+        crop_margin=config.crop_margin,
+        gaps=config.gaps,
+        key_size=config.key_size,
+        online_steps=config.online_steps,
     )
     return [
         Row("flow", "flow only", None),

@@ -22,6 +22,7 @@ from experiments import checkpoints, cli
 from experiments.presets import Preset, open_split
 from experiments.rows import Row
 from stg_pyg.config import STGConfig
+from stg_pyg.errors import InputError
 from stg_pyg.flow import DISFlow, warp
 from stg_pyg.io import overlay, read_label_map, write_image, write_label_map
 from stg_pyg.metrics import score_sequence, summarize
@@ -118,7 +119,15 @@ def flow_labels(video: VideoSequence, given: dict[int, np.ndarray]) -> Iterator[
 
 def score_folder(folder: Path, video: VideoSequence) -> dict[int, Any]:
     """J and F of the masks in a folder against the annotations of a video."""
-    frames = (read_label_map(folder / f"{name}.png") for name in video.frame_names)
+
+    def read(name: str) -> np.ndarray:
+        labels = read_label_map(folder / f"{name}.png")
+        if labels.shape != video.size:
+            size, wanted = (f"{w} x {h}" for h, w in (labels.shape, video.size))
+            raise InputError(f"{folder / name}.png: is {size} pixels and the frame {wanted}; write masks at full size")
+        return labels
+
+    frames = (read(name) for name in video.frame_names)
     return score_sequence(frames, (video.labels(t) for t in range(video.num_frames)), list(video.first_frame_of))
 
 
@@ -165,14 +174,14 @@ def score_video(job: Job, name: str) -> dict[str, Any]:
 def score_videos(job: Job, names: Sequence[str], processes: int = 0) -> dict[str, dict[str, Any]]:
     """:func:`score_video` of all names, ``processes`` at a time (0: one a core on the CPU, one on a GPU)."""
     count = processes or (1 if job.device != "cpu" else os.cpu_count() or 1)
-    bar = tqdm(total=len(names), desc="scoring", unit="video", dynamic_ncols=True)
     results: dict[str, dict[str, Any]] = {}
-    with ProcessPoolExecutor(min(count, len(names)), mp_context=get_context("spawn")) as pool:
+    pool = ProcessPoolExecutor(min(count, len(names)), mp_context=get_context("spawn"))
+    bar = tqdm(total=len(names), desc="scoring", unit="video", dynamic_ncols=True, disable=None)
+    with pool, bar:
         futures = {pool.submit(score_video, job, name): name for name in names}
         for future in as_completed(futures):
             results[futures[future]] = future.result()
             bar.update()
-    bar.close()
     return {name: results[name] for name in names}
 
 

@@ -65,7 +65,9 @@ def train_segmentation(
         )
 
     dataset = LucidBatches(videos, preset.lucid, preset.batch_size, (start, steps), seed)
-    bar = tqdm(total=steps, initial=start, desc="segmentation", unit="step", mininterval=2.0, dynamic_ncols=True)
+    bar = tqdm(
+        total=steps, initial=start, desc="segmentation", unit="step", mininterval=2.0, dynamic_ncols=True, disable=None
+    )
     losses, saved = [], time.monotonic()
     net.train()
     for step, batch in enumerate(batches(dataset, workers), start=start):

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from datasets.cache import cached
 from experiments import checkpoints, cli
-from experiments.graph_stage import train_graph
+from experiments.graph_stage import CLIP_FRAMES, train_graph
 from experiments.presets import PRESETS, Preset, find_preset, open_split
 from experiments.rows import format_table, table_rows
 from experiments.scoring import Job, score_videos, summarize_row
 from experiments.segmentation_stage import load_segmentation, train_segmentation
-from stg_pyg.io import write_json
+from stg_pyg.errors import InputError
+from stg_pyg.io import write_json, write_text
 
 STAGES = ("segmentation", "graph", "table", "all")
 
@@ -30,11 +31,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--val-split", help="videos to score on; default: the preset's")
     parser.add_argument("--stage", choices=STAGES, default="all", help="do this stage only")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoints in --out")
-    parser.add_argument("--segmentation-steps", type=int, help="length of the first stage; default: the preset's")
-    parser.add_argument("--graph-steps", type=int, help="length of the second stage; default: the preset's")
-    parser.add_argument("--online-steps", type=int, help="steps of online learning on a first frame")
-    parser.add_argument("--workers", type=int, default=1, help="processes that draw training samples")
-    parser.add_argument("--processes", type=int, default=0, help="sequences scored at a time; 0: one a core")
+    parser.add_argument("--segmentation-steps", type=cli.whole, help="length of the first stage; default: the preset's")
+    parser.add_argument("--graph-steps", type=cli.whole, help="length of the second stage; default: the preset's")
+    parser.add_argument("--online-steps", type=cli.whole, help="steps of online learning on a first frame")
+    parser.add_argument("--workers", type=cli.whole, default=1, help="processes that draw training samples")
+    parser.add_argument("--processes", type=cli.whole, default=0, help="sequences scored at a time; 0: one a core")
     parser.add_argument("--cache-gb", type=float, default=4.0, help="memory for decoded frames")
     return parser.parse_args()
 
@@ -50,6 +51,10 @@ def preset_of(args: argparse.Namespace) -> Preset:
     preset = dataclasses.replace(preset, **{name: value for name, value in changes.items() if value is not None})
     if args.online_steps is not None:
         preset = dataclasses.replace(preset, config=preset.config.with_options(online_steps=args.online_steps))
+    if 0 < preset.graph_steps < CLIP_FRAMES:
+        raise InputError(
+            f"--graph-steps {preset.graph_steps}: a clip has {CLIP_FRAMES} frames, give 0 or at least that"
+        )
     return preset
 
 
@@ -65,7 +70,7 @@ def score_table(args: argparse.Namespace, preset: Preset) -> None:
     write_json(args.out / "table.json", summaries)
     write_json(args.out / "metrics.json", summaries["temporal"])
     table = format_table(summaries, rows)
-    (args.out / "table.md").write_text(table + "\n")
+    write_text(args.out / "table.md", table + "\n")
     print(f"\n{preset.val_split} of {preset.dataset}, {len(videos)} videos:\n\n{table}\n")
 
 
@@ -79,6 +84,7 @@ def main() -> None:
     model = checkpoints.build_model(preset)
     assert model.segmentation is not None
     videos = cached(open_split(preset, preset.train_split, args.root, args.seed), args.cache_gb)
+    open_split(preset, preset.val_split, args.root, args.seed)  # fails now rather than after hours of training
     segmentation, graph, checkpoint = (args.out / f"{name}.pt" for name in ("segmentation", "graph", "checkpoint"))
     common = {"device": device, "mixed_precision": mixed_precision, "seed": args.seed, "resume": args.resume}
     if args.stage in ("segmentation", "all"):

@@ -22,9 +22,9 @@ class STGConfig:
     use_temporal: bool = True
     """Temporal graph, Eqs. 7-8."""
     min_box_iou: float = 0.0
-    """A proposal from outside with IoU(b, p) at or below this belongs to no object."""
+    """A proposal from outside with IoU(b, p) below this belongs to no object; 0 admits every overlap."""
     min_mask_iou: float = 0.0
-    """A proposal from outside whose mask has at most this IoU with Q belongs to no object; 0 admits all."""
+    """A proposal from outside whose mask has less than this IoU with Q belongs to no object; 0 admits all."""
     alpha: float = 0.7
     """Weight of the cosine in Eq. 3; beta = 1 - alpha."""
     edge_iou: str = "box"
@@ -60,9 +60,21 @@ class STGConfig:
     gaps: tuple[int, ...] = (1,)
     """Past frames t - k whose masks are warped to t as evidence for proposals; the first is Q of Eq. 6."""
     redetect: bool = False
-    """Look for a lost object on a grid of boxes over the frame."""
+    """Look for a lost object on a grid of boxes over the frame, unless proposals come from outside."""
     online_steps: int = 0
     """Steps of online learning on the first frame (OL of Table 4)."""
+
+    def __post_init__(self) -> None:
+        choices = {
+            "edge_iou": ("box", "mask"),
+            "temporal_update": ("paper", "gated"),
+            "loss_reading": ("logits", "probability"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise InputError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
+        if not self.gaps or self.gaps[0] != 1 or min(self.gaps) < 1:
+            raise InputError(f"gaps must begin with 1, the frame that Q of Eq. 6 comes from, not {self.gaps}")
 
     @classmethod
     def paper(cls) -> STGConfig:
@@ -73,6 +85,8 @@ class STGConfig:
     def small(cls) -> STGConfig:
         """What ``dev`` of DAVIS-2016 says for the small networks trained from random initialisation."""
         return cls(
+            alpha=0.1,
+            num_steps=1,
             edge_iou="mask",
             node_gate=True,
             quality_weight=0.5,
@@ -81,7 +95,7 @@ class STGConfig:
             normalize_keys=True,
             temperature=0.07,
             temporal_update="gated",
-            gamma=1.0,
+            gamma=0.02,
             loss_reading="probability",
             crop_margin=0.25,
             gaps=(1, 2, 4, 8),

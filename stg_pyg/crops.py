@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -57,8 +59,8 @@ def paste(crops: Tensor, windows: Tensor, height: int, width: int) -> Tensor:
     """
     frames = crops.new_zeros(len(crops), height, width)
     for n, (x0, y0, x1, y1) in enumerate(windows.tolist()):
-        left, top = max(int(x0), 0), max(int(y0), 0)
-        right, bottom = min(int(x1) + 1, width), min(int(y1) + 1, height)
+        left, top = max(math.floor(x0), 0), max(math.floor(y0), 0)
+        right, bottom = min(math.ceil(x1), width), min(math.ceil(y1), height)
         if right <= left or bottom <= top:
             continue
         xs = torch.arange(left, right, device=crops.device, dtype=crops.dtype) + 0.5

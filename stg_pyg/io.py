@@ -119,6 +119,15 @@ def write_json(path: PathLike, obj: Any) -> None:
     _write_atomic(path, lambda file: file.write(text.encode()))
 
 
+def write_text(path: PathLike, text: str) -> None:
+    """Writes UTF-8 text under a temporary name, then renames.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    _write_atomic(path, lambda file: file.write(text.encode()))
+
+
 def overlay(image: UInt8Array, labels: Any, alpha: float = 0.5) -> UInt8Array:
     """``image`` [H, W, 3] with the objects of ``labels`` [H, W] tinted in their DAVIS colours and outlined.
 

@@ -202,11 +202,11 @@ def degrade(rng: np.random.Generator, q: np.ndarray, target: np.ndarray, config:
     if rng.random() < 0.3:
         q = deform(rng, q, strength=0.7)
     if rng.random() < 0.35:
+        q = np.array(q, order="C")
         for _ in range(int(rng.integers(1, 4))):
             center = rng.integers(0, len(q), 2).tolist()
             axes = np.maximum(rng.uniform(0.03, 0.18, 2) * len(q), 1).astype(int).tolist()
             value = 255 if rng.random() < 0.5 else 0
-            q = np.ascontiguousarray(q)
             cv2.ellipse(q, center, axes, float(rng.uniform(0, 180)), 0, 360, value, -1)
     if rng.random() < 0.4:
         kernel = np.ones((int(rng.integers(2, 6)),) * 2, np.uint8)

@@ -23,6 +23,8 @@ from stg_pyg.nn.segmentation import SmallSegmentationNet
 from stg_pyg.proposals import Proposals
 from stg_pyg.selection import mask_iou, select_best, selection_scores_batched
 
+PAPER_LAYER = ("stg", "mask_propagation", "MaskPropagation")
+
 
 @dataclass
 class FrameInput:
@@ -98,7 +100,7 @@ class STGNet(nn.Module):
         self.config = config
         self.feature_encoder, self.key_encoder, self.segmentation = feature_encoder, key_encoder, segmentation
         query = spatial_conv if spatial_conv is not None else config.spatial_conv
-        options = {"num_steps": config.num_steps} if query == "stg" else {}
+        options = {"num_steps": config.num_steps} if query in PAPER_LAYER else {}
         self.spatial_conv = resolve_spatial_conv(query, **options)
         self.memory_attention = memory_attention or MemoryAttention(
             normalize_keys=config.normalize_keys, temperature=config.temperature, update=config.temporal_update
@@ -109,10 +111,11 @@ class STGNet(nn.Module):
     @classmethod
     def small(cls, config: STGConfig | None = None, width: int = 32) -> STGNet:
         """Networks of a few million parameters for a CPU, randomly initialised."""
+        config = config or STGConfig.small()
         return cls(
-            config or STGConfig.small(),
+            config,
             ProposalEncoder(SmallBackbone(width // 2, 2 * width), mode="crop", pool="mask", out_features=32),
-            KeyEncoder(SmallBackbone(width // 2, 2 * width), out_channels=32, grid=32, positions=True),
+            KeyEncoder(SmallBackbone(width // 2, 2 * width), 32, grid=config.key_size // 4, positions=True),
             SmallSegmentationNet(width),
         )
 

@@ -14,6 +14,7 @@ from stg_pyg.crops import crop_resize, crop_windows, normalize_image, paste
 from stg_pyg.proposals import Proposals
 
 CROPS_AT_ONCE = 64
+MAX_SEARCH_WINDOWS = 64
 
 
 @dataclass
@@ -93,8 +94,9 @@ class GuidedProposer:
 
     def search(self, height: int, width: int, size: Tensor) -> Evidence:
         """A grid of windows over the frame for a lost object of ``size`` [2] (width, height) pixels, no masks known."""
-        step = (size * 0.6).clamp(min=min(height, width) / 8)
-        columns, rows = int(width / float(step[0])) + 1, int(height / float(step[1])) + 1
+        step = size * 0.6
+        step = step * max(1.0, (height * width / float(step.prod()) / MAX_SEARCH_WINDOWS) ** 0.5)
+        columns, rows = max(round(width / float(step[0])), 1), max(round(height / float(step[1])), 1)
         xs = torch.linspace(0, width, columns + 2, device=size.device)[1:-1]
         ys = torch.linspace(0, height, rows + 2, device=size.device)[1:-1]
         centers = torch.cartesian_prod(xs, ys)

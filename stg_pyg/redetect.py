@@ -7,7 +7,7 @@ from torch import Tensor
 
 from stg_pyg.appearance import ColourModel
 from stg_pyg.boxes import masks_to_boxes
-from stg_pyg.crops import crop_resize, crop_windows
+from stg_pyg.crops import crop_resize, crop_windows, paste
 from stg_pyg.proposals import Proposals
 from stg_pyg.proposer import Evidence, GuidedProposer
 from stg_pyg.selection import mask_iou
@@ -48,16 +48,19 @@ def find_again(
         taken: [H, W] pixels of other objects.
     """
     height, width = image.shape[-2:]
-    (rough,) = proposer.propose(image, [proposer.search(height, width, size)])
-    rough = _convincing(rough, image, colours, taken)
-    if len(rough) == 0:
+    grid = proposer.search(height, width, size)
+    crops, scores = proposer.segment(image, grid)
+    posterior = crop_resize(torch.stack([colours.posterior(image), taken])[None], grid.windows, proposer.size)
+    best = _most_convincing(crops, scores, posterior[:, 0], posterior[:, 1])[:CANDIDATES]
+    if len(best) == 0:
         return None
-    rough = rough.select(slice(0, CANDIDATES))
+    rough = Proposals.from_masks(paste(crops[best], grid.windows[best], height, width), scores[best])
     windows = crop_windows(masks_to_boxes(rough.masks), proposer.margin)
     owner = torch.arange(len(rough), device=image.device)
     q = crop_resize(rough.masks[:, None], windows, proposer.size, owner)[:, 0]
     (fine,) = proposer.propose(image, [Evidence(windows, q, ["found"] * len(rough))])
-    fine = _convincing(fine, image, colours, taken)
+    posterior = colours.posterior(image).expand_as(fine.masks)
+    fine = fine.select(_most_convincing(fine.masks, fine.scores, posterior, taken.expand_as(fine.masks)))
     if len(fine) == 0:
         return None
     best = fine.masks[:1] > 0.5
@@ -68,12 +71,13 @@ def find_again(
     return fine.select(same)
 
 
-def _convincing(proposals: Proposals, image: Tensor, colours: ColourModel, taken: Tensor) -> Proposals:
-    """Proposals that are not empty and not other objects, most convincing first."""
-    masks = (proposals.masks > 0.5).float()
-    area = masks.flatten(1).sum(dim=1)
-    overlap = (masks * taken).flatten(1).sum(dim=1)
-    values = proposals.scores * colours.likeness(image, masks)
+def _most_convincing(masks: Tensor, scores: Tensor, posterior: Tensor, taken: Tensor) -> Tensor:
+    """Positions of the masks [N, ...] that are not empty and not other objects, in order of their scores [N] times the
+    mean colour posterior inside of them."""
+    inside = (masks > 0.5).float().flatten(1)
+    area = inside.sum(dim=1)
+    overlap = (inside * taken.flatten(1)).sum(dim=1)
+    values = scores * (inside * posterior.flatten(1)).sum(dim=1) / area.clamp(min=1)
     values = torch.where((area > 20) & (overlap < 0.5 * area), values, torch.zeros_like(values))
     order = values.argsort(descending=True, stable=True)
-    return proposals.select(order[values[order] > 0])
+    return order[values[order] > 0]

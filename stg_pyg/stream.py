@@ -22,6 +22,9 @@ from stg_pyg.proposals import Proposals
 from stg_pyg.proposer import GuidedProposer, ObjectView, median_size
 from stg_pyg.redetect import find_again, has_collapsed
 
+SEARCH_PAUSE = 3
+"""Frames between two searches for an object that was not found."""
+
 
 @dataclass
 class ObjectState:
@@ -41,6 +44,8 @@ class ObjectState:
     boxes: deque[Tensor]
     """Boxes [4] of the latest masks that were not empty, oldest first."""
     areas: deque[float]
+    search_from: int = 0
+    """No search for the object before this frame."""
     masks: dict[int, Tensor] = field(default_factory=dict)
     """Masks [H, W] of the latest frames, empty ones too, by frame."""
 
@@ -116,6 +121,11 @@ class VideoSegmenter:
             raise InputError("the first frame needs a mask with at least one object: pass masks=<label map>")
         if self._images and self._images[-1].shape != array.shape:
             raise InputError(f"the frame is {array.shape[1]} x {array.shape[0]}, the one before it was another size")
+        if self.objects and proposals is None and self.proposer is None:
+            raise InputError("no proposals were given and the model has no segmentation network to make them")
+        if proposals is not None and proposals.size != tuple(tensor.shape[1:]):
+            size, wanted = (f"{w} x {h}" for h, w in (proposals.size, tensor.shape[1:]))
+            raise InputError(f"the proposals are for frames of {size} pixels and the frame is {wanted}")
         self.frame_idx += 1
         result: StepResult | None = None
         if self.objects:
@@ -123,6 +133,7 @@ class VideoSegmenter:
         labels = result.labels if result is not None else torch.zeros(tensor.shape[1:], dtype=torch.uint8)
         soft = {state.obj_id: mask for state, mask in zip(self.objects, result.masks, strict=True)} if result else {}
         for obj_id, mask in given.items():
+            labels = torch.where(labels == obj_id, torch.zeros_like(labels), labels)
             labels = torch.where(mask.cpu() > 0.5, torch.tensor(obj_id, dtype=torch.uint8), labels)
             soft[obj_id] = mask
         self._remember(tensor, labels.to(self.device), given, result.output if result else None)
@@ -134,7 +145,8 @@ class VideoSegmenter:
     def _given(self, masks: np.ndarray | Tensor | None, image: Tensor) -> dict[int, Tensor]:
         if masks is None:
             return {}
-        labels = torch.as_tensor(masks).to(self.device)
+        labels = torch.as_tensor(np.ascontiguousarray(masks) if isinstance(masks, np.ndarray) else masks)
+        labels = labels.to(self.device)
         if labels.shape != image.shape[1:]:
             size, wanted = " x ".join(map(str, labels.shape)), f"{image.shape[1]} x {image.shape[2]}"
             raise InputError(f"the mask is {size} and the image {wanted} (height x width): they must be equal")
@@ -162,7 +174,8 @@ class VideoSegmenter:
             target,
         )
         output = self.model(frame)
-        if self.config.redetect and not self.model.training and self._find_lost(frame, output):
+        search = self.config.redetect and proposals is None and not self.model.training
+        if search and self._find_lost(frame, output):
             output = self.model(frame)
         ids = [state.obj_id for state in self.objects]
         labels = merge_objects(output.masks.detach(), ids, self.config.thr).cpu()
@@ -176,12 +189,15 @@ class VideoSegmenter:
         found_any = False
         for k, state in enumerate(self.objects):
             likeness, area = state.first_likeness, float(np.median(state.areas))
-            if not has_collapsed(masks[k], area, frame.image, state.colours, likeness):
+            if self.frame_idx < state.search_from or not has_collapsed(
+                masks[k], area, frame.image, state.colours, likeness
+            ):
                 continue
             taken = (masks.sum(dim=0) - masks[k]).clamp(max=1)
             size = median_size(state.boxes)
             found = find_again(self.proposer, frame.image, size, state.colours, likeness, taken)
             if found is None:
+                state.search_from = self.frame_idx + SEARCH_PAUSE
                 continue
             found_any = True
             frame.proposals[k], frame.p[k], frame.q[k] = found, found.boxes[0], found.masks[0]
@@ -206,11 +222,18 @@ class VideoSegmenter:
         self, image: Tensor, proposals: Proposals | None, p: Tensor, q: Tensor, warped: list[dict[int, Tensor]]
     ) -> list[Proposals]:
         if proposals is not None:
+            proposals = _as_float(proposals.to(image.device), image.dtype)
             config = self.config
-            owner = assign_proposals(proposals.boxes, p, min_iou=config.min_box_iou)
-            return [proposals.to(image.device).select(owner == k) for k in range(len(self.objects))]
-        if self.proposer is None:
-            raise InputError("no proposals were given and the model has no segmentation network to make them")
+            owner = assign_proposals(
+                proposals.boxes,
+                p,
+                min_iou=config.min_box_iou,
+                masks=proposals.masks,
+                q=q,
+                min_mask_iou=config.min_mask_iou,
+            )
+            return [proposals.select(owner == k) for k in range(len(self.objects))]
+        assert self.proposer is not None
         evidence = [
             self.proposer.look(image, ObjectView(p[k], views, state.last_mask, state.first_mask, state.colours))
             for k, (state, views) in enumerate(zip(self.objects, warped, strict=True))
@@ -260,13 +283,20 @@ class VideoSegmenter:
         )
 
 
+def _as_float(proposals: Proposals, dtype: torch.dtype) -> Proposals:
+    """The proposals with boxes and scores of ``dtype``, and masks too unless they are bool."""
+    masks = proposals.masks if proposals.masks.dtype == torch.bool else proposals.masks.to(dtype)
+    return Proposals(proposals.boxes.to(dtype), masks, proposals.scores.to(dtype), proposals.feats, proposals.origin)
+
+
 def _image_forms(image: np.ndarray | Tensor, device: torch.device) -> tuple[np.ndarray, Tensor]:
     """The frame as uint8 [H, W, 3] for the flow and as float [3, H, W] for the network."""
     if isinstance(image, np.ndarray):
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise InputError(f"an image must be uint8 [H, W, 3], not {image.dtype} {list(image.shape)}")
-        return image, torch.from_numpy(image).to(device).permute(2, 0, 1).float() / 255
+        array = np.array(image, order="C")  # a copy, as the caller may use the memory for the next frame
+        return array, torch.from_numpy(array).to(device).permute(2, 0, 1).float() / 255
     if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
         raise InputError(f"an image tensor must be float [3, H, W] in [0, 1], not {image.dtype} {list(image.shape)}")
     array = (image.detach().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
-    return array, image.to(device)
+    return array, image.to(device, torch.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
@@ -37,7 +38,7 @@ class SmallBackbone(nn.Module):
 
 
 def _group_norm(channels: int) -> nn.Module:
-    return nn.GroupNorm(min(8, channels), channels)
+    return nn.GroupNorm(math.gcd(8, channels), channels)
 
 
 class ResNetBackbone(nn.Module):

@@ -1,0 +1,155 @@
+import argparse
+import importlib
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from experiments import cli
+from stg_pyg.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMANDS = sorted(
+    path.stem for path in (ROOT / "experiments").glob("*.py") if '__name__ == "__main__"' in path.read_text()
+)
+
+
+def command(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: object) -> int:
+    """Runs a command in this process as ``python -m experiments.NAME`` would; returns its exit status."""
+    module = importlib.import_module(f"experiments.{name}")
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
+    try:
+        cli.run(module.main)
+    except SystemExit as stop:
+        return 0 if stop.code is None else int(stop.code)
+    return 0
+
+
+def error_line(capsys: pytest.CaptureFixture[str], alone: bool = True) -> str:
+    """The one line on stderr that says what is wrong; with ``alone=False`` bars of progress may come before it."""
+    err = capsys.readouterr().err
+    lines = [line for line in err.splitlines() if line.strip()]
+    assert "Traceback" not in err
+    assert lines and lines[-1].startswith("error: "), err
+    assert len([line for line in lines if line.startswith("error: ")]) == 1
+    assert not alone or len(lines) == 1, err
+    return lines[-1]
+
+
+def test_commands_are_found():
+    assert {"train", "evaluate", "memory"} <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help(monkeypatch, capsys, name):
+    assert command(monkeypatch, name, "--help") == 0
+    out = capsys.readouterr().out
+    assert out.startswith("usage: ") and "%(" not in out
+    for option in ("--device", "--seed", "--out") if name in ("train", "evaluate", "memory") else ():
+        assert option in out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_unknown_arguments(monkeypatch, capsys, name):
+    assert command(monkeypatch, name, "--no-such-option") == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "memory"])
+def test_unwritable_output(monkeypatch, capsys, tmp_path, name):
+    file = tmp_path / "file"
+    file.write_text("a file, not a folder")
+    for out in (file, file / "below"):
+        assert command(monkeypatch, name, "--out", out) == 2
+        line = error_line(capsys)
+        assert str(out) in line and "choose another --out" in line
+    assert file.read_text() == "a file, not a folder"
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write everywhere")
+def test_read_only_output(monkeypatch, capsys, tmp_path):
+    tmp_path.chmod(0o500)
+    try:
+        for out in (tmp_path, tmp_path / "below"):
+            assert command(monkeypatch, "evaluate", "--out", out) == 2
+            line = error_line(capsys)
+            assert str(out) in line and "choose another --out" in line
+    finally:
+        tmp_path.chmod(0o700)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
+@pytest.mark.parametrize("name", ["train", "memory"])
+def test_no_gpu(monkeypatch, capsys, tmp_path, name):
+    assert command(monkeypatch, name, "--device", "cuda", "--out", tmp_path) == 2
+    line = error_line(capsys)
+    assert "--device cuda" in line and "--device cpu" in line
+
+
+def test_a_real_process_ends_with_status_2_and_one_line(tmp_path):
+    arguments = ["--preset", "davis2016-small", "--root", str(tmp_path / "nowhere"), "--predictions", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "experiments.evaluate", *arguments, "--out", str(tmp_path / "out")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2 and done.stdout == ""
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: ")
+    assert str(tmp_path / "nowhere") in lines[0] and "JPEGImages" in lines[0]
+
+
+def test_run_tells_bad_input_bugs_and_interruptions_apart(capsys):
+    def fail(error: BaseException) -> None:
+        raise error
+
+    cli.run(lambda: None)
+    with pytest.raises(SystemExit) as stop:
+        cli.run(lambda: fail(InputError("x.png: is broken; copy it again")))
+    assert stop.value.code == 2
+    assert error_line(capsys) == "error: x.png: is broken; copy it again"
+    with pytest.raises(SystemExit) as stop:
+        cli.run(lambda: fail(KeyboardInterrupt()))
+    assert stop.value.code == 130
+    assert "interrupted" in capsys.readouterr().err
+    with pytest.raises(ZeroDivisionError):
+        cli.run(lambda: fail(ZeroDivisionError()))
+
+
+def test_parser(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["x"])
+    args = cli.make_parser("Does it.", out="runs/x").parse_args()
+    assert (args.device, args.seed, args.out) == ("auto", 0, Path("runs/x"))
+    assert isinstance(args, argparse.Namespace)
+    with pytest.raises(SystemExit) as stop:
+        cli.make_parser("Does it.").parse_args()
+    assert stop.value.code == 2 and "--out" in capsys.readouterr().err
+
+
+def test_device_and_seed():
+    assert cli.choose_device("cpu") == torch.device("cpu")
+    assert cli.choose_device("auto").type in ("cpu", "cuda")
+    assert cli.bfloat16_is_fast(torch.device("cpu")) in (True, False)
+
+    def draw() -> tuple[float, float, float]:
+        return random.random(), float(np.random.rand()), float(torch.rand(()))
+
+    cli.seed_everything(3)
+    first = draw()
+    cli.seed_everything(3)
+    assert draw() == first
+    cli.seed_everything(4)
+    assert draw() != first
+
+
+def test_make_folder(tmp_path):
+    cli.make_folder(tmp_path / "a" / "b")
+    cli.make_folder(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()

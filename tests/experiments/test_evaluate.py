@@ -1,0 +1,231 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from test_cli import command, error_line
+from test_train import InProcess
+
+from experiments import checkpoints, scoring
+from experiments.presets import PRESETS
+from stg_pyg.io import davis_palette, read_label_map, write_label_map
+
+HEIGHT, WIDTH = 48, 64
+FRAMES = {"walk": ["00005", "00006", "00007", "00008"], "run": ["9", "10", "11"]}
+PRESET = PRESETS["synthetic-small"]
+
+
+def labels_of(t: int) -> np.ndarray:
+    labels = np.zeros((HEIGHT, WIDTH), np.uint8)
+    labels[6:22, 6 + 2 * t : 24 + 2 * t], labels[28:44, 38 - 3 * t : 56 - 3 * t] = 1, 3
+    return labels
+
+
+def make_davis(root: Path, year: str = "2017", annotated: int | None = None, split: str = "val") -> Path:
+    """Two squares on noise, ids 1 and 3, in the layout of DAVIS."""
+    noise = np.random.default_rng(0).integers(0, 90, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    for name, frames in FRAMES.items():
+        images, masks = root / "JPEGImages/480p" / name, root / "Annotations/480p" / name
+        images.mkdir(parents=True)
+        masks.mkdir(parents=True)
+        for t, frame in enumerate(frames):
+            labels = labels_of(t)
+            picture = np.where(labels[..., None] > 0, np.uint8(60) * labels[..., None] + noise // 4, noise)
+            Image.fromarray(picture.astype(np.uint8)).save(images / f"{frame}.jpg")
+            if annotated is not None and t >= annotated:
+                continue
+            if year == "2017":
+                write_label_map(masks / f"{frame}.png", labels)
+            else:
+                Image.fromarray(np.uint8(255) * (labels > 0)).save(masks / f"{frame}.png")
+    (root / "ImageSets" / year).mkdir(parents=True)
+    (root / "ImageSets" / year / f"{split}.txt").write_text("\n".join(FRAMES) + "\n")
+    return root
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_davis(tmp_path_factory.mktemp("davis"))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of the synthetic preset with random weights."""
+    path = tmp_path_factory.mktemp("checkpoint") / "checkpoint.pt"
+    torch.manual_seed(0)
+    checkpoints.save_model(path, checkpoints.build_model(PRESET), PRESET, 0)
+    return path
+
+
+@pytest.fixture
+def predictions(tmp_path: Path) -> Path:
+    """The true masks, stored as results are."""
+    for name, frames in FRAMES.items():
+        for t, frame in enumerate(frames):
+            write_label_map(tmp_path / "masks" / name / f"{frame}.png", labels_of(t))
+    return tmp_path / "masks"
+
+
+def metrics_in(folder: Path) -> dict:
+    return json.loads((folder / "metrics.json").read_text())
+
+
+@pytest.mark.parametrize("year", ["2016", "2017"])
+def test_perfect_masks_score_100(monkeypatch, capsys, tmp_path, predictions, year):
+    root, out = make_davis(tmp_path / "davis", year), tmp_path / "out"
+    if year == "2016":
+        for path in predictions.glob("*/*.png"):
+            write_label_map(path, read_label_map(path) > 0)
+    arguments = ("--preset", f"davis{year}", "--root", root, "--predictions", predictions, "--out", out)
+    assert command(monkeypatch, "evaluate", *arguments) == 0
+    metrics = metrics_in(out)
+    for measure in "JF":
+        assert metrics[measure] == {"mean": 100.0, "recall": 100.0, "decay": 0.0}
+    assert metrics["G"] == 100.0
+    assert metrics["sequences"] == {name: {"J": 100.0, "F": 100.0, "G": 100.0} for name in FRAMES}
+    assert metrics["fps"] is None and "config" in metrics
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in FRAMES) and "100.00" in printed
+
+
+def test_scores_follow_the_masks(monkeypatch, tmp_path, root, predictions):
+    empty = np.zeros((HEIGHT, WIDTH), np.uint8)
+    for frame in FRAMES["walk"][1:]:  # the first one is given and not scored
+        write_label_map(predictions / "walk" / f"{frame}.png", empty)
+    arguments = ("--preset", "davis2017", "--root", root, "--predictions", predictions, "--out", tmp_path / "out")
+    assert command(monkeypatch, "evaluate", *arguments) == 0
+    metrics = metrics_in(tmp_path / "out")
+    assert metrics["sequences"]["walk"] == {"J": 0.0, "F": 0.0, "G": 0.0}
+    assert metrics["sequences"]["run"]["G"] == 100.0
+    assert metrics["G"] == 50.0, "the mean over objects, two in each video"
+
+
+def break_sequence(folder: Path) -> str:
+    shutil.rmtree(folder / "run")
+    return str(folder / "run")
+
+
+def break_frame(folder: Path) -> str:
+    (folder / "run" / "10.png").unlink()
+    return str(folder / "run" / "10.png")
+
+
+def break_picture(folder: Path) -> str:
+    path = folder / "run" / "10.png"
+    path.write_bytes(path.read_bytes()[:60])
+    return str(path)
+
+
+def break_size(folder: Path) -> str:
+    write_label_map(folder / "run" / "10.png", labels_of(1)[::2])
+    return str(folder / "run" / "10.png")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        break_sequence,
+        break_frame,
+        break_picture,
+        break_size,
+    ],
+)
+def test_incomplete_predictions_are_named(monkeypatch, capsys, tmp_path, root, predictions, damage):
+    culprit = damage(predictions)
+    arguments = ("--preset", "davis2017", "--root", root, "--predictions", predictions, "--out", tmp_path / "out")
+    assert command(monkeypatch, "evaluate", *arguments) == 2
+    assert culprit in error_line(capsys, alone=False)
+    assert not (tmp_path / "out" / "metrics.json").exists()
+
+
+def test_bad_arguments(monkeypatch, capsys, tmp_path, root, predictions, checkpoint):
+    def line(*arguments: object) -> str:
+        assert command(monkeypatch, "evaluate", "--out", tmp_path / "out", *arguments) == 2
+        return error_line(capsys)
+
+    stored = ("--predictions", predictions)
+    assert "--checkpoint" in line("--root", root)
+    assert "'davis2015'" in line("--preset", "davis2015", "--root", root, *stored)
+    assert "--root" in line("--preset", "davis2017", *stored)
+    assert str(tmp_path / "nowhere") in line("--preset", "davis2017", "--root", tmp_path / "nowhere", *stored)
+    message = line("--preset", "davis2017", "--root", root, "--split", "vall", *stored)
+    assert "vall" in message and "ImageSets/2017/val.txt" in message
+    message = line("--checkpoint", tmp_path / "none.pt", "--root", root)
+    assert str(tmp_path / "none.pt") in message and "experiments.train" in message
+    message = line("--checkpoint", checkpoint, "--preset", "davis2017", "--root", root, "--row", "magic")
+    assert "magic" in message and "temporal" in message
+
+
+def test_half_copied_data(monkeypatch, capsys, tmp_path, root, predictions):
+    half = tmp_path / "half"
+    shutil.copytree(root, half)
+    (half / "Annotations/480p/run/10.png").unlink()
+    arguments = ("--preset", "davis2017", "--root", half, "--predictions", predictions, "--out", tmp_path / "out")
+    assert command(monkeypatch, "evaluate", *arguments) == 2
+    line = error_line(capsys)
+    assert str(half / "Annotations/480p/run") in line and "copy the sequence again" in line
+    shutil.rmtree(half / "JPEGImages")
+    assert command(monkeypatch, "evaluate", *arguments) == 2
+    line = error_line(capsys)
+    assert str(half) in line and "JPEGImages/480p is missing" in line
+
+
+@pytest.mark.parametrize("damage", ["cut", "nan", "kind", "version"])
+def test_bad_checkpoints(monkeypatch, capsys, tmp_path, root, checkpoint, damage):
+    path = tmp_path / "checkpoint.pt"
+    content = torch.load(checkpoint, weights_only=True)
+    if damage == "nan":
+        next(iter(content["model"].values())).view(-1)[0] = float("nan")
+    torch.save(content | {"kind": {"kind": "graph"}, "version": {"format": "stg_pyg-0"}}.get(damage, {}), path)
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:-500])
+    arguments = ("--checkpoint", path, "--preset", "davis2017", "--root", root, "--out", tmp_path / "out")
+    assert command(monkeypatch, "evaluate", *arguments) == 2
+    assert str(path) in error_line(capsys)
+
+
+def test_checkpoint_over_davis_with_any_number_of_processes(monkeypatch, tmp_path, root, checkpoint):
+    arguments = ("--checkpoint", checkpoint, "--preset", "davis2017", "--root", root, "--overlays", "--online-steps", 1)
+    found = []
+    for processes in (1, 2):
+        out = tmp_path / str(processes)
+        with monkeypatch.context() as patch:
+            if processes == 1:
+                patch.setattr(scoring, "ProcessPoolExecutor", InProcess)
+            assert command(patch, "evaluate", *arguments, "--processes", processes, "--out", out) == 0
+        found.append({path.relative_to(out): path.read_bytes() for path in out.rglob("*.png")})
+    assert found[0] == found[1]
+    first, second = metrics_in(tmp_path / "1"), metrics_in(tmp_path / "2")
+    assert list(first["sequences"]) == list(second["sequences"]) == list(FRAMES)
+    for key in ("J", "F", "G", "sequences", "config"):
+        assert first[key] == second[key]
+    assert first["fps"] > 0 and first["config"]["online_steps"] == 1
+    for name, frames in FRAMES.items():
+        folder = tmp_path / "1" / name
+        assert {path.stem for path in folder.glob("*.png")} == set(frames)
+        assert {path.stem for path in (folder / "overlays").iterdir()} == set(frames)
+        for t, frame in enumerate(frames):
+            mask = Image.open(folder / f"{frame}.png")
+            assert (mask.mode, mask.size) == ("P", (WIDTH, HEIGHT))
+            assert mask.getpalette("RGB") == davis_palette().ravel().tolist()
+            ids = np.array(mask)
+            assert set(np.unique(ids)) <= {0, 1, 3}
+            if t == 0:
+                np.testing.assert_array_equal(ids, labels_of(0))
+    scored = ("--preset", "davis2017", "--root", root, "--predictions", tmp_path / "1", "--out", tmp_path / "scored")
+    assert command(monkeypatch, "evaluate", *scored) == 0
+    for key in ("J", "F", "G", "sequences"):
+        assert metrics_in(tmp_path / "scored")[key] == first[key]
+
+
+def test_videos_with_one_annotated_frame_are_not_scored_100(monkeypatch, tmp_path, predictions):
+    root = make_davis(tmp_path / "davis", annotated=1, split="test-dev")
+    for path in predictions.glob("*/*.png"):
+        if path.stem != FRAMES[path.parent.name][0]:
+            write_label_map(path, np.zeros((HEIGHT, WIDTH), np.uint8))
+    arguments = ("--preset", "davis2017", "--root", root, "--split", "test-dev", "--predictions", predictions)
+    status = command(monkeypatch, "evaluate", *arguments, "--out", tmp_path / "out")
+    assert status == 2 or metrics_in(tmp_path / "out")["G"] is None

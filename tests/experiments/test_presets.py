@@ -1,0 +1,101 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from experiments.presets import PRESETS, Preset, find_preset, open_split
+from experiments.rows import format_table, table_rows
+from stg_pyg.config import STGConfig
+from stg_pyg.errors import InputError
+
+
+def test_names():
+    for name, preset in PRESETS.items():
+        assert find_preset(name) is preset and preset.name == name
+    assert find_preset("synthetic") is PRESETS["synthetic-small"]
+    assert find_preset("davis2016") is PRESETS["davis2016-small"]
+    with pytest.raises(InputError) as error:
+        find_preset("davis2015")
+    assert "'davis2015'" in str(error.value)
+    assert all(name in str(error.value) for name in PRESETS)
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
+def test_presets_fit_together(preset: Preset):
+    assert isinstance(preset.config, STGConfig)
+    assert preset.lucid.size % 16 == 0 and preset.crop_size % 16 == 0  # the network has four stages of stride 2
+    assert preset.lucid.size == preset.crop_size, "the network is trained on crops of the size that it is used with"
+    assert preset.config.gaps[0] == 1, "Q of Eq. 6 is the warped mask of the frame before"
+    assert preset.train_split != preset.val_split
+    for count in (preset.segmentation_steps, preset.batch_size, preset.graph_steps, preset.width):
+        assert count > 0
+    assert STGConfig.from_dict(preset.config.to_dict()) == preset.config
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        preset.width = 1  # type: ignore[misc]
+
+
+def test_synthetic_splits_are_reproducible_and_disjoint():
+    preset = find_preset("synthetic")
+    names, pictures = set(), []
+    for split in (preset.train_split, preset.val_split):
+        videos = open_split(preset, split, None, seed=3)
+        again = open_split(preset, split, None, seed=3)
+        assert [video.name for video in videos] == [video.name for video in again]
+        np.testing.assert_array_equal(videos[0].image(0), again[0].image(0))
+        assert not names & {video.name for video in videos}
+        names |= {video.name for video in videos}
+        pictures.append(videos[0].image(0))
+    assert not np.array_equal(*pictures)
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if not name.startswith("synthetic")])
+def test_real_data_needs_a_root(name, tmp_path):
+    preset = find_preset(name)
+    with pytest.raises(InputError, match="--root"):
+        open_split(preset, "val", None)
+    with pytest.raises(InputError) as error:
+        open_split(preset, "val", tmp_path / "nowhere")
+    assert str(tmp_path / "nowhere") in str(error.value)
+
+
+def test_unknown_synthetic_split():
+    try:
+        open_split(find_preset("synthetic"), "dev", None)
+    except InputError as error:
+        assert "'dev'" in str(error) and "train" in str(error)
+
+
+def test_rows_add_one_part_at_a_time():
+    config = find_preset("davis2017").config
+    rows = {row.name: row.config for row in table_rows(config)}
+    assert rows["flow"] is None and rows["temporal"] == config
+    switches = ("use_motion", "use_spatial", "use_temporal")
+    steps = [tuple(getattr(rows[name], s) for s in switches) for name in ("baseline", "motion", "spatial", "temporal")]
+    assert steps == [(False, False, False), (True, False, False), (True, True, False), (True, True, True)]
+    for name in ("baseline", "motion", "spatial"):
+        assert rows[name].with_options(**dict.fromkeys(switches, True)) == config, "nothing else changes"
+    paper = STGConfig.paper()
+    printed = rows["printed"]
+    for option in ("alpha", "lambda1", "num_steps", "thr", "temporal_update", "edge_iou", "node_gate", "loss_reading"):
+        assert getattr(printed, option) == getattr(paper, option)
+
+
+def test_rows_share_the_size_of_the_keys():
+    for preset in PRESETS.values():
+        sizes = {row.config.key_size for row in table_rows(preset.config) if row.config is not None}
+        assert sizes == {preset.config.key_size}
+
+
+def test_table():
+    rows = table_rows(STGConfig.small())
+    scores = {
+        row.name: {"J": {"mean": 50.0 + i}, "F": {"mean": 60.0}, "G": 55.0 + i / 2, "fps": 3.0}
+        for i, row in enumerate(rows)
+    }
+    lines = format_table(scores, rows).splitlines()
+    assert len(lines) == 2 + len(rows)
+    assert [line.split("|")[1].strip() for line in lines[2:]] == [row.label for row in rows]
+    by_label = {line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]] for line in lines[2:]}
+    assert by_label["+ temporal graph"] == ["54.0", "60.0", "57.0", "+0.5", "3.0"]
+    assert by_label["baseline"][3] == by_label["flow only"][3] == ""
+    assert len(format_table({"flow": scores["flow"]}, rows).splitlines()) == 3

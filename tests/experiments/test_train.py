@@ -1,0 +1,391 @@
+import dataclasses
+import functools
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from test_cli import command, error_line
+from torch import nn
+
+from datasets import SyntheticVideos, VideoSequence
+from datasets.cache import cached
+from experiments import checkpoints, graph_stage, scoring, segmentation_stage
+from experiments.graph_stage import draw_clip, train_graph
+from experiments.presets import PRESETS, Preset
+from experiments.rows import table_rows
+from experiments.segmentation_stage import load_segmentation, train_segmentation
+from stg_pyg.errors import InputError
+from stg_pyg.io import davis_palette
+from stg_pyg.lucid import LucidConfig
+from stg_pyg.model import STGNet
+
+CPU = torch.device("cpu")
+SYNTHETIC = PRESETS["synthetic-small"]
+TINY = dataclasses.replace(
+    SYNTHETIC,
+    config=SYNTHETIC.config.with_options(online_steps=2, gaps=(1, 2), key_size=64),
+    width=8,
+    crop_size=32,
+    lucid=LucidConfig(size=32),
+    online_batch_size=4,
+    segmentation_steps=5,
+    batch_size=3,
+    graph_steps=18,
+    graph_frame_size=48,
+)
+NUM_FRAMES = 5
+STATISTICS = {"mean", "recall", "decay"}
+
+
+class InProcess:
+    """A pool of processes that runs everything here and at once, so that the presets of the tests are known."""
+
+    def __init__(self, *_: object, **__: object) -> None: ...
+
+    def __enter__(self) -> "InProcess":
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def submit(self, function: Callable[..., Any], *arguments: object) -> "Future[Any]":
+        future: Future[Any] = Future()
+        future.set_result(function(*arguments))
+        return future
+
+
+def make_tiny(patch: pytest.MonkeyPatch) -> None:
+    """Makes ``synthetic`` a matter of seconds: a few small videos, and networks of that size."""
+
+    def videos(split: str, num_videos: int | None = None, seed: int = 0) -> SyntheticVideos:
+        return SyntheticVideos(split, 2, NUM_FRAMES, height=32, width=48, seed=seed, max_objects=2)
+
+    patch.setitem(PRESETS, "synthetic-small", TINY)
+    patch.setattr("experiments.presets.SyntheticVideos", videos)
+    patch.setattr(scoring, "ProcessPoolExecutor", InProcess)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of a run of the whole command."""
+    out = tmp_path_factory.mktemp("train")
+    with pytest.MonkeyPatch.context() as patch:
+        make_tiny(patch)
+        steps = ("--segmentation-steps", 4, "--graph-steps", 12, "--workers", 0)
+        assert command(patch, "train", "--out", out, *steps) == 0
+    yield out
+
+
+@functools.lru_cache
+def tiny_videos() -> tuple[VideoSequence, ...]:
+    return tuple(SyntheticVideos("train", 2, 8, height=32, width=48, seed=1, max_objects=2))
+
+
+def tiny_model(seed: int) -> STGNet:
+    torch.manual_seed(seed)
+    return checkpoints.build_model(TINY)
+
+
+def assert_same_weights(a: nn.Module | dict[str, Any], b: nn.Module | dict[str, Any]) -> None:
+    first, second = (x.state_dict() if isinstance(x, nn.Module) else x for x in (a, b))
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+
+
+def masks_in(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.glob("*/*.png"))}
+
+
+def test_files_of_a_run(trained):
+    names = {path.name for path in trained.iterdir() if path.is_file()}
+    assert {"checkpoint.pt", "metrics.json", "table.json", "table.md"} <= names
+    assert not [path for path in trained.rglob("*") if path.name.startswith(".") or path.suffix == ".tmp"]
+
+
+def test_metrics(trained):
+    metrics = json.loads((trained / "metrics.json").read_text())
+    assert {"J", "F", "G", "fps", "sequences", "config"} <= metrics.keys()
+    for measure in "JF":
+        assert metrics[measure].keys() == STATISTICS
+        assert 0 <= metrics[measure]["mean"] <= 100 and 0 <= metrics[measure]["recall"] <= 100
+    assert metrics["G"] == pytest.approx((metrics["J"]["mean"] + metrics["F"]["mean"]) / 2)
+    assert metrics["fps"] > 0
+    assert list(metrics["sequences"]) == ["test-0000", "test-0001"]
+    for scores in metrics["sequences"].values():
+        assert scores.keys() == {"J", "F", "G"}
+        assert scores["G"] == pytest.approx((scores["J"] + scores["F"]) / 2)
+    assert metrics["config"]["alpha"] == TINY.config.alpha
+
+
+def test_table(trained):
+    rows = table_rows(TINY.config)
+    table = json.loads((trained / "table.json").read_text())
+    assert list(table) == [row.name for row in rows]
+    assert table["temporal"] == json.loads((trained / "metrics.json").read_text())
+    lines = (trained / "table.md").read_text().splitlines()
+    assert [line.split("|")[1].strip() for line in lines[2:]] == [row.label for row in rows]
+    for line, row in zip(lines[2:], rows, strict=True):
+        assert float(line.split("|")[4]) == pytest.approx(table[row.name]["G"], abs=0.051)
+
+
+def test_masks_and_overlays(trained):
+    videos = SyntheticVideos("test", 2, NUM_FRAMES, height=32, width=48, seed=0, max_objects=2)
+    for row in table_rows(TINY.config):
+        for video in videos:
+            folder = trained / row.name / video.name
+            assert sorted(path.stem for path in folder.glob("*.png")) == video.frame_names
+            assert sorted(path.stem for path in (folder / "overlays").glob("*.jpg")) == video.frame_names
+            for t, name in enumerate(video.frame_names):
+                mask = Image.open(folder / f"{name}.png")
+                assert (mask.mode, mask.size) == ("P", (48, 32))
+                assert mask.getpalette("RGB") == davis_palette().ravel().tolist()
+                assert set(np.unique(np.array(mask))) <= {0, *video.object_ids}
+                if t == 0:
+                    np.testing.assert_array_equal(np.array(mask), video.labels(0))
+                assert Image.open(folder / "overlays" / f"{name}.jpg").size == (48, 32)
+
+
+def test_evaluate_agrees_with_the_table(trained, tmp_path, monkeypatch):
+    make_tiny(monkeypatch)
+    arguments = ("--split", "test", "--checkpoint", trained / "checkpoint.pt", "--out")
+    table = json.loads((trained / "table.json").read_text())
+    for row in ("temporal", "flow"):
+        out = tmp_path / row
+        assert command(monkeypatch, "evaluate", *arguments, out, "--row", row) == 0
+        metrics = json.loads((out / "metrics.json").read_text())
+        for key in ("J", "F", "G", "sequences"):
+            assert metrics[key] == table[row][key]
+        assert masks_in(out) == masks_in(trained / row)
+    scored = tmp_path / "scored"
+    arguments = ("--preset", "synthetic", "--split", "test", "--predictions", tmp_path / "temporal", "--out")
+    assert command(monkeypatch, "evaluate", *arguments, scored) == 0
+    again = json.loads((scored / "metrics.json").read_text())
+    for key in ("J", "F", "G", "sequences"):
+        assert again[key] == table["temporal"][key]
+
+
+def test_stages_one_by_one_give_the_same_checkpoint(trained, tmp_path, monkeypatch):
+    make_tiny(monkeypatch)
+    steps = ("--segmentation-steps", 4, "--graph-steps", 12, "--workers", 0, "--out", tmp_path)
+    monkeypatch.setattr("experiments.train.score_table", lambda *_: None)
+    for stage in ("segmentation", "graph"):
+        assert command(monkeypatch, "train", "--stage", stage, *steps) == 0
+    a, b = (checkpoints.load_model(path / "checkpoint.pt")[0] for path in (trained, tmp_path))
+    assert_same_weights(a, b)
+
+
+def test_a_finished_run_is_scored_again_without_training(trained, tmp_path, monkeypatch):
+    make_tiny(monkeypatch)
+    for name in ("segmentation.pt", "graph.pt"):
+        shutil.copy(trained / name, tmp_path)
+    monkeypatch.setattr(segmentation_stage, "segmentation_step", killer(lambda: None, 0))
+    monkeypatch.setattr(graph_stage, "train_clip", killer(lambda: None, 0))
+    steps = ("--segmentation-steps", 4, "--graph-steps", 12, "--workers", 0, "--out", tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("experiments.train.score_table", lambda *_: None)
+        assert command(patch, "train", "--resume", *steps) == 0
+    a, b = (checkpoints.load_model(path / "checkpoint.pt")[0] for path in (trained, tmp_path))
+    assert_same_weights(a, b)
+    assert command(monkeypatch, "train", "--stage", "table", *steps) == 0
+    for row in table_rows(TINY.config):
+        assert masks_in(tmp_path / row.name) == masks_in(trained / row.name)
+
+
+def test_graph_stage_needs_the_segmentation_stage(monkeypatch, capsys, tmp_path):
+    make_tiny(monkeypatch)
+    assert command(monkeypatch, "train", "--stage", "graph", "--out", tmp_path) == 2
+    assert str(tmp_path / "segmentation.pt") in error_line(capsys)
+
+
+def test_bad_arguments(monkeypatch, capsys, tmp_path):
+    out = ("--out", tmp_path / "out")
+    assert command(monkeypatch, "train", "--preset", "davis2015", *out) == 2
+    assert "'davis2015'" in error_line(capsys)
+    assert command(monkeypatch, "train", "--preset", "davis2016", *out) == 2
+    assert "--root" in error_line(capsys)
+    assert command(monkeypatch, "train", "--preset", "davis2016", "--root", tmp_path / "nowhere", *out) == 2
+    assert str(tmp_path / "nowhere") in error_line(capsys)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param(("--val-split", "dev"), id="unknown validation split"),
+        pytest.param(("--split", "dev"), id="unknown training split"),
+        pytest.param(("--seed", -1), id="seed"),
+        pytest.param(("--segmentation-steps", -1), id="steps"),
+    ],
+)
+def test_arguments_are_checked_before_training(monkeypatch, capsys, tmp_path, arguments):
+    def begin(*_: object, **__: object) -> None:
+        raise RuntimeError("training began")
+
+    monkeypatch.setattr("experiments.train.train_segmentation", begin)
+    assert command(monkeypatch, "train", "--out", tmp_path, *arguments) == 2
+    assert str(arguments[1]) in error_line(capsys)
+
+
+class Killed(Exception):
+    pass
+
+
+def killer(function: Callable[..., Any], calls: int) -> Callable[..., Any]:
+    """The function, until it has been called so many times; then it stops the run."""
+    left = [calls]
+
+    def limited(*args: Any, **kwargs: Any) -> Any:
+        if left[0] == 0:
+            raise Killed
+        left[0] -= 1
+        return function(*args, **kwargs)
+
+    return limited
+
+
+def run_segmentation(net: nn.Module, path: Path, preset: Preset = TINY, **options: Any) -> list[dict[str, float]]:
+    options = {"device": CPU, "mixed_precision": False, "seed": 2, "workers": 0} | options
+    return train_segmentation(net, tiny_videos(), preset, path, **options)
+
+
+def run_graph(model: STGNet, path: Path, preset: Preset = TINY, **options: Any) -> list[dict[str, float]]:
+    options = {"device": CPU, "mixed_precision": False, "seed": 2} | options
+    return train_graph(model, tiny_videos(), preset, path, **options)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_segmentation_resumes_bit_for_bit(tmp_path, monkeypatch, workers):
+    undisturbed = tiny_model(0).segmentation
+    run_segmentation(undisturbed, tmp_path / "a.pt")
+    path = tmp_path / "b.pt"
+    with monkeypatch.context() as patch:
+        patch.setattr(segmentation_stage, "SAVE_EVERY_SECONDS", -1.0)
+        patch.setattr(segmentation_stage, "segmentation_step", killer(segmentation_stage.segmentation_step, 3))
+        with pytest.raises(Killed):
+            run_segmentation(tiny_model(0).segmentation, path)
+    assert checkpoints.load(path, "segmentation")["step"] == 3
+    resumed = tiny_model(1).segmentation
+    run_segmentation(resumed, path, resume=True, workers=workers)
+    assert_same_weights(undisturbed, resumed)
+    a, b = (checkpoints.load(tmp_path / name, "segmentation") for name in ("a.pt", "b.pt"))
+    assert a["step"] == b["step"] == TINY.segmentation_steps
+    for part in ("net", "average"):
+        assert_same_weights(a[part], b[part])
+    assert not resumed.training
+    loaded = tiny_model(4).segmentation
+    load_segmentation(loaded, path)
+    assert_same_weights(loaded, resumed)
+
+
+def test_graph_resumes_bit_for_bit(tmp_path, monkeypatch):
+    undisturbed = tiny_model(0)
+    run_graph(undisturbed, tmp_path / "a.pt")
+    path = tmp_path / "b.pt"
+    with monkeypatch.context() as patch:
+        patch.setattr(graph_stage, "SAVE_EVERY_SECONDS", -1.0)
+        patch.setattr(graph_stage, "train_clip", killer(graph_stage.train_clip, 2))
+        with pytest.raises(Killed):
+            run_graph(tiny_model(0), path)
+    assert checkpoints.load(path, "graph")["clip"] == 2
+    resumed = tiny_model(1)
+    resumed.segmentation.load_state_dict(tiny_model(0).segmentation.state_dict())
+    run_graph(resumed, path, resume=True)
+    assert_same_weights(undisturbed, resumed)
+    assert not resumed.training
+
+
+def test_graph_stage_trains_every_part_but_the_segmentation(tmp_path):
+    model = tiny_model(0)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    run_graph(model, tmp_path / "graph.pt", dataclasses.replace(TINY, graph_steps=6))
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert not [name for name in changed if name.startswith("segmentation.")]
+    assert {name.split(".")[0] for name in changed} == {
+        "feature_encoder",
+        "key_encoder",
+        "memory_attention",
+        "node_gate",
+    }
+    assert all(bool(value.isfinite().all()) for value in model.state_dict().values())
+    state = checkpoints.load(tmp_path / "graph.pt", "graph")["graph"]
+    assert not [name for name in state if name.startswith("segmentation.")]
+
+
+@pytest.mark.parametrize("config", [{"node_gate": False}, {"use_temporal": False}, {"temporal_update": "paper"}])
+def test_graph_stage_with_parts_off(tmp_path, config):
+    preset = dataclasses.replace(TINY, config=TINY.config.with_options(**config), graph_steps=6)
+    torch.manual_seed(0)
+    model = checkpoints.build_model(preset)
+    run_graph(model, tmp_path / "graph.pt", preset)
+    assert all(bool(value.isfinite().all()) for value in model.state_dict().values())
+
+
+def test_finished_stages_are_left_alone(tmp_path, monkeypatch):
+    net, model = tiny_model(0).segmentation, tiny_model(0)
+    run_segmentation(net, tmp_path / "s.pt")
+    run_graph(model, tmp_path / "g.pt")
+    before = [(tmp_path / name).read_bytes() for name in ("s.pt", "g.pt")]
+    monkeypatch.setattr(segmentation_stage, "segmentation_step", killer(lambda: None, 0))
+    monkeypatch.setattr(graph_stage, "train_clip", killer(lambda: None, 0))
+    other, other_model = tiny_model(1).segmentation, tiny_model(1)
+    run_segmentation(other, tmp_path / "s.pt", resume=True)
+    run_graph(other_model, tmp_path / "g.pt", resume=True)
+    assert_same_weights(net, other)
+    for name, value in model.named_parameters():
+        if not name.startswith("segmentation."):
+            assert torch.equal(value, other_model.get_parameter(name))
+    assert [(tmp_path / name).read_bytes() for name in ("s.pt", "g.pt")] == before
+
+
+def test_resume_refuses_what_does_not_fit(tmp_path):
+    net, path = tiny_model(0).segmentation, tmp_path / "s.pt"
+    run_segmentation(net, path)
+    wider = checkpoints.build_model(dataclasses.replace(TINY, width=16)).segmentation
+    with pytest.raises(InputError, match=r"s\.pt: made by another network configuration"):
+        run_segmentation(wider, path, resume=True)
+    with pytest.raises(InputError, match=r"s\.pt: not a graph checkpoint"):
+        run_graph(tiny_model(0), path, resume=True)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(InputError, match=r"s\.pt: not a readable checkpoint"):
+        run_segmentation(net, path, resume=True)
+
+
+def test_training_is_reproducible_and_depends_on_the_seed(tmp_path):
+    preset = dataclasses.replace(TINY, segmentation_steps=2)
+    nets = []
+    for seed in (2, 2, 3):
+        net = tiny_model(0).segmentation
+        run_segmentation(net, tmp_path / f"{len(nets)}.pt", preset, seed=seed)
+        nets.append(net)
+    assert_same_weights(nets[0], nets[1])
+    assert not torch.equal(nets[0].mask_head.weight, nets[2].mask_head.weight)
+
+
+def test_frames_in_memory_stay_as_they_are(tmp_path):
+    videos = cached(list(tiny_videos()), 0.1)
+    preset = dataclasses.replace(TINY, lucid=LucidConfig(size=32, moved_share=0.5), batch_size=12)
+    before = [(video.image(t).copy(), video.labels(t).copy()) for video in videos for t in range(video.num_frames)]
+    options = {"device": CPU, "mixed_precision": False}
+    train_segmentation(tiny_model(0).segmentation, videos, preset, tmp_path / "s.pt", workers=0, **options)
+    train_graph(tiny_model(0), videos, preset, tmp_path / "g.pt", **options)
+    after = [(video.image(t), video.labels(t)) for video in videos for t in range(video.num_frames)]
+    for (image, labels), (same_image, same_labels) in zip(before, after, strict=True):
+        np.testing.assert_array_equal(image, same_image)
+        np.testing.assert_array_equal(labels, same_labels)
+
+
+def test_clips_start_with_an_object():
+    videos = tiny_videos()
+    for seed in range(8):
+        images, labels = draw_clip(videos, np.random.default_rng(seed), max_size=24)
+        assert 2 <= len(images) == len(labels)
+        assert labels[0].any()
+        for image, label in zip(images, labels, strict=True):
+            assert image.shape == (16, 24, 3) and label.shape == (16, 24)
+            assert set(np.unique(label)) <= {0, 1, 2}

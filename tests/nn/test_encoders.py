@@ -1,0 +1,333 @@
+import socket
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import nn
+from torch.testing import assert_close
+
+from stg_pyg import InputError
+from stg_pyg.nn.encoders import KeyEncoder, ProposalEncoder, ResNetBackbone, SmallBackbone
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    """Whatever would go out fails."""
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("the network was used")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", refuse)
+    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
+    monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", refuse)
+
+
+class Colours(nn.Module):
+    """A backbone whose features are the mean colours of 8 x 8 pixels; it notes what it is given."""
+
+    out_channels, stride = 3, 8
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3))
+        self.shapes = []
+
+    def forward(self, images):
+        self.shapes.append(tuple(images.shape))
+        return F.avg_pool2d(images, 8) * self.weight[:, None, None]
+
+
+@pytest.fixture(scope="module")
+def resnet18():
+    torch.manual_seed(3)
+    net = torchvision.models.resnet18(weights=None)
+    with torch.no_grad():
+        net.train()(torch.randn(2, 3, 64, 64))
+    return net.eval()
+
+
+@pytest.fixture
+def weights(resnet18, tmp_path):
+    path = tmp_path / "resnet18.pth"
+    torch.save(resnet18.state_dict(), path)
+    return path
+
+
+def two_colours(height=64, width=96):
+    """Red on the left, blue on the right."""
+    image = torch.zeros(3, height, width)
+    image[0, :, : width // 2] = 1
+    image[2, :, width // 2 :] = 1
+    return image
+
+
+def left_and_right(height=64, width=96):
+    masks = torch.zeros(2, height, width)
+    masks[0, :, : width // 2] = masks[1, :, width // 2 :] = 1
+    return masks
+
+
+@pytest.mark.parametrize("channels", [(4, 16), (8, 24), (24, 64)])
+@pytest.mark.parametrize("size", [(32, 32), (64, 96)])
+def test_small_backbone(channels, size):
+    net = SmallBackbone(*channels)
+    out = net(torch.randn(2, 3, *size))
+    assert out.shape == (2, channels[1], size[0] // net.stride, size[1] // net.stride)
+    assert net.out_channels == channels[1]
+
+
+@pytest.mark.parametrize("channels", [(12, 48), (8, 20)])
+def test_small_backbone_of_any_width(channels):
+    assert SmallBackbone(*channels)(torch.randn(1, 3, 32, 32)).shape == (1, channels[1], 4, 4)
+
+
+def test_small_backbone_does_not_mix_crops():
+    net, crops = SmallBackbone(8, 16), torch.randn(3, 3, 32, 32)
+    assert_close(net(crops[1:2]), net(crops)[1:2], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "stage", "channels", "stride"),
+    [
+        ("resnet18", 4, 256, 16),
+        ("resnet18", 5, 512, 32),
+        ("resnet34", 5, 512, 32),
+        ("resnet50", 4, 1024, 16),
+        ("resnet101", 5, 2048, 32),
+    ],
+)
+def test_resnet_shapes(name, stage, channels, stride):
+    net = ResNetBackbone(name, stage).eval()
+    assert (net.out_channels, net.stride) == (channels, stride)
+    with torch.no_grad():
+        assert net(torch.randn(1, 3, 64, 96)).shape == (1, channels, 64 // stride, 96 // stride)
+
+
+@pytest.mark.parametrize("stage", [3, 6])
+def test_resnet_of_other_stages_is_refused(stage):
+    with pytest.raises(ValueError, match="stage"):
+        ResNetBackbone("resnet18", stage)
+
+
+def test_making_a_resnet_leaves_its_statistics_alone():
+    net = ResNetBackbone("resnet18", 4)
+    assert net.training
+    assert not net.stem[1].running_mean.any() and int(net.stem[1].num_batches_tracked) == 0
+
+
+def test_resnet_takes_weights_from_a_file(resnet18, weights):
+    image = torch.randn(1, 3, 64, 64)
+    expected = resnet18.maxpool(resnet18.relu(resnet18.bn1(resnet18.conv1(image))))
+    for layer in (resnet18.layer1, resnet18.layer2, resnet18.layer3):
+        expected = layer(expected)
+    with torch.no_grad():
+        assert_close(ResNetBackbone("resnet18", 4, weights).eval()(image), expected)
+        last = ResNetBackbone("resnet18", 5, str(weights)).eval()(image)
+    assert_close(last, resnet18.layer4(expected))
+
+
+def test_weights_without_the_classifier_are_enough(resnet18, tmp_path):
+    path = tmp_path / "backbone.pth"
+    state = {name: value for name, value in resnet18.state_dict().items() if not name.startswith("fc.")}
+    torch.save(state, path)
+    net = ResNetBackbone("resnet18", 5, path)
+    assert torch.equal(net.stem[0].weight, resnet18.conv1.weight)
+
+
+def broken_weights(resnet18, kind):
+    state = dict(resnet18.state_dict())
+    if kind == "renamed":
+        state["backbone.conv1.weight"] = state.pop("conv1.weight")
+    elif kind == "prefixed":
+        state = {f"module.{name}": value for name, value in state.items()}
+    elif kind == "missing":
+        del state["layer3.0.conv2.weight"]
+    elif kind == "extra":
+        state["layer5.weight"] = torch.zeros(1)
+    elif kind == "shape":
+        state["conv1.weight"] = torch.zeros(64, 4, 7, 7)
+    elif kind == "nested":
+        return {"state_dict": state, "epoch": 3}
+    elif kind == "tensor":
+        return torch.zeros(3)
+    return state
+
+
+@pytest.mark.parametrize("kind", ["renamed", "prefixed", "missing", "extra", "shape", "nested", "tensor"])
+def test_wrong_weights_are_refused_by_the_name_of_their_file(resnet18, tmp_path, kind):
+    path = tmp_path / f"{kind}.pth"
+    torch.save(broken_weights(resnet18, kind), path)
+    with pytest.raises(InputError, match=rf"{kind}\.pth: .*resnet18") as error:
+        ResNetBackbone("resnet18", 5, path)
+    assert "\n" not in str(error.value)
+
+
+def test_weights_of_another_resnet_are_refused(weights):
+    with pytest.raises(InputError, match=r"resnet18\.pth: .*resnet34"):
+        ResNetBackbone("resnet34", 5, weights)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint"])
+def test_files_that_are_no_weights_are_refused(tmp_path, content):
+    path = tmp_path / "other.pth"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"other\.pth: not a torchvision state dict of resnet18"):
+        ResNetBackbone("resnet18", 5, path)
+
+
+def test_missing_files_are_refused(tmp_path):
+    for path in (tmp_path / "absent.pth", tmp_path):
+        with pytest.raises(InputError, match=f"{path.name}: no such file"):
+            ResNetBackbone("resnet18", 5, path)
+
+
+def test_pickled_code_is_not_run(tmp_path):
+    class Harmful:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "written"), "w"))
+
+    path = tmp_path / "harmful.pth"
+    torch.save({"conv1.weight": Harmful()}, path)
+    with pytest.raises(InputError, match=r"harmful\.pth"):
+        ResNetBackbone("resnet18", 5, path)
+    assert not (tmp_path / "written").exists()
+
+
+@pytest.mark.parametrize("mode", ["crop", "roi"])
+@pytest.mark.parametrize("pool", ["avg", "mask"])
+@pytest.mark.parametrize("out_features", [None, 7])
+def test_shapes_of_features(mode, pool, out_features):
+    encoder = ProposalEncoder(SmallBackbone(4, 16), mode, pool, out_features, size=32)
+    boxes = torch.tensor([[4.0, 6, 40, 50], [0, 0, 96, 64], [90, 60, 91, 61]])
+    features = encoder(torch.randn(3, 64, 96), boxes, torch.rand(3, 64, 96))
+    expected = out_features or (32 if pool == "mask" else 16)
+    assert features.shape == (3, expected) and encoder.out_features == expected
+    assert bool(features.isfinite().all())
+    assert encoder(torch.randn(3, 64, 96), boxes[:0], torch.rand(0, 64, 96)).shape == (0, expected)
+
+
+@pytest.mark.parametrize("mode", ["crop", "roi"])
+def test_features_are_the_mean_over_the_box(mode):
+    encoder = ProposalEncoder(Colours(), mode, size=64, margin=0.0)
+    boxes = torch.tensor([[8.0, 8, 40, 40], [56.0, 16, 88, 48], [32.0, 16, 64, 48]])
+    features = encoder(two_colours(), boxes, torch.zeros(3, 64, 96))
+    assert_close(features, torch.tensor([[1.0, 0, 0], [0, 0, 1], [0.5, 0, 0.5]]), atol=0.05, rtol=0)
+
+
+@pytest.mark.parametrize("mode", ["crop", "roi"])
+def test_masks_of_one_box_differ_by_mask_pooling_alone(mode):
+    boxes = torch.tensor([[32.0, 16, 64, 48]]).expand(2, 4)
+    average = ProposalEncoder(Colours(), mode, "avg", size=64, margin=0.0)(two_colours(), boxes, left_and_right())
+    assert torch.equal(average[0], average[1])
+    masked = ProposalEncoder(Colours(), mode, "mask", size=64, margin=0.0)(two_colours(), boxes, left_and_right())
+    inside, outside = masked[:, :3], masked[:, 3:]
+    expected = torch.tensor([[1.0, 0, 0], [0, 0, 1]])
+    assert_close(inside, expected, atol=0.15, rtol=0)
+    assert_close(outside, expected.flip(0), atol=0.15, rtol=0)
+
+
+def test_mask_pooling_of_empty_and_full_masks_is_finite():
+    encoder = ProposalEncoder(Colours(), "crop", "mask", size=64, margin=0.0)
+    masks = torch.stack([torch.zeros(64, 96), torch.ones(64, 96)])
+    features = encoder(two_colours(), torch.tensor([[8.0, 8, 40, 40]]).expand(2, 4), masks)
+    assert_close(features, torch.tensor([[0.0, 0, 0, 1, 0, 0], [1.0, 0, 0, 0, 0, 0]]), atol=1e-3, rtol=0)
+    again = encoder(two_colours(), torch.tensor([[8.0, 8, 40, 40]]).expand(2, 4), masks > 0.5)
+    assert_close(again, features)
+
+
+def test_roi_is_one_pass_and_crop_a_pass_per_box():
+    boxes = torch.tensor([[4.0, 6, 40, 50]]).expand(5, 4)
+    masks = torch.ones(5, 64, 96)
+    for mode, expected in (("crop", (5, 3, 48, 48)), ("roi", (1, 3, 64, 96))):
+        backbone = Colours()
+        ProposalEncoder(backbone, mode, size=48)(two_colours(), boxes, masks)
+        assert backbone.shapes == [expected]
+
+
+def test_crop_features_do_not_see_beyond_their_window():
+    boxes, masks = torch.tensor([[8.0, 8, 32, 32]]), torch.ones(1, 64, 96)
+    image = torch.randn(3, 64, 96)
+    other = image.clone()
+    other[:, 50:, 60:] += 3
+    backbone = SmallBackbone(4, 16)
+    crop, roi = ProposalEncoder(backbone, "crop", size=32), ProposalEncoder(backbone, "roi", size=32)
+    assert torch.equal(crop(image, boxes, masks), crop(other, boxes, masks))
+    assert not torch.allclose(roi(image, boxes, masks), roi(other, boxes, masks), atol=1e-3)
+
+
+def test_proposals_do_not_influence_each_other():
+    encoder = ProposalEncoder(SmallBackbone(4, 16), "crop", "mask", 8, size=32)
+    image, boxes = torch.randn(3, 64, 96), torch.tensor([[8.0, 8, 32, 32], [40.0, 20, 90, 60], [0.0, 0, 96, 64]])
+    masks = torch.rand(3, 64, 96)
+    together = encoder(image, boxes, masks)
+    for k in range(3):
+        assert_close(encoder(image, boxes[k : k + 1], masks[k : k + 1])[0], together[k], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["crop", "roi"])
+@pytest.mark.parametrize("pool", ["avg", "mask"])
+def test_gradients_reach_the_backbone(mode, pool):
+    encoder = ProposalEncoder(SmallBackbone(4, 16), mode, pool, 8, size=32)
+    boxes = torch.tensor([[4.0, 6, 40, 50], [20, 20, 60, 60]])
+    encoder(torch.randn(3, 64, 96), boxes, torch.rand(2, 64, 96)).square().sum().backward()
+    for name, parameter in encoder.named_parameters():
+        assert parameter.grad is not None and float(parameter.grad.abs().sum()) > 0, name
+
+
+@pytest.mark.parametrize("arguments", [{"mode": "box"}, {"pool": "max"}])
+def test_wrong_arguments(arguments):
+    with pytest.raises(ValueError, match="mode is 'crop' or 'roi'"):
+        ProposalEncoder(Colours(), **arguments)
+
+
+def test_resnet_features_by_roi():
+    encoder = ProposalEncoder(ResNetBackbone("resnet18", 5), "roi", size=56).eval()
+    with torch.no_grad():
+        features = encoder(torch.randn(3, 64, 96), torch.tensor([[8.0, 8, 60, 50]]), torch.ones(1, 64, 96))
+    assert features.shape == (1, 512) and bool(features.isfinite().all())
+
+
+@pytest.mark.parametrize(("out_channels", "grid"), [(None, 4), (6, 4), (6, 16), (None, 3)])
+def test_keys(out_channels, grid):
+    encoder = KeyEncoder(SmallBackbone(4, 16), out_channels, grid)
+    keys = encoder(torch.randn(2, 3, 32, 32))
+    assert keys.shape == (2, out_channels or 16, grid, grid)
+    assert encoder.out_channels == (out_channels or 16)
+    assert encoder(torch.randn(0, 3, 32, 32)[:0]).shape[1:] == keys.shape[1:]
+
+
+def test_keys_on_the_grid_of_the_backbone_are_its_map():
+    crops = torch.rand(2, 3, 32, 32)
+    assert_close(KeyEncoder(Colours(), grid=4)(crops), F.avg_pool2d(crops, 8))
+    finer = KeyEncoder(Colours(), grid=8)(crops)
+    assert_close(F.avg_pool2d(finer, 2).mean(dim=(2, 3)), crops.mean(dim=(2, 3)), atol=0.02, rtol=0)
+
+
+def test_literal_reading_has_a_key_per_pixel():
+    assert KeyEncoder(Colours(), grid=32)(torch.rand(1, 3, 32, 32)).shape == (1, 3, 32, 32)
+
+
+def test_positions_are_added_whatever_the_crop():
+    torch.manual_seed(0)
+    encoder = KeyEncoder(Colours(), 6, grid=5, positions=True)
+    crops = torch.rand(2, 3, 40, 40)
+    with_positions = encoder(crops)
+    projected = encoder.project(F.avg_pool2d(crops, 8))
+    code = with_positions - projected
+    assert_close(code[0], code[1], atol=1e-5, rtol=1e-4)
+    places = code[0].detach().flatten(1).T
+    distances = torch.cdist(places, places) + 10 * torch.eye(25)
+    assert float(distances.min()) > 1e-3
+    plain = KeyEncoder(Colours(), 6, grid=5)
+    constant = plain(torch.ones(1, 3, 40, 40))
+    assert_close(constant, constant[..., :1, :1].expand_as(constant))
+
+
+def test_gradients_of_keys():
+    encoder = KeyEncoder(SmallBackbone(4, 16), 6, grid=8, positions=True)
+    encoder(torch.randn(2, 3, 32, 32)).square().sum().backward()
+    for name, parameter in encoder.named_parameters():
+        assert parameter.grad is not None and float(parameter.grad.abs().sum()) > 0, name

@@ -1,0 +1,110 @@
+import dataclasses
+import json
+
+import pytest
+
+from stg_pyg import InputError, STGConfig
+
+PRESETS = {"default": STGConfig, "paper": STGConfig.paper, "small": STGConfig.small}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("motion_steps", 10),
+        ("use_motion", True),
+        ("use_spatial", True),
+        ("use_temporal", True),
+        ("min_box_iou", 0.0),
+        ("min_mask_iou", 0.0),
+        ("alpha", 0.7),
+        ("edge_iou", "box"),
+        ("node_gate", False),
+        ("num_steps", 2),
+        ("spatial_conv", "stg"),
+        ("lambda1", 0.4),
+        ("quality_weight", 0.0),
+        ("thr", 0.2),
+        ("memory_frames", None),
+        ("normalize_keys", False),
+        ("temperature", 1.0),
+        ("temporal_update", "paper"),
+        ("gamma", 100.0),
+        ("loss_reading", "logits"),
+        ("crop_margin", 0.15),
+        ("gaps", (1,)),
+        ("redetect", False),
+    ],
+)
+def test_paper_preset_has_the_constants_as_printed(name, value):
+    assert getattr(STGConfig.paper(), name) == value
+    assert STGConfig() == STGConfig.paper()
+
+
+def test_small_preset_keeps_what_the_paper_fixes():
+    small, paper = STGConfig.small(), STGConfig.paper()
+    assert small != paper
+    assert small.use_motion and small.use_spatial and small.use_temporal
+    assert small.gaps[0] == 1 and list(small.gaps) == sorted(set(small.gaps))
+    assert 0 < small.thr < 1 and 0 <= small.lambda1 <= 1 and 0 <= small.alpha <= 1
+    assert small.memory_frames is None or small.memory_frames >= 1
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_round_trip(preset):
+    config = PRESETS[preset]()
+    assert STGConfig.from_dict(config.to_dict()) == config
+    again = STGConfig.from_dict(json.loads(json.dumps(config.to_dict())))
+    assert again == config and isinstance(again.gaps, tuple) and hash(again) == hash(config)
+
+
+def test_round_trip_of_every_field():
+    for field in dataclasses.fields(STGConfig):
+        value = getattr(STGConfig(), field.name)
+        names = {"edge_iou": "mask", "temporal_update": "gated", "loss_reading": "probability", "spatial_conv": "mean"}
+        other = {
+            bool: lambda v: not v,
+            str: lambda v, name=field.name: names[name],
+            tuple: lambda v: (*v, 9),
+            type(None): lambda v: 3,
+        }.get(type(value), lambda v: v + 1)(value)
+        changed = STGConfig().with_options(**{field.name: other})
+        assert changed != STGConfig()
+        assert STGConfig.from_dict(changed.to_dict()) == changed
+
+
+def test_missing_names_take_the_defaults():
+    assert STGConfig.from_dict({}) == STGConfig()
+    assert STGConfig.from_dict({"thr": 0.3}) == STGConfig(thr=0.3)
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(InputError, match=r"another_option, beta.*version"):
+        STGConfig.from_dict(STGConfig().to_dict() | {"beta": 0.3, "another_option": 1})
+
+
+def test_to_dict_is_a_copy():
+    config = STGConfig()
+    config.to_dict()["thr"] = 0.9
+    assert config.thr == 0.2
+
+
+def test_options_give_a_copy():
+    config = STGConfig()
+    changed = config.with_options(alpha=0.1, gaps=(1, 2))
+    assert (changed.alpha, changed.gaps) == (0.1, (1, 2))
+    assert (config.alpha, config.gaps) == (0.7, (1,))
+    assert config.with_options() == config
+    with pytest.raises(TypeError, match="beta"):
+        config.with_options(beta=0.9)
+
+
+def test_configuration_is_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        STGConfig().thr = 0.5  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("name", ["edge_iou", "temporal_update", "loss_reading"])
+def test_unknown_choices_are_refused(name):
+    with pytest.raises(InputError, match=rf"{name} must be one of .*not 'other'"):
+        STGConfig().with_options(**{name: "other"})

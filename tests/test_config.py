@@ -58,16 +58,24 @@ def test_round_trip(preset):
     assert again == config and isinstance(again.gaps, tuple) and hash(again) == hash(config)
 
 
+OTHER_NAMES = {
+    "edge_iou": "mask",
+    "temporal_update": "gated",
+    "loss_reading": "probability",
+    "spatial_conv": "mean",
+}
+
+
+def other_value(name, value):
+    if isinstance(value, str):
+        return OTHER_NAMES[name]
+    by_type = {bool: lambda v: not v, tuple: lambda v: (*v, 9), type(None): lambda v: 3}
+    return by_type.get(type(value), lambda v: v + 1)(value)
+
+
 def test_round_trip_of_every_field():
     for field in dataclasses.fields(STGConfig):
-        value = getattr(STGConfig(), field.name)
-        names = {"edge_iou": "mask", "temporal_update": "gated", "loss_reading": "probability", "spatial_conv": "mean"}
-        other = {
-            bool: lambda v: not v,
-            str: lambda v, name=field.name: names[name],
-            tuple: lambda v: (*v, 9),
-            type(None): lambda v: 3,
-        }.get(type(value), lambda v: v + 1)(value)
+        other = other_value(field.name, getattr(STGConfig(), field.name))
         changed = STGConfig().with_options(**{field.name: other})
         assert changed != STGConfig()
         assert STGConfig.from_dict(changed.to_dict()) == changed

@@ -379,6 +379,14 @@ def test_lost_object_is_found_elsewhere_with_redetection_alone():
     assert found[True] > 0.6 and found[False] == 0
 
 
+def test_redetection_leaves_proposals_from_outside_alone():
+    video = segmenter(PLAIN.with_options(redetect=True), RedRule())
+    video.step(picture(square(4, 4)), masks=label_map(o1=square(4, 4)))
+    for _ in range(3):
+        result = video.step(picture(square(44, 30)), nothing())
+        assert torch.equal(result.labels, square(4, 4).byte())
+
+
 @pytest.mark.parametrize("config", [PLAIN, STGConfig(), STGConfig.small()], ids=["plain", "paper", "small"])
 def test_odd_objects(config):
     everything, pixel = torch.ones(HEIGHT, WIDTH), square(20, 20, 1)

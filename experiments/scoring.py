@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import threading
 import time
 import zlib
 from collections.abc import Iterator, Sequence
@@ -171,11 +172,23 @@ def score_video(job: Job, name: str) -> dict[str, Any]:
     return result
 
 
+def _end_with_parent(parent: int) -> None:
+    """Ends this process soon after its parent, also when that was killed, so that none goes on writing."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def score_videos(job: Job, names: Sequence[str], processes: int = 0) -> dict[str, dict[str, Any]]:
     """:func:`score_video` of all names, ``processes`` at a time (0: one a core on the CPU, one on a GPU)."""
     count = processes or (1 if job.device != "cpu" else os.cpu_count() or 1)
     results: dict[str, dict[str, Any]] = {}
-    pool = ProcessPoolExecutor(min(count, len(names)), mp_context=get_context("spawn"))
+    context = get_context("spawn")
+    pool = ProcessPoolExecutor(min(count, len(names)), context, initializer=_end_with_parent, initargs=(os.getpid(),))
     bar = tqdm(total=len(names), desc="scoring", unit="video", dynamic_ncols=True, disable=None)
     with pool, bar:
         futures = {pool.submit(score_video, job, name): name for name in names}

@@ -358,6 +358,8 @@ def test_absent_object_freezes_its_history_and_comes_back():
     result = video.step(picture(), proposals(square(14, 10)))
     assert torch.equal(result.labels, 6 * square(14, 10).byte())
     assert len(state.boxes) == len(boxes) + 1 and state.bank.frames == [*frames, 7]
+    assert torch.equal(last, square(12, 10)) and torch.equal(state.last_mask, square(14, 10))
+    assert torch.equal(state.first_mask, square(10, 10))
 
 
 def test_object_that_left_by_flow_comes_back_by_its_looks():

@@ -8,6 +8,7 @@ import random
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -15,9 +16,16 @@ import torch
 from stg_pyg.errors import InputError
 
 
+class OneLineParser(argparse.ArgumentParser):
+    """A parser whose complaints are bad input like any other: one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; --help lists the arguments")
+
+
 def make_parser(description: str, out: str | None = None) -> argparse.ArgumentParser:
     """A parser with the arguments that every command has; without ``out``, ``--out`` is required."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = OneLineParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where the networks run")
     parser.add_argument("--seed", type=whole, default=0, help="of everything random")
     if out is None:

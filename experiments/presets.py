@@ -52,7 +52,7 @@ PRESETS = {
             width=16,
             crop_size=64,
             lucid=LucidConfig(size=64),
-            segmentation_steps=1500,
+            segmentation_steps=1200,
             batch_size=32,
             graph_steps=250,
             graph_frame_size=160,

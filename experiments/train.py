@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 from pathlib import Path
+
+import torch
 
 from datasets.cache import cached
 from experiments import checkpoints, cli
@@ -80,6 +83,8 @@ def main() -> None:
     device = cli.choose_device(args.device)
     cli.make_folder(args.out)
     cli.seed_everything(args.seed)
+    # Threads that wait for a core which draws samples cost more than they bring.
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) - args.workers))
     mixed_precision = cli.bfloat16_is_fast(device)
     model = checkpoints.build_model(preset)
     assert model.segmentation is not None

@@ -565,7 +565,7 @@ def test_small_network_runs_through_whole_videos(synthetic):
     torch.manual_seed(0)
     model = STGNet.small(width=8).eval()
     for video in synthetic[:2]:
-        results = run(video, model, 8)
+        results = run(video, model, 6)
         ids = [i for i in video.object_ids if (video.labels(0) == i).any()]
         for result in results:
             assert result.obj_ids == ids and set(result.labels.unique().tolist()) <= {0, *ids}

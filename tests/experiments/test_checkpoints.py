@@ -103,7 +103,7 @@ def test_a_failing_write_leaves_the_old_file(tmp_path, monkeypatch):
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    for broken in ("torch.save", "os.replace"):
+    for broken in ("pathlib.Path.write_bytes", "os.replace"):
         with monkeypatch.context() as patch, pytest.raises(InputError) as error:
             patch.setattr(broken, fail)
             checkpoints.save(path, {**CONTENT, "step": 9})

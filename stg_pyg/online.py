@@ -62,7 +62,7 @@ def learn_online(
     adapted = copy.deepcopy(net).to(device)
     if steps <= 0 or not labels.any():
         return adapted.eval()
-    adapted.train()
+    adapted.train().requires_grad_(True)
     for module in adapted.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
@@ -73,5 +73,6 @@ def learn_online(
     for step, batch in enumerate(batches(dataset, workers=0)):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps, peak, warmup=10)
-        segmentation_step(adapted, optimizer, batch, device, mixed_precision)
+        with torch.enable_grad():
+            segmentation_step(adapted, optimizer, batch, device, mixed_precision)
     return adapted.eval()

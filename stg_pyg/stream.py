@@ -73,7 +73,6 @@ class VideoSegmenter:
         flow: estimator of the backward flow between two frames.
         crop_size: side of the crops of the segmentation network.
         mixed_precision: run the segmentation network in bfloat16.
-        detach: cut gradients between frames; the history never carries them.
 
     Example:
         >>> video = VideoSegmenter(model)

@@ -112,7 +112,6 @@ def test_it_learns_the_frame(net, frames):
     assert loss_on(adapted, frames[0]) < 0.85 * before
 
 
-@pytest.mark.xfail(strict=True, reason="gradients are neither enabled nor asked for of the copy")
 @pytest.mark.parametrize("frozen", [False, True])
 def test_it_learns_for_callers_that_need_no_gradients(net, frames, frozen):
     network = copy.deepcopy(net).requires_grad_(not frozen)

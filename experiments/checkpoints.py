@@ -64,9 +64,26 @@ def load_weights(module: nn.Module, state: dict[str, Any], path: Path) -> None:
         raise InputError(f"{path}: made by another network configuration; train again with this preset") from error
 
 
-def build_model(preset: Preset, config: STGConfig | None = None) -> STGNet:
-    """The small network of a preset, randomly initialised."""
-    return STGNet.small(config or preset.config, preset.width)
+def build_model(preset: Preset, config: STGConfig | None = None, weights: str | Path = "none") -> STGNet:
+    """The network of a preset: a small one from random weights, or the paper's.
+
+    Args:
+        config: constants, in the place of the preset's.
+        weights: ``auto``, ``none`` or a path for the ResNets and DeepLabv3+ of a paper preset; not for the small ones.
+
+    Raises:
+        InputError: weights cannot be had.
+    """
+    config = config or preset.config
+    if preset.size == "small":
+        return STGNet.small(config, preset.width)
+    return STGNet.paper(config, features=weights, keys=weights, segmentation=weights)
+
+
+def untrained_model(preset_name: str = "davis2016-small") -> STGNet:
+    """A model without a learned part, which runs proposals with masks from outside, for the data of a preset."""
+    config = STGConfig.untrained().with_options(key_size=find_preset(preset_name).config.key_size)
+    return STGNet.untrained(config).eval()
 
 
 def save_model(path: Path, model: STGNet, preset: Preset, seed: int) -> None:

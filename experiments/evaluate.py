@@ -13,7 +13,9 @@ from experiments import checkpoints, cli
 from experiments.presets import PRESETS, Preset, find_preset, open_split
 from experiments.rows import table_rows
 from experiments.scoring import Job, score_folder, score_videos, summarize_row
+from stg_pyg.coco import open_proposals
 from stg_pyg.errors import InputError
+from stg_pyg.flow import resolve_flow
 from stg_pyg.io import write_json
 from stg_pyg.metrics import summarize
 
@@ -29,6 +31,21 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--split", default="val", help="videos to score")
     parser.add_argument("--checkpoint", type=Path, metavar="C", help="checkpoint.pt of experiments.train")
     parser.add_argument("--predictions", type=Path, metavar="D", help="folder with <sequence>/<frame>.png to score")
+    parser.add_argument(
+        "--proposals",
+        type=Path,
+        metavar="FILE",
+        help="proposals from elsewhere: COCO results JSON, or a folder of experiments.proposals; without --checkpoint "
+        "they need masks, and nothing learned takes part",
+    )
+    parser.add_argument(
+        "--join",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="with --proposals and --checkpoint: the segmentation network adds its own proposals",
+    )
+    parser.add_argument("--flow", default="dis", metavar="SPEC", help="dis, raft, or a folder of .flo files")
+    parser.add_argument("--oracle", action="store_true", help="also the J of the best proposal and of the best fusion")
     parser.add_argument("--row", default="temporal", help="row of the table to run: flow, baseline, motion, ...")
     parser.add_argument("--online-steps", type=cli.whole, help="steps of online learning; default: the checkpoint's")
     parser.add_argument("--overlays", action="store_true", help="also write the masks drawn over the frames")
@@ -52,14 +69,20 @@ def evaluate_predictions(folder: Path, videos: list[VideoSequence]) -> dict:
     return {**summary, "fps": None, "config": {"predictions": str(folder)}}
 
 
-def evaluate_checkpoint(args: argparse.Namespace) -> dict:
-    """Runs the checkpoint (or flow alone) and scores it."""
-    if args.checkpoint is None:
-        raise InputError("nothing to evaluate: give --checkpoint C or --predictions D")
-    model, preset = checkpoints.load_model(args.checkpoint)
+def evaluate_model(args: argparse.Namespace) -> dict:
+    """Runs the checkpoint, or what needs none, and scores it."""
+    if args.checkpoint is not None:
+        model, preset = checkpoints.load_model(args.checkpoint)
+    elif args.proposals is not None:
+        preset = find_preset(args.preset or "davis2016")
+        model = checkpoints.untrained_model(preset.name)
+    else:
+        raise InputError("nothing to evaluate: give --checkpoint C, --proposals FILE or --predictions D")
     if args.preset:
         preset = dataclasses.replace(preset, dataset=find_preset(args.preset).dataset)
     config = model.config
+    if args.proposals is not None:
+        config = config.with_options(own_evidence=args.join and args.checkpoint is not None)
     if args.online_steps is not None:
         config = config.with_options(online_steps=args.online_steps)
     rows = {row.name: row for row in table_rows(config)}
@@ -67,6 +90,9 @@ def evaluate_checkpoint(args: argparse.Namespace) -> dict:
         raise InputError(f"--row {args.row}: choose one of {', '.join(rows)}")
     device = cli.choose_device(args.device)
     names = [video.name for video in open_split(preset, args.split, args.root, args.seed)]
+    if args.proposals is not None:
+        open_proposals(args.proposals).check_any(names)
+    resolve_flow(args.flow, device=device)  # fails now rather than in every process
     job = Job(
         args.checkpoint,
         preset,
@@ -78,6 +104,9 @@ def evaluate_checkpoint(args: argparse.Namespace) -> dict:
         args.seed,
         args.overlays,
         config.online_steps,
+        args.proposals,
+        args.flow,
+        args.oracle,
     )
     return summarize_row(score_videos(job, names, args.processes), args.row, rows[args.row].config)
 
@@ -93,6 +122,12 @@ def format_scores(summary: dict) -> str:
     lines.append(
         f"J recall {j['recall']:.2f} decay {j['decay']:.2f}, F recall {f['recall']:.2f} decay {f['decay']:.2f}"
     )
+    if "oracle" in summary:
+        oracle = summary["oracle"]
+        lines.append(
+            f"J of the best proposal {oracle['best']:.2f}, of the best fusion {oracle['fusion']:.2f}, "
+            f"reached {oracle['reached']:.2f}"
+        )
     return "\n".join(lines)
 
 
@@ -105,7 +140,7 @@ def main() -> None:
         preset: Preset = find_preset(args.preset or "davis2016")
         summary = evaluate_predictions(args.predictions, open_split(preset, args.split, args.root, args.seed))
     else:
-        summary = evaluate_checkpoint(args)
+        summary = evaluate_model(args)
     write_json(args.out / "metrics.json", summary)
     print(format_scores(summary))
 

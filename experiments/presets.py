@@ -38,11 +38,46 @@ class Preset:
     """Longer side of the frames while the graph is trained, so that flow and pasting cost less."""
     online_batch_size: int = 12
     online_learning_rate: float = 5e-4
+    size: str = "small"
+    """``small``: random weights, for a CPU; ``paper``: ResNet-101/50 and pretrained weights."""
+    detector_width: int = 24
+    """Channels of the first stage of the small detector."""
+    detector_size: int = 240
+    """Short side of the pictures that the detector is trained on, and of the small detector's frames."""
+    detector_steps: int = 2400
+    detector_batch_size: int = 4
+    detector_learning_rate: float = 1e-3
+    coco_steps: int = 0
+    """Length of the first phase on COCO, of the detector and of the segmentation network; 0: that of the second."""
+
+
+def _paper(name: str, dataset: str, segmentation_steps: int) -> Preset:
+    """The paper's networks and constants; steps of 4 crops make the 100 epochs of the segmentation network."""
+    return Preset(
+        name,
+        dataset,
+        "train",
+        "val",
+        config=STGConfig.paper(),
+        size="paper",
+        crop_size=512,
+        lucid=LucidConfig(size=512, margin=0.15),
+        segmentation_steps=segmentation_steps,
+        batch_size=4,
+        learning_rate=1e-5,
+        detector_size=480,
+        detector_steps=10_000,
+        detector_batch_size=2,
+        detector_learning_rate=2.5e-3,
+        coco_steps=90_000,
+    )
 
 
 PRESETS = {
     preset.name: preset
     for preset in (
+        _paper("davis2016-paper", "davis2016", 52_000),
+        _paper("davis2017-paper", "davis2017", 105_000),
         Preset(
             "synthetic-small",
             "synthetic",

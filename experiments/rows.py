@@ -22,8 +22,19 @@ def table_rows(config: STGConfig) -> list[Row]:
 
     ``flow`` is propagation alone; ``baseline`` picks the best proposal by Eq. 6 with the previous box; ``motion``
     predicts the box by Eq. 2; ``spatial`` adds Eqs. 3-5 and ``temporal`` Eqs. 7-8, the full model. Of the same
-    proposals, ``mean`` is the plain mean, and ``printed`` the paper's equations with the paper's constants.
+    proposals, ``greedy`` is the best by Eqs. 2 and 6 and nothing else, ``mean`` is the plain mean, and ``printed`` the
+    paper's equations with the paper's constants.
     """
+    greedy = STGConfig.paper().with_options(
+        use_spatial=False,
+        use_temporal=False,
+        thr=config.thr,
+        crop_margin=config.crop_margin,
+        gaps=config.gaps,
+        online_steps=config.online_steps,
+        key_size=config.key_size,
+        own_evidence=config.own_evidence,
+    )
     off = {"use_motion": False, "use_spatial": False, "use_temporal": False}
     mean = {"use_temporal": False, "spatial_conv": "mean", "node_gate": False, "quality_weight": 0.0}
     printed = STGConfig.paper().with_options(
@@ -31,6 +42,7 @@ def table_rows(config: STGConfig) -> list[Row]:
         gaps=config.gaps,
         key_size=config.key_size,
         online_steps=config.online_steps,
+        own_evidence=config.own_evidence,
     )
     return [
         Row("flow", "flow only", None),
@@ -38,6 +50,7 @@ def table_rows(config: STGConfig) -> list[Row]:
         Row("motion", "+ motion", config.with_options(use_spatial=False, use_temporal=False)),
         Row("spatial", "+ spatial graph", config.with_options(use_temporal=False)),
         Row("temporal", "+ temporal graph", config),
+        Row("greedy", "best proposal by Eq. 6", greedy),
         Row("mean", "plain mean of the proposals", config.with_options(**mean)),
         Row("printed", "graphs as printed, thr 0.2", printed),
     ]

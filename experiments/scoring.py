@@ -20,11 +20,13 @@ from tqdm import tqdm
 
 from datasets.base import VideoSequence
 from experiments import checkpoints, cli
+from experiments.oracle import OracleScores, merge_oracles
 from experiments.presets import Preset, open_split
 from experiments.rows import Row
+from stg_pyg.coco import open_proposals
 from stg_pyg.config import STGConfig
 from stg_pyg.errors import InputError
-from stg_pyg.flow import DISFlow, warp
+from stg_pyg.flow import FlowEstimator, flow_between, flow_for_sequence, resolve_flow, warp
 from stg_pyg.io import overlay, read_label_map, write_image, write_label_map
 from stg_pyg.metrics import score_sequence, summarize
 from stg_pyg.model import STGNet
@@ -36,7 +38,8 @@ from stg_pyg.stream import VideoSegmenter
 class Job:
     """What a process needs to score sequences; small enough to be sent."""
 
-    checkpoint: Path
+    checkpoint: Path | None
+    """None: no learned part, for proposals from outside."""
     preset: Preset
     split: str
     root: Path | None
@@ -48,6 +51,12 @@ class Job:
     overlays: bool = False
     online_steps: int | None = None
     """Steps of online learning; none: those of the checkpoint."""
+    proposals: Path | None = None
+    """Proposals from outside."""
+    flow: str = "dis"
+    """Source of flow, for :func:`stg_pyg.flow.resolve_flow`."""
+    oracle: bool = False
+    """Also score the best proposal and the best fusion of each frame."""
 
     def folder(self, row: Row, sequence: str) -> Path:
         return self.out / sequence if len(self.rows) == 1 else self.out / row.name / sequence
@@ -63,12 +72,15 @@ def given_masks(video: VideoSequence) -> dict[int, np.ndarray]:
     return given
 
 
-def run_row(job: Job, row: Row, video: VideoSequence, model: STGNet | None) -> float:
+def run_row(job: Job, row: Row, video: VideoSequence, model: STGNet | None, oracle: OracleScores | None) -> float:
     """Writes the masks of one row for one video; returns the seconds that took, reading and writing apart."""
     folder = job.folder(row, video.name)
     folder.mkdir(parents=True, exist_ok=True)
     given = given_masks(video)
-    labels_of = flow_labels(video, given) if model is None else stream_labels(job, video, given, model)
+    flow = flow_for_sequence(resolve_flow(job.flow, device=job.device), video.name, video.frame_names)
+    labels_of = (
+        flow_labels(video, given, flow) if model is None else stream_labels(job, video, given, model, flow, oracle)
+    )
     seconds = 0.0
     for t in range(video.num_frames):
         started = time.perf_counter()
@@ -80,32 +92,43 @@ def run_row(job: Job, row: Row, video: VideoSequence, model: STGNet | None) -> f
     return seconds
 
 
-def stream_labels(job: Job, video: VideoSequence, given: dict[int, np.ndarray], model: STGNet) -> Iterator[np.ndarray]:
+def stream_labels(
+    job: Job,
+    video: VideoSequence,
+    given: dict[int, np.ndarray],
+    model: STGNet,
+    flow: FlowEstimator,
+    oracle: OracleScores | None = None,
+) -> Iterator[np.ndarray]:
     """Label maps of a video by the model, frame by frame."""
     device = torch.device(job.device)
-    stream = VideoSegmenter(
-        model, crop_size=job.preset.crop_size, mixed_precision=cli.bfloat16_is_fast(device) and device.type == "cpu"
-    )
-    started = False
+    mixed_precision = cli.bfloat16_is_fast(device) and device.type == "cpu"
+    first = min(given, default=video.num_frames)
+    stream = VideoSegmenter(model, flow, job.preset.crop_size, mixed_precision, first_frame=first)
+    source = open_proposals(job.proposals) if job.proposals is not None else None
+    if source is not None:
+        source.check(video.name, video.frame_names)
     for t in range(video.num_frames):
-        image, masks = video.image(t), given.get(t)
-        started = started or masks is not None
-        if not started:
+        image = video.image(t)
+        if t < first:
             yield np.zeros(image.shape[:2], np.uint8)
             continue
+        proposals = None if source is None else source.frame(video.name, video.frame_names[t], image.shape[:2])
         with torch.no_grad():
-            yield stream.step(image, masks=masks).labels.numpy()
+            result = stream.step(image, proposals, given.get(t))
+        if oracle is not None and 0 < t < video.num_frames - 1:
+            oracle.add(result, video.labels(t), model.config.thr)
+        yield result.labels.numpy()
 
 
-def flow_labels(video: VideoSequence, given: dict[int, np.ndarray]) -> Iterator[np.ndarray]:
-    """Label maps of a video by warping the previous ones with DIS flow."""
-    flow = DISFlow("medium", max_size=480)
+def flow_labels(video: VideoSequence, given: dict[int, np.ndarray], flow: FlowEstimator) -> Iterator[np.ndarray]:
+    """Label maps of a video by warping the previous ones."""
     masks: dict[int, torch.Tensor] = {}
     previous: np.ndarray | None = None
     for t in range(video.num_frames):
         image = video.image(t)
         if masks and previous is not None:
-            warped = warp(torch.stack(list(masks.values())), flow(image, previous))
+            warped = warp(torch.stack(list(masks.values())), flow_between(flow, image, previous, t, t - 1))
             masks = dict(zip(masks, (warped > 0.5).float(), strict=True))
         new = given.get(t)
         for obj_id in np.unique(new) if new is not None else ():
@@ -140,7 +163,10 @@ def score_video(job: Job, name: str) -> dict[str, Any]:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     video = next(v for v in open_split(job.preset, job.split, job.root, job.seed) if v.name == name)
-    model, _ = checkpoints.load_model(job.checkpoint)
+    if job.checkpoint is not None:
+        model, _ = checkpoints.load_model(job.checkpoint)
+    else:
+        model = checkpoints.untrained_model(job.preset.name)
     device = torch.device(job.device)
     config, segmentation = model.config, model.segmentation
     steps = config.online_steps if job.online_steps is None else job.online_steps
@@ -163,13 +189,24 @@ def score_video(job: Job, name: str) -> dict[str, Any]:
     for row in job.rows:
         variant = None
         if row.config is not None:
-            variant = checkpoints.build_model(job.preset, row.config)
-            variant.load_state_dict(model.state_dict(), strict=False)
+            variant = with_config(job, model, row.config)
             variant.segmentation = segmentation
             variant.to(device).eval()
-        seconds = run_row(job, row, video, variant)
+        oracle = OracleScores() if job.oracle and variant is not None else None
+        seconds = run_row(job, row, video, variant, oracle)
         result[row.name] = {"scores": score_folder(job.folder(row, name), video), "seconds": seconds}
+        if oracle is not None:
+            result[row.name]["oracle"] = oracle.summary()
     return result
+
+
+def with_config(job: Job, model: STGNet, config: STGConfig) -> STGNet:
+    """The same weights under other constants."""
+    if job.checkpoint is None:
+        return STGNet.untrained(config)
+    variant = checkpoints.build_model(job.preset, config)
+    variant.load_state_dict(model.state_dict(), strict=False)
+    return variant
 
 
 def _end_with_parent(parent: int) -> None:
@@ -205,5 +242,7 @@ def summarize_row(results: dict[str, dict[str, Any]], row: str, config: STGConfi
     online = [result["online_seconds"] for result in results.values()]
     summary["fps"] = frames / max(seconds, 1e-9)
     summary["online_seconds"] = sum(online) / len(online)
+    if any("oracle" in result[row] for result in results.values()):
+        summary["oracle"] = merge_oracles({name: result[row]["oracle"] for name, result in results.items()})
     summary["config"] = config.to_dict() if config is not None else {"propagation": "flow"}
     return summary

@@ -5,17 +5,25 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
+from datasets.base import VideoSequence
 from experiments import checkpoints
 from experiments.presets import Preset
+from stg_pyg.boxes import box_center_size, boxes_from_center_size, masks_to_boxes
+from stg_pyg.crops import crop_resize, crop_windows, normalize_image
+from stg_pyg.flow import FlowEstimator, resolve_flow, warp
 from stg_pyg.lucid import AnnotatedVideo
 from stg_pyg.training import AveragedWeights, LucidBatches, batches, learning_rate, segmentation_step
 
 SAVE_EVERY_SECONDS = 120.0
+EVALUATION_GAP = 4
+"""Frames between the mask that Q is warped from and the one to be segmented."""
 
 
 def train_segmentation(
@@ -95,3 +103,60 @@ def load_segmentation(net: nn.Module, path: Path) -> None:
     """Loads the averaged weights of the first stage, finished or not, into ``net``."""
     checkpoints.load_weights(net, checkpoints.load(path, "segmentation")["average"], path)
     net.eval()
+
+
+def evaluate_segmentation(
+    net: nn.Module, videos: Sequence[VideoSequence], preset: Preset, every: int = 5, seed: int = 0
+) -> dict[str, Any]:
+    """J of crops around the objects with Q, the true mask of four frames before warped by flow, and with Q = 0.
+
+    A crop is the window of the true box, slightly moved and scaled; J, in percent, compares the mask at 0.5 with the
+    true one inside the crop. Means over all crops, NaN without any, and by video.
+    """
+    flow, device = resolve_flow("dis"), next(net.parameters()).device
+    net.eval()
+    scores: dict[str, list[tuple[float, float]]] = {}
+    for number, video in enumerate(tqdm(videos, desc="crops", unit="video", dynamic_ncols=True, disable=None)):
+        for t in range(EVALUATION_GAP, video.num_frames, every):
+            crops = _evaluation_crops(video, t, preset, flow, np.random.default_rng([seed, number, t]))
+            if crops is not None:
+                images, q, truth = (x.to(device) for x in crops)
+                js = [_crop_j(net, images, x, truth) for x in (q, torch.zeros_like(q))]
+                scores.setdefault(video.name, []).extend(zip(*js, strict=True))
+    by_video = {name: _mean_scores(values) for name, values in scores.items()}
+    every_crop = [pair for values in scores.values() for pair in values]
+    return {**_mean_scores(every_crop), "crops": len(every_crop), "videos": by_video}
+
+
+def _evaluation_crops(
+    video: VideoSequence, t: int, preset: Preset, flow: FlowEstimator, rng: np.random.Generator
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Images [N, 3, S, S], Q [N, S, S] and true masks [N, S, S] of the objects of frame t; None without any."""
+    labels, before = video.labels(t), video.labels(t - EVALUATION_GAP)
+    if labels is None or before is None or not labels.any():
+        return None
+    current, previous = video.image(t), video.image(t - EVALUATION_GAP)
+    ids = torch.from_numpy(np.unique(labels[labels > 0]))[:, None, None]
+    masks, old = (torch.from_numpy(np.ascontiguousarray(x))[None] == ids for x in (labels, before))
+    center, size = box_center_size(masks_to_boxes(masks))
+    center = center + 0.05 * size * torch.from_numpy(rng.standard_normal(center.shape)).float()
+    size = size * torch.from_numpy(np.exp(0.05 * rng.standard_normal(size.shape))).float()
+    windows = crop_windows(boxes_from_center_size(center, size), preset.config.crop_margin)
+    image = torch.from_numpy(np.ascontiguousarray(current)).permute(2, 0, 1).float()[None] / 255
+    q, owner = warp(old.float(), flow(current, previous)), torch.arange(len(ids))
+    maps = torch.stack([q, masks.float()], dim=1)
+    cut = crop_resize(maps, windows, preset.crop_size, owner)
+    return crop_resize(normalize_image(image), windows, preset.crop_size), cut[:, 0], cut[:, 1] > 0.5
+
+
+@torch.no_grad()
+def _crop_j(net: nn.Module, images: Tensor, q: Tensor, truth: Tensor) -> list[float]:
+    found = net(images, q).logits > 0
+    overlap, either = (found & truth).sum(dim=(1, 2)), (found | truth).sum(dim=(1, 2))
+    return torch.where(either > 0, overlap / either.clamp(min=1), 1.0).tolist()
+
+
+def _mean_scores(values: Sequence[tuple[float, float]]) -> dict[str, float]:
+    table = np.array(values).reshape(-1, 2)
+    means = 100 * table.mean(axis=0) if len(table) else np.full(2, np.nan)
+    return {"with_q": float(means[0]), "without_q": float(means[1])}

@@ -5,21 +5,28 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
 from datasets.cache import cached
+from datasets.coco import COCO
 from experiments import checkpoints, cli
+from experiments.detector_stage import evaluate_detector, load_detector, train_detector
 from experiments.graph_stage import CLIP_FRAMES, train_graph
 from experiments.presets import PRESETS, Preset, find_preset, open_split
 from experiments.rows import format_table, table_rows
 from experiments.scoring import Job, score_videos, summarize_row
-from experiments.segmentation_stage import load_segmentation, train_segmentation
+from experiments.segmentation_stage import evaluate_segmentation, load_segmentation, train_segmentation
 from stg_pyg.errors import InputError
 from stg_pyg.io import write_json, write_text
+from stg_pyg.lucid import AnnotatedVideo
+from stg_pyg.nn.detector import Detector
 
-STAGES = ("segmentation", "graph", "table", "all")
+STAGES = ("detector", "segmentation", "graph", "table", "all")
 
 
 def parse() -> argparse.Namespace:
@@ -32,11 +39,30 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--root", type=Path, help="folder of the data set (not for synthetic)")
     parser.add_argument("--split", help="videos to train on; default: the preset's")
     parser.add_argument("--val-split", help="videos to score on; default: the preset's")
-    parser.add_argument("--stage", choices=STAGES, default="all", help="do this stage only")
+    parser.add_argument(
+        "--stage",
+        choices=STAGES,
+        default="all",
+        help="do this stage only; all is segmentation, graph and table, without the detector, which the small method "
+        "does not need: its proposals come from propagation",
+    )
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoints in --out")
+    parser.add_argument(
+        "--coco", type=Path, metavar="ROOT", help="train detector and segmentation network on COCO first"
+    )
+    parser.add_argument("--coco-split", default="train2017", help="images of COCO to train on")
+    parser.add_argument("--coco-steps", type=cli.whole, help="length of the phase on COCO; default: the preset's")
+    parser.add_argument(
+        "--detector-steps", type=cli.whole, help="length of the detector's stage; default: the preset's"
+    )
     parser.add_argument("--segmentation-steps", type=cli.whole, help="length of the first stage; default: the preset's")
     parser.add_argument("--graph-steps", type=cli.whole, help="length of the second stage; default: the preset's")
     parser.add_argument("--online-steps", type=cli.whole, help="steps of online learning on a first frame")
+    parser.add_argument(
+        "--weights",
+        metavar="auto|none|PATH",
+        help="pretrained weights that the detector starts from; default: auto for paper presets, none for small ones",
+    )
     parser.add_argument("--workers", type=cli.whole, default=1, help="processes that draw training samples")
     parser.add_argument("--processes", type=cli.whole, default=0, help="sequences scored at a time; 0: one a core")
     parser.add_argument("--cache-gb", type=float, default=4.0, help="memory for decoded frames")
@@ -46,6 +72,8 @@ def parse() -> argparse.Namespace:
 def preset_of(args: argparse.Namespace) -> Preset:
     preset = find_preset(args.preset)
     changes = {
+        "detector_steps": args.detector_steps,
+        "coco_steps": args.coco_steps,
         "segmentation_steps": args.segmentation_steps,
         "graph_steps": args.graph_steps,
         "train_split": args.split,
@@ -57,6 +85,10 @@ def preset_of(args: argparse.Namespace) -> Preset:
     if 0 < preset.graph_steps < CLIP_FRAMES:
         raise InputError(
             f"--graph-steps {preset.graph_steps}: a clip has {CLIP_FRAMES} frames, give 0 or at least that"
+        )
+    if preset.size == "small" and args.weights not in (None, "none"):
+        raise InputError(
+            f"--weights {args.weights}: preset {preset.name} has no pretrained weights; choose a paper preset"
         )
     return preset
 
@@ -77,6 +109,59 @@ def score_table(args: argparse.Namespace, preset: Preset) -> None:
     print(f"\n{preset.val_split} of {preset.dataset}, {len(videos)} videos:\n\n{table}\n")
 
 
+def build_detector(args: argparse.Namespace, preset: Preset) -> Detector:
+    """The detector of a preset; one that is resumed needs no pretrained weights."""
+    for name in ("detector.pt", "detector_coco.pt"):
+        if args.resume and (args.out / name).is_file():
+            return load_detector(args.out / name)
+    if preset.size == "small":
+        return Detector.small(preset.detector_width, preset.detector_size)
+    return Detector.one_class(args.weights or "auto")
+
+
+def train_in_phases(
+    train: Callable[..., list[dict[str, float]]],
+    net: nn.Module,
+    videos: Sequence[AnnotatedVideo],
+    preset: Preset,
+    name: str,
+    args: argparse.Namespace,
+    options: dict[str, Any],
+) -> None:
+    """Trains on COCO, if it is given, into ``<name>_coco.pt`` and then on the videos into ``<name>.pt``."""
+    first, second = (args.out / f"{name}{phase}.pt" for phase in ("_coco", ""))
+    if args.coco is not None:
+        if args.resume and second.is_file() and not first.is_file():
+            raise InputError(f"{second}: was not started from COCO; take --coco away, or choose another --out")
+        if not (args.resume and second.is_file()):
+            steps, longer = preset.coco_steps, preset
+            if steps:
+                longer = dataclasses.replace(preset, detector_steps=steps, segmentation_steps=steps)
+            log = train(net, COCO(args.coco, args.coco_split), longer, first, **options)
+            write_json(args.out / f"{name}_coco_log.json", log)
+    log = train(net, videos, preset, second, **options)
+    write_json(args.out / f"{name}_log.json", log)
+
+
+def score_detector(args: argparse.Namespace, preset: Preset, detector: Detector) -> None:
+    """Recall of the proposals on the validation videos: ``detector.json``, ``detector.md``."""
+    videos = open_split(preset, preset.val_split, args.root, args.seed)
+    scores = evaluate_detector(detector, videos)
+    write_json(args.out / "detector.json", scores.to_dict())
+    write_text(args.out / "detector.md", scores.to_markdown() + "\n")
+    print(f"\nproposals on {preset.val_split} of {preset.dataset}, recall in percent:\n\n{scores.to_markdown()}\n")
+
+
+def score_segmentation(args: argparse.Namespace, preset: Preset, net: nn.Module) -> None:
+    """J of crops of the validation videos with and without Q: ``segmentation.json``."""
+    scores = evaluate_segmentation(net, open_split(preset, preset.val_split, args.root, args.seed), preset)
+    write_json(args.out / "segmentation.json", scores)
+    print(
+        f"{scores['crops']} crops of {preset.val_split}: J {scores['with_q']:.1f} with Q, "
+        f"{scores['without_q']:.1f} without"
+    )
+
+
 def main() -> None:
     args = parse()
     preset = preset_of(args)
@@ -86,17 +171,24 @@ def main() -> None:
     # Threads that wait for a core which draws samples cost more than they bring.
     torch.set_num_threads(max(1, (os.cpu_count() or 1) - args.workers))
     mixed_precision = cli.bfloat16_is_fast(device)
-    model = checkpoints.build_model(preset)
-    assert model.segmentation is not None
     videos = cached(open_split(preset, preset.train_split, args.root, args.seed), args.cache_gb)
     open_split(preset, preset.val_split, args.root, args.seed)  # fails now rather than after hours of training
-    segmentation, graph, checkpoint = (args.out / f"{name}.pt" for name in ("segmentation", "graph", "checkpoint"))
     common = {"device": device, "mixed_precision": mixed_precision, "seed": args.seed, "resume": args.resume}
+    if args.stage == "detector":
+        detector = build_detector(args, preset)
+        train_in_phases(train_detector, detector, videos, preset, "detector", args, common | {"workers": args.workers})
+        score_detector(args, preset, detector)
+        return
+    model = checkpoints.build_model(preset)
+    assert model.segmentation is not None
+    segmentation, graph, checkpoint = (args.out / f"{name}.pt" for name in ("segmentation", "graph", "checkpoint"))
     if args.stage in ("segmentation", "all"):
-        log = train_segmentation(model.segmentation, videos, preset, segmentation, workers=args.workers, **common)
-        write_json(args.out / "segmentation_log.json", log)
+        options = common | {"workers": args.workers}
+        train_in_phases(train_segmentation, model.segmentation, videos, preset, "segmentation", args, options)
     elif args.stage == "graph":
         load_segmentation(model.segmentation, segmentation)
+    if args.stage == "segmentation":
+        score_segmentation(args, preset, model.segmentation)
     if args.stage in ("graph", "all"):
         log = train_graph(model, videos, preset, graph, **common)
         write_json(args.out / "graph_log.json", log)

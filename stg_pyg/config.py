@@ -25,10 +25,23 @@ class STGConfig:
     """A proposal from outside with IoU(b, p) below this belongs to no object; 0 admits every overlap."""
     min_mask_iou: float = 0.0
     """A proposal from outside whose mask has less than this IoU with Q belongs to no object; 0 admits all."""
+    max_nodes: int = 100
+    """Most proposals from outside that one object takes, those with the highest IoU(b, p)."""
+    assemble: float = 1.0
+    """Adds the union of an object's outside proposals that have more than this share of their area inside Q, as an
+    object may come in disjoint pieces; 1 adds nothing."""
+    resegment: bool = False
+    """Segment the boxes of proposals from outside again, guided by Q, as the paper does; off: a mask that came with a
+    box is kept, and only a box without one is segmented."""
+    own_evidence: bool = False
+    """Where proposals come from outside, let the segmentation network add its own, as it does where none come."""
     alpha: float = 0.7
     """Weight of the cosine in Eq. 3; beta = 1 - alpha."""
     edge_iou: str = "box"
     """IoU of Eq. 3: of the boxes, as printed (``box``), or of the masks (``mask``)."""
+    min_edge_iou: float = 0.0
+    """Edges between nodes whose masks have less IoU than this are left out, so that disjoint proposals do not vote on
+    each other; 0 keeps the graph fully connected. Needs ``edge_iou="mask"``."""
     node_gate: bool = False
     """Multiply W_vu by a learned gate of the sending node, so that bad proposals send little."""
     num_steps: int = 2
@@ -39,6 +52,8 @@ class STGConfig:
     """Weight of the box term of Eq. 6; lambda2 = 1 - lambda1."""
     quality_weight: float = 0.0
     """Weight of a proposal's gate, which does not come from Q, added to Eq. 6."""
+    appearance_weight: float = 0.0
+    """Weight of a proposal's likeness to the first frame, cos(X, X of the given mask), added to Eq. 6."""
     thr: float = 0.2
     """Threshold on h for the output, and for Eq. 6 when not training."""
     key_size: int = 128
@@ -59,8 +74,10 @@ class STGConfig:
     """Margin of the crops of the segmentation network, share of the box."""
     gaps: tuple[int, ...] = (1,)
     """Past frames t - k whose masks are warped to t as evidence for proposals; the first is Q of Eq. 6."""
+    flow_consistency: bool = False
+    """Leave out of Q what the forward flow does not bring back, the occlusion test of Sundaram et al., ECCV 2010."""
     redetect: bool = False
-    """Look for a lost object on a grid of boxes over the frame, unless proposals come from outside."""
+    """Look for a lost object among all proposals of the frame that come from outside, or else on a grid of boxes."""
     online_steps: int = 0
     """Steps of online learning on the first frame (OL of Table 4)."""
 
@@ -73,6 +90,8 @@ class STGConfig:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise InputError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
+        if self.min_edge_iou > 0 and self.edge_iou != "mask":
+            raise InputError('min_edge_iou compares masks: it needs edge_iou="mask"')
         if not self.gaps or self.gaps[0] != 1 or min(self.gaps) < 1:
             raise InputError(f"gaps must begin with 1, the frame that Q of Eq. 6 comes from, not {self.gaps}")
 
@@ -100,8 +119,15 @@ class STGConfig:
             crop_margin=0.25,
             gaps=(1, 2, 4, 8),
             redetect=True,
-            min_box_iou=0.3,
+            min_mask_iou=0.6,
+            assemble=0.8,
+            min_edge_iou=0.3,
         )
+
+    @classmethod
+    def untrained(cls) -> STGConfig:
+        """:meth:`small` without the parts that are nothing before they are trained, for proposals from outside."""
+        return cls.small().with_options(node_gate=False, quality_weight=0.0, use_temporal=False, gaps=(1,))
 
     def with_options(self, **changes: Any) -> STGConfig:
         """A copy with some constants changed."""

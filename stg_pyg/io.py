@@ -89,7 +89,7 @@ def write_label_map(path: PathLike, labels: Any) -> None:
         raise ValueError(f"object ids reach from {array.min()} to {array.max()}: a PNG holds 0 to 255")
     image = Image.fromarray(np.ascontiguousarray(array, dtype=np.uint8))
     image.putpalette(davis_palette().tobytes())  # turns the grey picture into an indexed one
-    _write_atomic(path, lambda file: image.save(file, format="PNG"))
+    write_atomic(path, lambda file: image.save(file, format="PNG"))
 
 
 def write_image(path: PathLike, rgb: Any) -> None:
@@ -105,7 +105,7 @@ def write_image(path: PathLike, rgb: Any) -> None:
     image = Image.fromarray(np.ascontiguousarray(array))
     is_jpeg = Path(path).suffix.lower() in (".jpg", ".jpeg")
     options: dict[str, Any] = {"format": "JPEG", "quality": 92} if is_jpeg else {"format": "PNG"}
-    _write_atomic(path, lambda file: image.save(file, **options))
+    write_atomic(path, lambda file: image.save(file, **options))
 
 
 def write_json(path: PathLike, obj: Any) -> None:
@@ -116,7 +116,7 @@ def write_json(path: PathLike, obj: Any) -> None:
         InputError: the file cannot be written.
     """
     text = json.dumps(_jsonable(obj), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    _write_atomic(path, lambda file: file.write(text.encode()))
+    write_atomic(path, lambda file: file.write(text.encode()))
 
 
 def write_text(path: PathLike, text: str) -> None:
@@ -125,7 +125,7 @@ def write_text(path: PathLike, text: str) -> None:
     Raises:
         InputError: the file cannot be written.
     """
-    _write_atomic(path, lambda file: file.write(text.encode()))
+    write_atomic(path, lambda file: file.write(text.encode()))
 
 
 def overlay(image: UInt8Array, labels: Any, alpha: float = 0.5) -> UInt8Array:
@@ -226,7 +226,7 @@ def _jsonable(obj: Any) -> Any:
     return obj
 
 
-def _write_atomic(path: PathLike, write: Callable[[IO[bytes]], Any]) -> None:
+def write_atomic(path: PathLike, write: Callable[[IO[bytes]], Any]) -> None:
     """Write beside ``path`` and rename, so that a reader or an interrupted run never meets half a file."""
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,8 @@ from stg_pyg.crops import crop_resize, crop_windows, normalize_image, paste
 from stg_pyg.graph import SpatialGraph, build_spatial_graph, edge_weight
 from stg_pyg.memory import MemoryBank, read_batch
 from stg_pyg.motion import LastBox, MotionModel
+from stg_pyg.nn.colour import ColourEncoder, ColourKeys
+from stg_pyg.nn.deeplab import DeepLabV3Plus
 from stg_pyg.nn.encoders import KeyEncoder, ProposalEncoder, ResNetBackbone, SmallBackbone
 from stg_pyg.nn.memory_attention import MemoryAttention
 from stg_pyg.nn.node_gate import NodeGate
@@ -90,8 +93,8 @@ class STGNet(nn.Module):
     def __init__(
         self,
         config: STGConfig,
-        feature_encoder: ProposalEncoder,
-        key_encoder: KeyEncoder,
+        feature_encoder: nn.Module,
+        key_encoder: nn.Module,
         segmentation: nn.Module | None = None,
         spatial_conv: nn.Module | str | None = None,
         memory_attention: MemoryAttention | None = None,
@@ -120,15 +123,30 @@ class STGNet(nn.Module):
         )
 
     @classmethod
+    def untrained(cls, config: STGConfig | None = None) -> STGNet:
+        """No learned part at all, for proposals with masks from outside: colours stand for features and keys."""
+        config = config or STGConfig.untrained()
+        return cls(config, ColourEncoder(), ColourKeys(config.key_size // 4))
+
+    @classmethod
     def paper(
-        cls, config: STGConfig | None = None, features: str | None = None, keys: str | None = None, grid: int = 32
+        cls,
+        config: STGConfig | None = None,
+        features: str | Path | None = None,
+        keys: str | Path | None = None,
+        segmentation: str | Path | None = None,
+        grid: int = 32,
     ) -> STGNet:
-        """ResNet-101 features and ResNet-50 stage-4 keys; ``features`` and ``keys`` are files with torchvision
-        weights."""
+        """ResNet-101 features, ResNet-50 stage-4 keys, and DeepLabv3+ on ResNet-101 guided by Q.
+
+        ``features``, ``keys`` and ``segmentation`` say where their weights come from: ``auto``, ``none`` or a path, see
+        :func:`stg_pyg.weights.load_torchvision`; None is ``none``, and for ``segmentation`` leaves the network out.
+        """
         return cls(
             config or STGConfig.paper(),
             ProposalEncoder(ResNetBackbone("resnet101", 5, features), mode="roi", pool="avg", size=56),
             KeyEncoder(ResNetBackbone("resnet50", 4, keys), grid=grid),
+            None if segmentation is None else DeepLabV3Plus.resnet101(segmentation),
         )
 
     def forward(self, frame: FrameInput) -> FrameOutput:
@@ -181,9 +199,11 @@ class STGNet(nn.Module):
         if self.node_gate is not None:
             # A learned cosine may be negative; the normalisation of Eq. 5 needs weights that are not.
             weight = weight.clamp(min=0) * gate[graphs.edge_index[0]]
-        nodes = self.spatial_conv(
-            graphs.x, graphs.edge_index, edge_weight=weight, edge_attr=graphs.edge_attr, batch=graphs.batch
-        )
+        edge_index, edge_attr = graphs.edge_index, graphs.edge_attr
+        if self.config.min_edge_iou > 0:
+            kept = edge_attr[:, -1] >= self.config.min_edge_iou
+            edge_index, edge_attr, weight = edge_index[:, kept], edge_attr[kept], weight[kept]
+        nodes = self.spatial_conv(graphs.x, edge_index, edge_weight=weight, edge_attr=edge_attr, batch=graphs.batch)
         return nodes[:, 0], gate
 
     def select(self, graphs: Batch, nodes: Tensor, gate: Tensor, frame: FrameInput) -> tuple[Tensor, Tensor]:
@@ -198,6 +218,8 @@ class STGNet(nn.Module):
             scores = selection_scores_batched(binary, boxes, p, q, graphs.batch, config.lambda1)
             if config.quality_weight > 0 and not self.training:
                 scores = scores + config.quality_weight * gate
+            if config.appearance_weight > 0 and not self.training:
+                scores = scores + config.appearance_weight * graphs.anchor
             return scores, select_best(scores, graphs.batch, len(frame.obj_ids))
 
     def refine(self, frame: FrameInput, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -209,7 +231,7 @@ class STGNet(nn.Module):
         if not self.config.use_temporal:
             return chosen, keys, windows
         owner = torch.arange(len(chosen), device=chosen.device)
-        values = crop_resize(chosen[:, None], windows, self.key_encoder.grid, owner)[:, 0]
+        values = crop_resize(chosen[:, None], windows, keys.shape[-1], owner)[:, 0]
         memory_masks, memory_keys, edge_index = read_batch(frame.banks)
         refined = self.memory_attention.forward_graph(values, keys, memory_masks, memory_keys, edge_index)
         if self.config.temporal_update == "paper":

@@ -32,6 +32,8 @@ class Proposals:
     """[N, F] the features X of Eq. 3, where they are computed in advance."""
     origin: list[str] | None = None
     """N names of the evidence that the proposals came from."""
+    has_mask: Tensor | None = None
+    """[N] bool, False where only the box is known and the mask is all zeros; None: all have a mask."""
 
     def __post_init__(self) -> None:
         if self.boxes.ndim != 2 or self.boxes.shape[1] != 4:
@@ -42,7 +44,7 @@ class Proposals:
             raise InputError(f"Proposals.scores must be [N], not {list(self.scores.shape)}")
         if self.feats is not None and self.feats.ndim != 2:
             raise InputError(f"Proposals.feats must be [N, F], not {list(self.feats.shape)}")
-        for name in ("masks", "scores", "feats", "origin"):
+        for name in ("masks", "scores", "feats", "origin", "has_mask"):
             field = getattr(self, name)
             if field is not None and len(field) != len(self.boxes):
                 raise InputError(f"Proposals.{name} has {len(field)} entries for {len(self.boxes)} boxes")
@@ -92,12 +94,16 @@ class Proposals:
         origin: list[str] | None = None
         if any(part.origin is not None for part in parts):
             origin = [name for part in parts for name in (part.origin or [""] * len(part))]
+        has_mask: Tensor | None = None
+        if any(part.has_mask is not None for part in parts):
+            has_mask = torch.cat([part.mask_known for part in parts])
         return cls(
             boxes=torch.cat([part.boxes for part in parts]),
             masks=torch.cat([part.masks for part in parts]),
             scores=torch.cat([part.scores for part in parts]),
             feats=torch.cat(known) if known else None,
             origin=origin,
+            has_mask=has_mask,
         )
 
     def __len__(self) -> int:
@@ -116,6 +122,13 @@ class Proposals:
     def size(self) -> tuple[int, int]:
         """(H, W) of the frame."""
         return self.masks.shape[1], self.masks.shape[2]
+
+    @property
+    def mask_known(self) -> Tensor:
+        """[N] bool, whether the mask of each proposal is known."""
+        if self.has_mask is not None:
+            return self.has_mask
+        return torch.ones(len(self), dtype=torch.bool, device=self.device)
 
     @property
     def device(self) -> torch.device:
@@ -139,9 +152,12 @@ class Proposals:
         if origin is not None:
             origin = [origin[i] for i in torch.arange(len(self), device=self.device)[index].tolist()]
         feats = None if self.feats is None else self.feats[index]
-        return Proposals(self.boxes[index], self.masks[index], self.scores[index], feats, origin)
+        has_mask = None if self.has_mask is None else self.has_mask[index]
+        return Proposals(self.boxes[index], self.masks[index], self.scores[index], feats, origin, has_mask)
 
     def to(self, device: torch.device | str) -> Proposals:
         """A copy with all tensors on ``device``."""
         feats = None if self.feats is None else self.feats.to(device)
-        return Proposals(self.boxes.to(device), self.masks.to(device), self.scores.to(device), feats, self.origin)
+        has_mask = None if self.has_mask is None else self.has_mask.to(device)
+        masks = self.masks.to(device)
+        return Proposals(self.boxes.to(device), masks, self.scores.to(device), feats, self.origin, has_mask)

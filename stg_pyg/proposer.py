@@ -92,6 +92,12 @@ class GuidedProposer:
             [name for _, _, name in full] + ["moved", "first", "blank"],
         )
 
+    def look_at(self, boxes: Tensor, q: Tensor) -> Evidence:
+        """The windows of boxes [N, 4] that were given, guided by Q [H, W]."""
+        windows = crop_windows(boxes, self.margin)
+        rough = crop_resize(q[None, None], windows, self.size)[:, 0]
+        return Evidence(windows, rough, ["box"] * len(boxes))
+
     def search(self, height: int, width: int, size: Tensor) -> Evidence:
         """A grid of windows over the frame for a lost object of ``size`` [2] (width, height) pixels, no masks known."""
         step = size * 0.6

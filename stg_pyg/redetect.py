@@ -8,6 +8,7 @@ from torch import Tensor
 from stg_pyg.appearance import ColourModel
 from stg_pyg.boxes import masks_to_boxes
 from stg_pyg.crops import crop_resize, crop_windows, paste
+from stg_pyg.external import ProposalSet, on_device
 from stg_pyg.proposals import Proposals
 from stg_pyg.proposer import Evidence, GuidedProposer
 from stg_pyg.selection import mask_iou
@@ -19,6 +20,7 @@ MIN_LIKENESS = 0.5
 ACCEPT_LIKENESS = 0.7
 ACCEPT_QUALITY = 0.5
 CANDIDATES = 4
+MAX_CANDIDATES = 100
 
 
 def has_collapsed(mask: Tensor, median_area: float, image: Tensor, colours: ColourModel, first_likeness: float) -> bool:
@@ -69,6 +71,42 @@ def find_again(
         return None
     same = mask_iou((fine.masks > 0.5).float(), best.float())[:, 0] > 0.3
     return fine.select(same)
+
+
+def find_among(
+    proposals: ProposalSet, image: Tensor, size: Tensor, colours: ColourModel, first_likeness: float, taken: Tensor
+) -> Proposals | None:
+    """The proposals of a lost object among all those of a frame, or nothing where none is convincing.
+
+    Those count whose box is of about the usual size and whose colours are those of the first frame; the best one by
+    likeness of colours times likeness of area is returned with the ones that overlap it.
+
+    Args:
+        proposals: N proposals from outside.
+        image: [3, H, W] in [0, 1].
+        size: [2] usual (width, height) of the object in pixels.
+        taken: [H, W] pixels of other objects.
+    """
+    boxes = proposals.boxes.to(image)
+    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    ratio = area / size.prod().clamp(min=1.0)
+    ratio = torch.minimum(ratio, 1 / ratio.clamp(min=1e-6))
+    near = torch.nonzero(ratio > MIN_AREA)[:, 0]
+    near = near[ratio[near].argsort(descending=True, stable=True)[:MAX_CANDIDATES]]
+    candidates = on_device(proposals.select(near.cpu()), image)
+    known = candidates.mask_known
+    candidates, ratio = candidates.select(known), ratio[near][known]
+    masks = candidates.masks.to(image.dtype)
+    likeness = colours.likeness(image, masks)
+    free = (masks * taken).sum(dim=(1, 2)) < 0.5 * masks.sum(dim=(1, 2))
+    values = likeness * ratio.sqrt() * (free & (likeness >= ACCEPT_LIKENESS * first_likeness))
+    if len(values) == 0 or float(values.max()) == 0:
+        return None
+    best = int(values.argmax())
+    same = mask_iou(masks, masks[best : best + 1])[:, 0] > 0.3
+    order = torch.cat([torch.tensor([best], device=same.device), torch.nonzero(same)[:, 0]]).unique_consecutive()
+    order = torch.cat([order[:1], order[1:][order[1:] != best]])
+    return candidates.select(order)
 
 
 def _most_convincing(masks: Tensor, scores: Tensor, posterior: Tensor, taken: Tensor) -> Tensor:

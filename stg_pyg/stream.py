@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -10,17 +11,17 @@ import torch
 from torch import Tensor
 
 from stg_pyg.appearance import ColourModel
-from stg_pyg.assignment import assign_proposals
 from stg_pyg.boxes import masks_to_boxes
 from stg_pyg.crops import crop_resize, crop_windows
 from stg_pyg.errors import InputError
-from stg_pyg.flow import DISFlow, FlowEstimator, warp
+from stg_pyg.external import ProposalSet, proposals_of_objects
+from stg_pyg.flow import DISFlow, FlowEstimator, consistent_flow, flow_between, warp
 from stg_pyg.memory import MemoryBank
 from stg_pyg.merge import merge_objects
 from stg_pyg.model import FrameInput, FrameOutput, STGNet
 from stg_pyg.proposals import Proposals
 from stg_pyg.proposer import GuidedProposer, ObjectView, median_size
-from stg_pyg.redetect import find_again, has_collapsed
+from stg_pyg.redetect import find_again, find_among, has_collapsed
 
 SEARCH_PAUSE = 3
 """Frames between two searches for an object that was not found."""
@@ -73,6 +74,7 @@ class VideoSegmenter:
         flow: estimator of the backward flow between two frames.
         crop_size: side of the crops of the segmentation network.
         mixed_precision: run the segmentation network in bfloat16.
+        first_frame: position of the first frame in its sequence, for flow that is stored by frame.
 
     Example:
         >>> video = VideoSegmenter(model)
@@ -81,25 +83,32 @@ class VideoSegmenter:
     """
 
     def __init__(
-        self, model: STGNet, flow: FlowEstimator | None = None, crop_size: int = 128, mixed_precision: bool = False
+        self,
+        model: STGNet,
+        flow: FlowEstimator | None = None,
+        crop_size: int = 128,
+        mixed_precision: bool = False,
+        first_frame: int = 0,
     ):
         self.model, self.config = model, model.config
         self.flow = flow or DISFlow("medium", max_size=480)
         self.proposer: GuidedProposer | None = None
         if model.segmentation is not None:
             self.proposer = GuidedProposer(model.segmentation, crop_size, self.config.crop_margin, mixed_precision)
-        self.frame_idx = -1
+        self.frame_idx, self.first_frame = -1, first_frame
         self.objects: list[ObjectState] = []
         self._images: deque[np.ndarray] = deque(maxlen=max(self.config.gaps))
 
     @property
     def device(self) -> torch.device:
-        return next(self.model.parameters()).device
+        """Where the model is."""
+        tensors = itertools.chain(self.model.parameters(), self.model.buffers())
+        return next(tensors, torch.empty(0)).device
 
     def step(
         self,
         image: np.ndarray | Tensor,
-        proposals: Proposals | None = None,
+        proposals: ProposalSet | None = None,
         masks: np.ndarray | Tensor | None = None,
         target: Tensor | None = None,
     ) -> StepResult:
@@ -107,7 +116,7 @@ class VideoSegmenter:
 
         Args:
             image: RGB, uint8 [H, W, 3] or float [3, H, W] in [0, 1].
-            proposals: from anywhere; none: the segmentation network makes them.
+            proposals: from anywhere, encoded ones too; none: the segmentation network makes them.
             masks: [H, W] label map of objects given in this frame, new ones or corrections; it overrules the result.
             target: [K, H, W] true masks, for training.
 
@@ -155,7 +164,7 @@ class VideoSegmenter:
         return {obj_id: (labels == obj_id).to(image.dtype) for obj_id in ids}
 
     def _segment(
-        self, array: np.ndarray, image: Tensor, proposals: Proposals | None, target: Tensor | None
+        self, array: np.ndarray, image: Tensor, proposals: ProposalSet | None, target: Tensor | None
     ) -> StepResult:
         warped = self._warp_history(array)
         p = self.model.motion.predict_many([torch.stack(list(state.boxes)) for state in self.objects])
@@ -173,17 +182,15 @@ class VideoSegmenter:
             target,
         )
         output = self.model(frame)
-        search = self.config.redetect and proposals is None and not self.model.training
-        if search and self._find_lost(frame, output):
+        search = self.config.redetect and not self.model.training
+        if search and self._find_lost(frame, output, proposals):
             output = self.model(frame)
         ids = [state.obj_id for state in self.objects]
         labels = merge_objects(output.masks.detach(), ids, self.config.thr).cpu()
         return StepResult(labels, output.masks, ids, output, frame)
 
-    def _find_lost(self, frame: FrameInput, output: FrameOutput) -> bool:
+    def _find_lost(self, frame: FrameInput, output: FrameOutput, outside: ProposalSet | None) -> bool:
         """Gives objects whose result has collapsed the proposals found elsewhere; tells whether there are any."""
-        if self.proposer is None:
-            return False
         masks = (output.masks > self.config.thr).to(frame.image.dtype)
         found_any = False
         for k, state in enumerate(self.objects):
@@ -194,7 +201,11 @@ class VideoSegmenter:
                 continue
             taken = (masks.sum(dim=0) - masks[k]).clamp(max=1)
             size = median_size(state.boxes)
-            found = find_again(self.proposer, frame.image, size, state.colours, likeness, taken)
+            found: Proposals | None = None
+            if outside is not None:
+                found = find_among(outside, frame.image, size, state.colours, likeness, taken)
+            elif self.proposer is not None:
+                found = find_again(self.proposer, frame.image, size, state.colours, likeness, taken)
             if found is None:
                 state.search_from = self.frame_idx + SEARCH_PAUSE
                 continue
@@ -212,32 +223,50 @@ class VideoSegmenter:
             masks = [self.objects[k].masks[self.frame_idx - gap] for k in known]
             if not masks or (gap != self.config.gaps[0] and not any(bool(mask.any()) for mask in masks)):
                 continue
-            flow = torch.from_numpy(self.flow(array, self._images[-gap])).to(self.device)
-            for k, mask in zip(known, warp(torch.stack(masks), flow), strict=True):
+            flow, valid = self._flow_to(array, gap)
+            for k, mask in zip(known, warp(torch.stack(masks), flow, valid), strict=True):
                 warped[k][gap] = mask
         return warped
 
+    def _flow_to(self, array: np.ndarray, gap: int) -> tuple[Tensor, Tensor | None]:
+        """Backward flow [H, W, 2] from this frame to the one ``gap`` before, and where it holds [H, W], if tested."""
+        t, previous = self.first_frame + self.frame_idx, self._images[-gap]
+        if not self.config.flow_consistency:
+            return torch.from_numpy(flow_between(self.flow, array, previous, t, t - gap)).to(self.device), None
+        flow, valid = consistent_flow(self.flow, array, previous, t, t - gap)
+        return torch.from_numpy(flow).to(self.device), torch.from_numpy(valid).to(self.device)
+
     def _propose(
-        self, image: Tensor, proposals: Proposals | None, p: Tensor, q: Tensor, warped: list[dict[int, Tensor]]
+        self, image: Tensor, proposals: ProposalSet | None, p: Tensor, q: Tensor, warped: list[dict[int, Tensor]]
     ) -> list[Proposals]:
         if proposals is not None:
-            proposals = _as_float(proposals.to(image.device), image.dtype)
-            config = self.config
-            owner = assign_proposals(
-                proposals.boxes,
-                p,
-                min_iou=config.min_box_iou,
-                masks=proposals.masks,
-                q=q,
-                min_mask_iou=config.min_mask_iou,
-            )
-            return [proposals.select(owner == k) for k in range(len(self.objects))]
+            outside = proposals_of_objects(proposals, p, q, self.config)
+            outside = [self._segmented(image, own, q[k]) for k, own in enumerate(outside)]
+            if not self.config.own_evidence or self.proposer is None:
+                return outside
         assert self.proposer is not None
         evidence = [
             self.proposer.look(image, ObjectView(p[k], views, state.last_mask, state.first_mask, state.colours))
             for k, (state, views) in enumerate(zip(self.objects, warped, strict=True))
         ]
-        return self.proposer.propose(image, evidence)
+        made = self.proposer.propose(image, evidence)
+        return made if proposals is None else [Proposals.cat(pair) for pair in zip(outside, made, strict=True)]
+
+    def _segmented(self, image: Tensor, proposals: Proposals, q: Tensor) -> Proposals:
+        """The proposals of one object with a mask each; boxes are segmented by the network, guided by Q [H, W]."""
+        again = ~proposals.mask_known
+        if self.proposer is None:
+            if bool(again.any()):
+                raise InputError("some proposals have no mask and the model has no segmentation network to make one")
+            return proposals
+        if self.config.resegment:
+            again = torch.ones_like(again)
+        if not bool(again.any()):
+            return proposals
+        (made,) = self.proposer.propose(image, [self.proposer.look_at(proposals.boxes[again], q)])
+        boxes, masks, scores = proposals.boxes.clone(), proposals.masks.to(q.dtype), proposals.scores.clone()
+        masks[again], boxes[again], scores[again] = made.masks, made.boxes, made.scores
+        return Proposals(boxes, masks, scores, None, proposals.origin)
 
     @torch.no_grad()
     def _remember(self, image: Tensor, labels: Tensor, given: dict[int, Tensor], output: FrameOutput | None) -> None:
@@ -280,12 +309,6 @@ class VideoSegmenter:
             deque(maxlen=history),
             deque(maxlen=50),
         )
-
-
-def _as_float(proposals: Proposals, dtype: torch.dtype) -> Proposals:
-    """The proposals with boxes and scores of ``dtype``, and masks too unless they are bool."""
-    masks = proposals.masks if proposals.masks.dtype == torch.bool else proposals.masks.to(dtype)
-    return Proposals(proposals.boxes.to(dtype), masks, proposals.scores.to(dtype), proposals.feats, proposals.origin)
 
 
 def _image_forms(image: np.ndarray | Tensor, device: torch.device) -> tuple[np.ndarray, Tensor]:

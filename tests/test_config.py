@@ -74,11 +74,17 @@ def other_value(name, value):
 
 
 def test_round_trip_of_every_field():
+    base = STGConfig(edge_iou="mask", min_edge_iou=0.1)
     for field in dataclasses.fields(STGConfig):
-        other = other_value(field.name, getattr(STGConfig(), field.name))
-        changed = STGConfig().with_options(**{field.name: other})
-        assert changed != STGConfig()
+        other = "mask" if field.name == "edge_iou" else other_value(field.name, getattr(base, field.name))
+        changed = base.with_options(**{field.name: other})
+        assert changed != base or field.name == "edge_iou"
         assert STGConfig.from_dict(changed.to_dict()) == changed
+
+
+def test_pruned_edges_need_the_iou_of_masks():
+    with pytest.raises(InputError, match=r'min_edge_iou.*edge_iou="mask"'):
+        STGConfig(min_edge_iou=0.3)
 
 
 def test_missing_names_take_the_defaults():

@@ -9,7 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stg_pyg.errors import InputError
-from stg_pyg.flow import DISFlow, forward_backward_consistency, read_flo, warp, write_flo
+from stg_pyg.flow import (
+    DISFlow,
+    consistent_flow,
+    read_flo,
+    resolve_flow,
+    warp,
+    write_flo,
+)
 
 
 def texture(height=96, width=128, seed=0):
@@ -100,103 +107,26 @@ def test_flow_and_warp_bring_the_mask_along():
     assert (q.numpy() - shifted(mask, 3, -2)).__abs__().mean() < 0.005
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 2**32 - 1))
-def test_warp_equals_remap(height, width, seed):
-    random = np.random.default_rng(seed)
-    image = random.random((height, width), dtype=np.float32)
-    # Remap may round positions to 1/32 of a pixel.
-    flow = (random.integers(-160, 160, (height, width, 2)) / 32).astype(np.float32)
-    x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
-    expected = cv2.remap(
-        image, x + flow[..., 0], y + flow[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=0
-    )
-    warped = warp(torch.from_numpy(image), torch.from_numpy(flow))
-    np.testing.assert_allclose(warped.numpy(), expected.reshape(height, width), atol=1e-4)
+def test_consistent_flow_masks_what_an_object_uncovers():
+    background, patch = texture(seed=11), texture(seed=3)[20:60, 20:60]
+    previous, current = background.copy(), background.copy()
+    previous[30:70, 40:80] = patch
+    current[30:70, 48:88] = patch
+    flow, valid = consistent_flow(DISFlow(), current, previous, 1, 0)
+    assert flow.shape == (96, 128, 2) and valid.dtype == np.bool_
+    assert np.median(flow[40:60, 58:78, 0]) == pytest.approx(-8, abs=0.1)
+    assert valid[40:60, 58:78].mean() > 0.95 and valid[:20].mean() > 0.95
+    assert valid[34:66, 41:47].mean() < 0.3  # uncovered since
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_warp_by_hand(dtype):
-    x = torch.tensor([[1, 2, 4], [8, 16, 32]], dtype=dtype)
-    right = torch.tensor([1.0, 0]).expand(2, 3, 2)
-    torch.testing.assert_close(warp(x, right), torch.tensor([[2, 4, 0], [16, 32, 0]], dtype=dtype))
-    down = torch.tensor([0, 0.5]).expand(2, 3, 2)
-    torch.testing.assert_close(warp(x, down), torch.tensor([[4.5, 9, 18], [4, 8, 16]], dtype=dtype))
-
-
-@pytest.mark.parametrize("shape", [(5, 7), (3, 5, 7), (2, 3, 5, 7), (1, 1), (480, 854)])
-def test_no_flow_changes_nothing(shape):
-    x = torch.rand(shape)
-    flow = torch.zeros(*shape[-2:], 2)
-    torch.testing.assert_close(warp(x, flow), x, atol=1e-4, rtol=0)
-
-
-def test_warp_of_a_batch_uses_the_flow_of_each():
-    x = torch.rand(2, 3, 4, 5, dtype=torch.float64)
-    flow = torch.rand(2, 4, 5, 2, dtype=torch.float64) * 3 - 1
-    batched = warp(x, flow)
-    for i in range(2):
-        torch.testing.assert_close(batched[i], warp(x[i], flow[i]))
-        torch.testing.assert_close(batched[i, 1], warp(x[i, 1], flow[i]))
-    torch.testing.assert_close(warp(x, flow[0])[1], warp(x[1], flow[0]))
-
-
-def test_warp_takes_masks_and_arrays():
-    mask = torch.zeros(4, 4, dtype=torch.bool)
-    mask[1, 1] = True
-    warped = warp(mask, np.ones((4, 4, 2), dtype=np.float32))
-    assert warped.dtype == torch.float32
-    assert warped[0, 0] == pytest.approx(1) and warped.sum() == pytest.approx(1)
-
-
-def test_unknown_flow_samples_zeros():
-    flow = torch.zeros(1, 5, 2)
-    flow[0, :4, 0] = torch.tensor([float("nan"), float("inf"), -float("inf"), 1e10])
-    torch.testing.assert_close(warp(torch.ones(1, 5), flow), torch.tensor([[0.0, 0, 0, 0, 1]]))
-
-
-def test_warp_gradcheck():
-    generator = torch.Generator().manual_seed(0)
-    x = torch.rand(1, 3, 4, generator=generator, dtype=torch.float64, requires_grad=True)
-    # Between the pixels, where the bilinear sample is smooth; some positions lie outside.
-    flow = torch.rand(3, 4, 2, generator=generator, dtype=torch.float64) * 0.8 + 0.1
-    flow += torch.randint(-2, 3, (3, 4, 2), generator=generator)
-    assert torch.autograd.gradcheck(warp, (x, flow.requires_grad_()))
-
-
-@pytest.mark.parametrize(
-    ("x", "flow"),
-    [((4, 5), (5, 4, 2)), ((4, 5), (4, 5)), ((3, 4, 5), (3, 4, 5, 2)), ((2, 1, 4, 5), (3, 4, 5, 2)), ((4,), (4, 1, 2))],
-)
-def test_warp_rejects(x, flow):
-    with pytest.raises(ValueError, match="flow"):
-        warp(torch.zeros(x), torch.zeros(flow))
-
-
-def test_consistency_by_hand():
-    forward = torch.zeros(4, 6, 2)
-    forward[..., 0] = 2
-    backward = -forward
-    consistent = forward_backward_consistency(forward, backward)
-    assert consistent.dtype == torch.bool
-    assert consistent.tolist() == [[True] * 4 + [False] * 2] * 4  # the last two columns leave the frame
-    backward[1, 3] = 0
-    assert not forward_backward_consistency(forward, backward)[1, 1]
-    # 0.7 pixels are 0.49 squared and within the tolerance, 0.8 pixels are not.
-    assert forward_backward_consistency(forward, -forward + torch.tensor([0, 0.7]))[1, 1]
-    assert not forward_backward_consistency(forward, -forward + torch.tensor([0, 0.8]), alpha=0.0)[1, 1]
-    assert forward_backward_consistency(forward, -forward + torch.tensor([0, 0.8]), alpha=0.1)[1, 1]
-
-
-def test_consistency_outside_is_false_even_for_small_flow():
-    half = torch.tensor([0.5, 0]).expand(2, 3, 2)
-    assert forward_backward_consistency(half, -half).tolist() == [[True, True, False]] * 2
-
-
-def test_consistency_takes_arrays():
-    still = np.zeros((3, 4, 2), dtype=np.float32)
-    assert forward_backward_consistency(still, still).all()
-    assert not forward_backward_consistency(still, still + 1).any()
+def test_sources_by_name(tmp_path):
+    assert repr(resolve_flow("dis")) == "DISFlow(preset='medium', max_size=480)"
+    assert repr(resolve_flow("dis:fast", max_size=None)) == "DISFlow(preset='fast', max_size=None)"
+    assert resolve_flow("dis:ultrafast").preset == "ultrafast"
+    for bad in ("dis:slow", "flownet", str(tmp_path / "missing"), ""):
+        with pytest.raises(InputError, match="dis, dis:fast, dis:ultrafast, raft, raft:small, or a folder") as raised:
+            resolve_flow(bad)
+        assert "\n" not in str(raised.value) and str(raised.value).startswith(bad)
 
 
 @settings(max_examples=20, deadline=None)

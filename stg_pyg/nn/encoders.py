@@ -11,8 +11,8 @@ import torchvision
 from torch import Tensor, nn
 
 from stg_pyg.crops import crop_resize, crop_windows
-from stg_pyg.errors import InputError
 from stg_pyg.nn.segmentation import ResidualBlock, conv_relu
+from stg_pyg.weights import load_torchvision
 
 
 class SmallBackbone(nn.Module):
@@ -42,27 +42,34 @@ def _group_norm(channels: int) -> nn.Module:
 
 
 class ResNetBackbone(nn.Module):
-    """A torchvision ResNet up to one of its stages, with random or local weights; it never downloads.
+    """A torchvision ResNet up to one of its stages.
 
     Args:
         name: ``resnet50``, ``resnet101``, or another ResNet of torchvision.
         stage: last stage kept, 4 (stride 16, the paper's keys) or 5 (stride 32, the paper's proposal features).
-        weights: a file with a torchvision state dict, or ``None`` for random initialisation.
+        weights: ``None`` or ``none``, random initialisation; ``auto``, torchvision's; or a path, see
+            :func:`stg_pyg.weights.load_torchvision`. The encoder of RVOS, which the paper starts from, is recognised.
+        dilated: the last stage kept is dilated instead of strided, so the stride is half as large (the ResNets of
+            bottlenecks, from ``resnet50`` on).
 
     Raises:
-        InputError: if the file is missing, or its names or shapes are not those of the network.
+        InputError: if the weights are missing, damaged or of another network.
     """
 
-    def __init__(self, name: str = "resnet101", stage: int = 5, weights: str | Path | None = None):
+    def __init__(
+        self, name: str = "resnet101", stage: int = 5, weights: str | Path | None = None, dilated: bool = False
+    ):
         super().__init__()
         if stage not in (4, 5):
             raise ValueError(f"stage must be 4 or 5, not {stage}")
-        net = torchvision.models.get_model(name, weights=None)
-        if weights is not None:
-            _load_state(net, Path(weights), name)
+        dilation = [False, dilated and stage == 4, dilated and stage == 5]
+        net = torchvision.models.get_model(name, weights=None, replace_stride_with_dilation=dilation)
+        state = load_torchvision(name, weights)
+        if state is not None:
+            net.load_state_dict(state, strict=False)  # the classifier may be missing
         self.stem = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool)
         self.stages = nn.Sequential(*[getattr(net, f"layer{i}") for i in range(1, stage)])
-        self.stride = 2 ** (stage + 0)
+        self.stride = 2 ** (stage - dilated)
         with torch.no_grad():
             was_training = self.training
             self.out_channels = self.eval()(torch.zeros(1, 3, 64, 64)).shape[1]
@@ -70,21 +77,6 @@ class ResNetBackbone(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.stages(self.stem(images))
-
-
-def _load_state(net: nn.Module, path: Path, name: str) -> None:
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; put a torchvision state dict of {name} there, or give no weights")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        missing, unexpected = net.load_state_dict(state, strict=False)
-    except Exception as error:
-        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path}: not a torchvision state dict of {name} ({first_line})") from error
-    missing = [key for key in missing if not key.startswith("fc.")]
-    if missing or unexpected:
-        odd = (missing + list(unexpected))[0]
-        raise InputError(f"{path}: the names are not those of torchvision's {name}, for example {odd!r}")
 
 
 class ProposalEncoder(nn.Module):

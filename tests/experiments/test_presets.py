@@ -20,6 +20,16 @@ def test_names():
     assert all(name in str(error.value) for name in PRESETS)
 
 
+def test_paper_presets_hold_the_printed_constants():
+    paper = [preset for preset in PRESETS.values() if preset.size == "paper"]
+    assert {preset.name for preset in paper} >= {"davis2016-paper", "davis2017-paper"}
+    for preset in paper:
+        assert preset.name.endswith("-paper") and preset.config == STGConfig.paper()
+        assert preset.crop_size == 512 and preset.lucid.margin == preset.config.crop_margin == 0.15
+        assert preset.learning_rate == 1e-5 and preset.coco_steps > 0
+    assert all(preset.size == "small" for name, preset in PRESETS.items() if name.endswith("-small"))
+
+
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
 def test_presets_fit_together(preset: Preset):
     assert isinstance(preset.config, STGConfig)
@@ -27,7 +37,13 @@ def test_presets_fit_together(preset: Preset):
     assert preset.lucid.size == preset.crop_size, "the network is trained on crops of the size that it is used with"
     assert preset.config.gaps[0] == 1, "Q of Eq. 6 is the warped mask of the frame before"
     assert preset.train_split != preset.val_split
-    for count in (preset.segmentation_steps, preset.batch_size, preset.graph_steps, preset.width):
+    for count in (
+        preset.segmentation_steps,
+        preset.batch_size,
+        preset.graph_steps,
+        preset.width,
+        preset.detector_steps,
+    ):
         assert count > 0
     assert STGConfig.from_dict(preset.config.to_dict()) == preset.config
     with pytest.raises(dataclasses.FrozenInstanceError):

@@ -1,3 +1,4 @@
+import argparse
 import dataclasses
 import functools
 import json
@@ -10,21 +11,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from coco_files import annotation, make_root, polygon
 from PIL import Image
 from test_cli import command, error_line
 from torch import nn
 
 from datasets import SyntheticVideos, VideoSequence
 from datasets.cache import cached
-from experiments import checkpoints, graph_stage, scoring, segmentation_stage
+from experiments import checkpoints, graph_stage, scoring, segmentation_stage, train
 from experiments.graph_stage import draw_clip, train_graph
 from experiments.presets import PRESETS, Preset
 from experiments.rows import table_rows
-from experiments.segmentation_stage import load_segmentation, train_segmentation
+from experiments.segmentation_stage import evaluate_segmentation, load_segmentation, train_segmentation
 from stg_pyg.errors import InputError
 from stg_pyg.io import davis_palette
 from stg_pyg.lucid import LucidConfig
 from stg_pyg.model import STGNet
+from stg_pyg.nn.segmentation import SegmentationOutput
 
 CPU = torch.device("cpu")
 SYNTHETIC = PRESETS["synthetic-small"]
@@ -69,6 +72,7 @@ def make_tiny(patch: pytest.MonkeyPatch) -> None:
     patch.setitem(PRESETS, "synthetic-small", TINY)
     patch.setattr("experiments.presets.SyntheticVideos", videos)
     patch.setattr(scoring, "ProcessPoolExecutor", InProcess)
+    patch.setattr(torch, "set_num_threads", lambda _: None)  # waiting threads are slow where cores are shared
 
 
 @pytest.fixture(scope="module")
@@ -378,6 +382,94 @@ def test_frames_in_memory_stay_as_they_are(tmp_path):
     for (image, labels), (same_image, same_labels) in zip(before, after, strict=True):
         np.testing.assert_array_equal(image, same_image)
         np.testing.assert_array_equal(labels, same_labels)
+
+
+class Believer(nn.Module):
+    """Returns Q as its mask."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused = nn.Parameter(torch.zeros(1))
+
+    def forward(self, images: torch.Tensor, q: torch.Tensor) -> SegmentationOutput:
+        assert images.shape[1:] == (3, 32, 32) and q.shape[1:] == (32, 32)
+        return SegmentationOutput(20 * q - 10, q.new_zeros(len(q)))
+
+
+class Still(VideoSequence):
+    """Nothing moves, frame 5 is not annotated, and object 3 is gone from the frame that Q of frame 9 comes from."""
+
+    name, frame_names = "still", [str(t) for t in range(14)]
+
+    def image(self, t: int) -> np.ndarray:
+        return np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
+
+    def labels(self, t: int) -> np.ndarray | None:
+        labels = np.zeros((48, 64), np.uint8)
+        labels[10:30, 8:28] = 1
+        if t not in (4, 5):
+            labels[10:40, 40:60] = 3
+        return None if t == 13 else labels
+
+
+def test_crops_are_scored_with_and_without_q():
+    scores = evaluate_segmentation(Believer(), [Still()], TINY, every=5)
+    # Frame 4 has object 1, frame 9 both, and Q of object 3 is empty there.
+    assert scores["crops"] == 3 and list(scores["videos"]) == ["still"]
+    assert scores["without_q"] == 0
+    assert scores["with_q"] == pytest.approx(200 / 3, abs=2)
+    assert scores == evaluate_segmentation(Believer(), [Still()], TINY, every=5)
+
+
+def test_no_crops_to_score():
+    scores = evaluate_segmentation(Believer(), [], TINY)
+    assert scores["crops"] == 0 and np.isnan(scores["with_q"])
+
+
+def test_segmentation_stage_scores_crops(monkeypatch, tmp_path, capsys):
+    make_tiny(monkeypatch)
+    arguments = ("--stage", "segmentation", "--segmentation-steps", 2, "--workers", 0, "--out", tmp_path)
+    assert command(monkeypatch, "train", *arguments) == 0
+    scores = json.loads((tmp_path / "segmentation.json").read_text())
+    assert scores["crops"] > 0 and 0 <= scores["without_q"] <= 100
+    assert f"{scores['crops']} crops of test" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("stage", ["segmentation", "detector"])
+def test_coco_comes_first(monkeypatch, tmp_path, capsys, stage):
+    make_tiny(monkeypatch)
+    small = dataclasses.replace(
+        TINY, coco_steps=3, detector_steps=2, detector_width=8, detector_size=32, detector_batch_size=1
+    )
+    monkeypatch.setitem(PRESETS, "synthetic-small", small)
+    coco = make_root(tmp_path / "coco", [annotation(i, i, [polygon(4, 4, 20, 20)]) for i in range(2)])
+    out = tmp_path / "out"
+    run = ("train", "--stage", stage, "--segmentation-steps", 2, "--workers", 0, "--out", out)
+    assert command(monkeypatch, *run, "--coco", tmp_path / "none") == 2
+    assert "expected annotations/instances_train2017.json" in error_line(capsys)
+    assert command(monkeypatch, *run, "--coco", coco) == 0
+    first, second = (checkpoints.load(out / f"{stage}{phase}.pt", stage) for phase in ("_coco", ""))
+    assert (first["step"], second["step"]) == (3, 2)
+    average = "average" if stage == "segmentation" else "weights"
+    weights = [name for name in second["net"] if name.endswith(("weight", "bias"))]
+    distance = [(first[average][name] - second["net"][name]).abs().max().item() for name in weights]
+    assert 0 < max(distance) < 1, "the second phase starts where the first one ended"
+    before = (out / f"{stage}.pt").read_bytes()
+    assert command(monkeypatch, *run, "--coco", coco, "--resume") == 0
+    assert (out / f"{stage}.pt").read_bytes() == before
+    (out / f"{stage}_coco.pt").unlink()
+    assert command(monkeypatch, *run, "--coco", coco, "--resume") == 2
+    assert "was not started from COCO" in error_line(capsys)
+
+
+def test_paper_presets_take_weights(monkeypatch, tmp_path):
+    made: list[Any] = []
+    monkeypatch.setattr(train.Detector, "one_class", lambda weights: made.append(weights))
+    paper = PRESETS["davis2016-paper"]
+    for given, taken in ((None, "auto"), ("none", "none"), ("weights.pth", "weights.pth")):
+        arguments = argparse.Namespace(weights=given, resume=False, out=tmp_path)
+        train.build_detector(arguments, paper)
+        assert made.pop() == taken
 
 
 def test_clips_start_with_an_object():

@@ -179,9 +179,29 @@ def test_files_that_are_no_weights_are_refused(tmp_path, content):
 
 
 def test_missing_files_are_refused(tmp_path):
-    for path in (tmp_path / "absent.pth", tmp_path):
-        with pytest.raises(InputError, match=f"{path.name}: no such file"):
+    for path, problem in ((tmp_path / "absent.pth", "no such file"), (tmp_path, r"holds neither .* nor resnet18\.pth")):
+        with pytest.raises(InputError, match=f"{path.name}: {problem}"):
             ResNetBackbone("resnet18", 5, path)
+
+
+def test_the_words_for_no_weights_and_for_rvos(resnet18, tmp_path):
+    assert ResNetBackbone("resnet18", 4, "none").out_channels == 256
+    state = {f"module.base.{name}": value for name, value in resnet18.state_dict().items()}
+    torch.save(
+        {**state, "module.sk5.weight": torch.zeros(2), "module.bn5.bias": torch.zeros(2)}, tmp_path / "encoder.pt"
+    )
+    net = ResNetBackbone("resnet18", 5, tmp_path)
+    assert torch.equal(net.stages[3][1].conv2.weight, resnet18.layer4[1].conv2.weight)
+
+
+@pytest.mark.parametrize(("stage", "stride"), [(4, 8), (5, 16)])
+def test_dilation_halves_the_stride_and_keeps_the_weights(stage, stride):
+    plain, dilated = ResNetBackbone("resnet50", stage).eval(), ResNetBackbone("resnet50", stage, dilated=True).eval()
+    dilated.load_state_dict(plain.state_dict())
+    assert dilated.stride == stride and dilated.out_channels == plain.out_channels
+    with torch.no_grad():
+        maps = dilated(torch.randn(1, 3, 64, 96))
+    assert maps.shape == (1, dilated.out_channels, 64 // stride, 96 // stride)
 
 
 def test_pickled_code_is_not_run(tmp_path):

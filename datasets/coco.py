@@ -1,0 +1,167 @@
+"""Instance annotations in the format of COCO (Lin et al., ECCV 2014, arXiv:1405.0312), as videos of one frame."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+from datasets.base import UInt8Array, VideoDataset, VideoSequence
+from stg_pyg.encoded import find_fault
+from stg_pyg.errors import InputError
+from stg_pyg.io import read_image
+
+MAX_OBJECTS = 255
+
+Segmentation = list[NDArray[np.float32]] | list[int] | bytes
+"""Polygons [2 K] of (x, y) in turn, the runs of an uncompressed RLE, or a compressed RLE."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What the annotation file says of one image."""
+
+    file_name: str
+    size: tuple[int, int]
+    """(H, W) in pixels."""
+    objects: tuple[tuple[int, Segmentation], ...]
+    """Id and mask of each annotation."""
+
+
+class CocoPicture(VideoSequence):
+    """One image as a video of one frame, its instances numbered 1, 2, ... by falling area.
+
+    Where instances overlap, the smaller one is on top. Beyond 255 instances the largest are kept.
+    """
+
+    def __init__(self, path: Path, picture: Picture, source: Path) -> None:
+        self.name = path.stem
+        self.frame_names = [path.stem]
+        self._path, self._picture, self._source = path, picture, source
+
+    def image(self, t: int) -> UInt8Array:
+        image = read_image(self._path)
+        (rows, columns), (height, width) = image.shape[:2], self._picture.size
+        if (rows, columns) != (height, width):
+            raise InputError(
+                f"{self._path}: is {columns} x {rows} pixels but {self._source.name} says {width} x {height}; "
+                "use images and annotations of the same release"
+            )
+        return image
+
+    def labels(self, t: int) -> UInt8Array:
+        labels = np.zeros(self._picture.size, np.uint8)
+        masks = [self._mask(*entry) for entry in self._picture.objects]
+        largest = sorted((m for m in masks if m.any()), key=lambda m: -int(m.sum()))[:MAX_OBJECTS]
+        for obj_id, mask in enumerate(largest, start=1):
+            labels[mask] = obj_id
+        return labels
+
+    @cached_property
+    def size(self) -> tuple[int, int]:
+        return self._picture.size
+
+    def _mask(self, annotation: int, segmentation: Segmentation) -> NDArray[np.bool_]:
+        height, width = self._picture.size
+        fault = "is neither polygons nor a mask of the image's size"
+        try:
+            if isinstance(segmentation, bytes):
+                problem = find_fault([segmentation], (height, width))
+                fault = problem[1] if problem else fault
+                codes: Any = None if problem else {"size": [height, width], "counts": segmentation}
+            elif segmentation and isinstance(segmentation[0], np.ndarray):
+                polygons = [polygon.astype(float).tolist() for polygon in segmentation]  # type: ignore[union-attr]
+                codes = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
+            else:
+                whole = sum(segmentation) == height * width and min(segmentation) >= 0  # type: ignore[arg-type,type-var]
+                runs = {"size": [height, width], "counts": segmentation}
+                codes = coco_mask.frPyObjects(runs, height, width) if whole else None
+        except (TypeError, ValueError):
+            codes = None
+        if codes is None:
+            raise InputError(f"{self._source}: the mask of annotation {annotation} {fault}; download the file again")
+        mask = coco_mask.decode({"size": codes["size"], "counts": bytes(codes["counts"])}).astype(bool)
+        if isinstance(segmentation[0], np.ndarray) and not mask.any():
+            # A sliver between pixels is still an object, and a picture without any cannot be trained on.
+            x, y = segmentation[0].reshape(-1, 2).mean(axis=0)
+            mask[int(np.clip(y, 0, height - 1)), int(np.clip(x, 0, width - 1))] = True
+        return mask
+
+
+class COCO(VideoDataset):
+    """Images with instance masks, whatever their classes, for training::
+
+        root/annotations/instances_<split>.json
+        root/<split>/<file name>
+
+    Crowd regions are dropped, and so are images without any instance.
+
+    Args:
+        root: the folder that holds ``annotations``.
+        split: ``train2017``, ``val2017`` or any other name with a file of annotations.
+
+    Raises:
+        InputError: a folder or the file is missing, or the file is no such file.
+    """
+
+    def __init__(self, root: str | os.PathLike[str], split: str = "train2017") -> None:
+        self.root, self.split, self.name = Path(root), split, "coco"
+        self._file, self._folder = self.root / "annotations" / f"instances_{split}.json", self.root / split
+        for path, there in ((self._file, self._file.is_file()), (self._folder, self._folder.is_dir())):
+            if not there:
+                raise InputError(
+                    f"{self.root}: is no COCO root, {path.relative_to(self.root).as_posix()} is missing; expected "
+                    f"annotations/instances_{split}.json and {split}/<image files> in it"
+                )
+        self._pictures = _index(self._file)
+        if not self._pictures:
+            raise InputError(f"{self._file}: annotates no object; choose another split")
+
+    @property
+    def sequence_names(self) -> list[str]:
+        return [Path(picture.file_name).stem for picture in self._pictures]
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def _sequence(self, index: int) -> VideoSequence:
+        picture = self._pictures[index]
+        return CocoPicture(self._folder / picture.file_name, picture, self._file)
+
+
+def _index(path: Path) -> list[Picture]:
+    """The images that have objects, in the order of the file."""
+    try:
+        content = json.loads(path.read_bytes())
+        objects: dict[int, list[tuple[int, Segmentation]]] = {}
+        for entry in content["annotations"]:
+            compact = [] if entry.get("iscrowd", 0) else _compact(entry["segmentation"])
+            if compact:
+                objects.setdefault(entry["image_id"], []).append((entry["id"], compact))
+        images = [entry for entry in content["images"] if entry["id"] in objects]
+        return [
+            Picture(str(entry["file_name"]), (int(entry["height"]), int(entry["width"])), tuple(objects[entry["id"]]))
+            for entry in images
+        ]
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{path}: holds no instance annotations of COCO's format ({type(error).__name__} {error}); "
+            "download the file again"
+        ) from error
+
+
+def _compact(segmentation: Any) -> Segmentation:
+    """In a fraction of the memory of lists of numbers, as there may be a million polygons; empty for no mask at all."""
+    if isinstance(segmentation, dict):
+        counts = segmentation["counts"]
+        return counts.encode() if isinstance(counts, str) else [int(n) for n in counts]
+    return [np.asarray(polygon, np.float32) for polygon in segmentation if len(polygon) >= 6]

@@ -1,0 +1,133 @@
+"""Boxes, masks and features of every frame of a split, for later runs: python -m experiments.proposals"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from datasets.base import UInt8Array, VideoSequence
+from experiments import checkpoints, cli
+from experiments.presets import PRESETS, find_preset, open_split
+from experiments.weights_option import add_weights_argument
+from stg_pyg.encoded import EncodedProposals
+from stg_pyg.errors import InputError
+from stg_pyg.nn.detector import Detector
+from stg_pyg.proposal_store import MERGED, ProposalWriter
+
+
+def parse() -> argparse.Namespace:
+    parser = cli.make_parser(
+        "Detects proposals in every frame of a split and writes D/<sequence>/<frame>.npz with boxes, scores, masks and "
+        "features, D/meta.json, and all of them as COCO results in D/proposals.json. Started again after an "
+        "interruption, it goes on. The detector is that of --detector, or COCO's Mask R-CNN with --weights."
+    )
+    parser.add_argument("--preset", default="davis2016", help=f"data set, one of {', '.join(PRESETS)}")
+    parser.add_argument("--root", type=Path, help="folder of the data set (not for synthetic)")
+    parser.add_argument("--split", default="val", help="videos to look at")
+    parser.add_argument("--detector", type=Path, metavar="CHECKPOINT", help="detector.pt of experiments.train")
+    add_weights_argument(parser, "auto")
+    parser.add_argument("--score", type=_share, default=0.05, help="least score of a proposal")
+    parser.add_argument("--nms", type=_share, default=0.6, help="IoU of non-maximum suppression over all classes")
+    parser.add_argument("--max-proposals", type=cli.whole, default=50, help="most proposals of a frame")
+    return parser.parse_args()
+
+
+def make_detector(args: argparse.Namespace) -> Detector:
+    """The detector that the arguments ask for, in evaluation mode.
+
+    Raises:
+        InputError: the checkpoint or the weights are missing or of something else.
+    """
+    limits = {"confidence": args.score, "nms": args.nms, "max_detections": args.max_proposals}
+    if args.detector is None:
+        return Detector.collapsed(args.weights, **limits).eval()
+    content = checkpoints.load(args.detector, "detector")
+    try:
+        if isinstance(content.get("network"), dict):
+            content["network"] = {**content["network"], **limits}
+        return Detector.from_checkpoint(content).eval()
+    except InputError as error:
+        raise InputError(f"{args.detector}: {error}") from error
+
+
+def settings_of(args: argparse.Namespace, detector: nn.Module, dataset: str) -> dict[str, Any]:
+    """What the proposals depend on; paths are left out, so that files may move between two runs."""
+    return {
+        "dataset": dataset,
+        "detector": "COCO's Mask R-CNN, classes collapsed" if args.detector is None else "checkpoint",
+        "weights": fingerprint(detector),
+        "score": args.score,
+        "nms": args.nms,
+        "max_proposals": args.max_proposals,
+    }
+
+
+def fingerprint(module: nn.Module) -> str:
+    """SHA-256 of the names and values of all weights, its first 16 digits."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def detect(detector: Detector, image: UInt8Array, device: torch.device) -> EncodedProposals:
+    """The proposals of a frame uint8 [H, W, 3]; boxes without extent are dropped."""
+    scaled = torch.from_numpy(image).to(device).permute(2, 0, 1).float() / 255
+    found = detector.detect(scaled).to("cpu")
+    return EncodedProposals.from_proposals(found.select((found.boxes[:, 2:] > found.boxes[:, :2]).all(dim=1)))
+
+
+def write_proposals(
+    detector: Detector, videos: list[VideoSequence], writer: ProposalWriter, device: torch.device
+) -> None:
+    """Detects in the frames that are not done yet."""
+    frames = [(video, t, name) for video in videos for t, name in enumerate(video.frame_names)]
+    with tqdm(total=len(frames), desc="proposals", unit="frame", dynamic_ncols=True, disable=None) as bar:
+        for video, t, name in frames:
+            if not writer.has(video.name, name):
+                writer.write(video.name, name, detect(detector, video.image(t), device))
+            bar.update()
+
+
+def main() -> None:
+    args = parse()
+    preset = find_preset(args.preset)
+    videos = open_split(preset, args.split, args.root, args.seed)
+    if args.max_proposals < 1:
+        raise InputError("--max-proposals 0: give at least 1")
+    if not videos:
+        raise InputError(f"--split {args.split}: has no videos; choose another one")
+    cli.make_folder(args.out)
+    device = cli.choose_device(args.device)
+    cli.seed_everything(args.seed)
+    detector = make_detector(args).to(device)
+    writer = ProposalWriter(args.out, settings_of(args, detector, preset.dataset))
+    try:
+        write_proposals(detector, videos, writer, device)
+    except KeyboardInterrupt:
+        print(f"interrupted; the same command goes on in {args.out}", file=sys.stderr)
+        raise SystemExit(130) from None
+    writer.merge()
+    print(f"{sum(video.num_frames for video in videos)} frames of {len(videos)} videos: {args.out / MERGED}")
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 to 1")
+    return value
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,111 @@
+"""Proposals that come from outside: which object they belong to, and the pieces of one object put together."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from stg_pyg.assignment import assign_proposals
+from stg_pyg.boxes import box_iou
+from stg_pyg.config import STGConfig
+from stg_pyg.proposals import Index, Proposals
+from stg_pyg.selection import mask_iou
+
+
+class ProposalSet(Protocol):
+    """The proposals of a frame whose masks may be decoded only when they are selected: :class:`Proposals` and
+    :class:`stg_pyg.encoded.EncodedProposals`."""
+
+    boxes: Tensor
+    """[N, 4]."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the frame."""
+        ...
+
+    def select(self, index: Index) -> Proposals:
+        """The proposals at positions or where a bool mask is true."""
+        ...
+
+
+def proposals_of_objects(proposals: ProposalSet, p: Tensor, q: Tensor, config: STGConfig) -> list[Proposals]:
+    """The proposals of each of K objects, "Preparation" of Liu et al., AAAI 2021, and rejection by ``config``.
+
+    Only the masks of accepted proposals are decoded, at most ``config.max_nodes`` an object.
+
+    Args:
+        proposals: N proposals of a frame.
+        p: [K, 4] predicted boxes.
+        q: [K, H, W] warped previous masks.
+
+    Returns:
+        K proposals on the device and of the dtype of ``q``.
+    """
+    boxes = proposals.boxes.to(p)
+    owner = assign_proposals(boxes, p)
+    overlap = box_iou(boxes, p)
+    result = []
+    for k in range(len(p)):
+        own = torch.nonzero(owner == k)[:, 0]
+        if len(own) > config.max_nodes:
+            nearest = overlap[own, k].argsort(descending=True, stable=True)[: config.max_nodes]
+            own = own[nearest.sort().values]
+        mine = assembled(on_device(proposals.select(own.cpu()), q), q[k], config.assemble)
+        result.append(mine.select(accepted(mine, p[k], q[k], config)))
+    return result
+
+
+def accepted(proposals: Proposals, p: Tensor, q: Tensor, config: STGConfig) -> Tensor:
+    """Which proposals of one object pass its rejection rules, [N] bool; the paper's admit all."""
+    near = torch.ones_like(proposals.mask_known)
+    if config.min_box_iou > 0:
+        near &= box_iou(proposals.boxes, p[None])[:, 0] >= config.min_box_iou
+    if config.min_mask_iou > 0 and len(proposals):
+        near &= (mask_iou(proposals.masks, q[None])[:, 0] >= config.min_mask_iou) | ~proposals.mask_known
+    return near
+
+
+def assembled(proposals: Proposals, q: Tensor, share: float) -> Proposals:
+    r"""The proposals and, if there are several such, the union of those that lie inside Q.
+
+    .. math::
+        \bigcup \{ M^v : |M^v \cap Q| > s \, |M^v| \}
+
+    Proposals from segmentation into disjoint parts cover an object in pieces, none of which is a good mask of it.
+
+    Args:
+        proposals: of one object.
+        q: [H, W] its warped previous mask.
+        share: s; with 1 nothing is added.
+    """
+    if share >= 1 or len(proposals) < 2:
+        return proposals
+    masks = proposals.masks.to(q.dtype).flatten(1)
+    area = masks.sum(dim=1)
+    inside = (masks @ (q > 0.5).to(q.dtype).flatten() > share * area) & (area > 0)
+    if int(inside.sum()) < 2:
+        return proposals
+    union = (
+        proposals.masks[inside].amax(dim=0) if proposals.masks.is_floating_point() else proposals.masks[inside].any(0)
+    )
+    score = (proposals.scores[inside] * area[inside]).sum() / area[inside].sum()
+    feats = None if proposals.feats is None else proposals.feats[inside].mean(dim=0, keepdim=True)
+    whole = Proposals.from_masks(union[None], score[None], feats=feats, origin=["assembled"])
+    return Proposals.cat([proposals, whole])
+
+
+def on_device(proposals: Proposals, like: Tensor) -> Proposals:
+    """The proposals on the device of ``like``, boxes and scores of its dtype, and masks too unless they are bool."""
+    proposals = proposals.to(like.device)
+    masks = proposals.masks if proposals.masks.dtype == torch.bool else proposals.masks.to(like.dtype)
+    return Proposals(
+        proposals.boxes.to(like.dtype),
+        masks,
+        proposals.scores.to(like.dtype),
+        proposals.feats,
+        proposals.origin,
+        proposals.has_mask,
+    )

@@ -1,0 +1,220 @@
+"""Pretrained weights of torchvision's networks: from the hub's cache, a download, or a file of one's own."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from stg_pyg.errors import InputError
+
+NETWORKS = (
+    "maskrcnn_resnet50_fpn",
+    "maskrcnn_resnet50_fpn_v2",
+    "deeplabv3_resnet101",
+    "resnet101",
+    "resnet50",
+    "raft_large",
+    "raft_small",
+)
+"""The networks that the paper's presets start from; any other one of torchvision works too."""
+
+_CLASSIFIERS = ("classifier.1.", "classifier.2.", "classifier.4.", "aux_classifier.")
+
+
+def load_torchvision(name: str, spec: str | Path | None) -> dict[str, Tensor] | None:
+    """The state dict of a torchvision network, in the names of the installed torchvision.
+
+    Args:
+        name: a network of torchvision, such as those of :data:`NETWORKS`.
+        spec: ``auto``, torchvision's default weights, from ``torch.hub.get_dir()/checkpoints`` if they are there, else
+            downloaded to there; ``none`` or ``None``, no weights; or a path, a file with a state dict or a folder that
+            holds one under torchvision's file name or as ``<name>.pth``. Only ``auto`` ever uses the network. A ResNet
+            also takes the encoder of RVOS, see :func:`convert_rvos`.
+
+    Returns:
+        The weights, complete but for the classifier of a ResNet (``fc.*``) or of DeepLabv3 when the file has none or
+        one of another size; ``None`` without weights.
+
+    Raises:
+        InputError: a file is missing, damaged, of another network or not to be had; the line says which file is
+            expected, how its SHA-256 begins, and where it belongs.
+    """
+    if spec is None or spec == "none":
+        return None
+    if spec == "auto":
+        default = _known_weights(name)[0]
+        return _checked(_from_hub(default), name, _hub_folder() / _file_name(default))
+    path = _find(name, Path(spec))
+    known = {_file_name(weights): weights for weights in _known_weights(name)}
+    if path.name in known:
+        _check_hash(path, known[path.name])
+    return _checked(_read(path, name), name, path)
+
+
+def convert_rvos(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Weights of torchvision's ResNet from the encoder of RVOS (Ventura et al., CVPR 2019).
+
+    The encoder (``encoder.pt`` of a released model) keeps its ResNet under ``base.``, under ``module.`` when it was
+    trained on several GPUs, next to convolutions ``sk2`` to ``sk5`` and normalisations ``bn2`` to ``bn5`` of its skip
+    connections, which are dropped. A state dict nested in ``state_dict`` is taken out.
+
+    Raises:
+        ValueError: ``state`` is no such encoder.
+    """
+    names = _rvos_names(state)
+    if names is None:
+        raise ValueError("not the encoder of RVOS: no weights under 'base.'")
+    own = re.compile(r"(sk|bn)[2-5]\.")
+    return {name.removeprefix("base."): value for name, value in names.items() if not own.match(name)}
+
+
+def _rvos_names(state: Mapping[str, Any]) -> dict[str, Tensor] | None:
+    """The encoder of RVOS without what wraps it, or ``None`` if it is none."""
+    inner = state.get("state_dict", state)
+    if not isinstance(inner, Mapping):
+        return None
+    names = {str(name).removeprefix("module."): value for name, value in inner.items()}
+    return names if any(name.startswith("base.") for name in names) else None
+
+
+def _known_weights(name: str) -> list[Any]:
+    """Torchvision's weights of a network, the default first."""
+    weights = torchvision.models.get_model_weights(name)
+    return sorted(weights, key=lambda member: member is not weights.DEFAULT)
+
+
+def _file_name(weights: Any) -> str:
+    return Path(urlparse(weights.url).path).name
+
+
+def _hash_of(weights: Any) -> str:
+    """The first digits of the file's SHA-256, which torchvision puts into its name."""
+    return Path(_file_name(weights)).stem.rsplit("-", 1)[1]
+
+
+def _hub_folder() -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def _wanted(weights: Any, folder: Path) -> str:
+    """What a line of error says of the file that would do."""
+    return f"put {_file_name(weights)} (SHA-256 {_hash_of(weights)}..., from {weights.url}) into {folder}"
+
+
+def _from_hub(weights: Any) -> Mapping[str, Any]:
+    path = _hub_folder() / _file_name(weights)
+    damaged = path.is_file() and not _sha256(path).startswith(_hash_of(weights))
+    try:
+        if damaged:  # the hub would take it as it is
+            torch.hub.download_url_to_file(weights.url, str(path), _hash_of(weights), progress=True)
+        return weights.get_state_dict(progress=True, check_hash=True, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, http.client.HTTPException) as error:
+        problem = "damaged" if damaged else "not there"
+        raise InputError(
+            f"{path}: {problem} and cannot be downloaded ({_first_line(error)}); {_wanted(weights, path.parent)} by "
+            "hand, or choose the weights PATH or none"
+        ) from error
+
+
+def _find(name: str, path: Path) -> Path:
+    """The file that a path means."""
+    default = _known_weights(name)[0]
+    if path.is_dir():
+        names = [_file_name(weights) for weights in _known_weights(name)]
+        for file in (*names, f"{name}.pth", *(["encoder.pt"] if name.startswith("resnet") else [])):
+            if (path / file).is_file():
+                return path / file
+        raise InputError(f"{path}: holds neither {names[0]} nor {name}.pth; {_wanted(default, path)}")
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; give a state dict of {name}, or {_wanted(default, path.parent)}")
+    return path
+
+
+def _check_hash(path: Path, weights: Any) -> None:
+    digest, expected = _sha256(path), _hash_of(weights)
+    if not digest.startswith(expected):
+        size = path.stat().st_size
+        raise InputError(
+            f"{path}: damaged or not copied to its end ({size} bytes, SHA-256 {digest[:8]}...); "
+            f"{_wanted(weights, path.parent)} again"
+        )
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); change its rights or copy it again") from error
+    return digest.hexdigest()
+
+
+def _read(path: Path, name: str) -> Mapping[str, Any]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise _no_state_dict(path, name, _first_line(error)) from error
+    if not isinstance(state, Mapping):
+        raise _no_state_dict(path, name, f"it holds a {type(state).__name__}")
+    if name.startswith("resnet") and _rvos_names(state) is not None:
+        return convert_rvos(state)
+    return state
+
+
+def _no_state_dict(path: Path, name: str, why: str) -> InputError:
+    wanted = _wanted(_known_weights(name)[0], path.parent)
+    return InputError(f"{path}: not a torchvision state dict of {name} ({why}); {wanted}")
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def _template(name: str) -> nn.Module:
+    """The network without memory for its weights."""
+    options: dict[str, Any] = {}
+    if name.startswith(("maskrcnn", "deeplabv3")):
+        options["weights_backbone"] = None
+    if name.startswith("deeplabv3"):
+        options["aux_loss"] = True
+    with torch.device("meta"):
+        return torchvision.models.get_model(name, weights=None, **options)
+
+
+def _checked(state: Mapping[str, Any], name: str, path: Path) -> dict[str, Tensor]:
+    """The weights under the network's present names; files of older versions are brought up to date by its modules."""
+    net = _template(name)
+    optional = _CLASSIFIERS if name.startswith("deeplabv3") else ("fc.",) if name.startswith("resnet") else ()
+    expected = {key: tuple(value.shape) for key, value in net.state_dict().items()}
+    odd = next((key for key, value in state.items() if not isinstance(value, Tensor)), None)
+    if odd is not None:
+        raise _no_state_dict(path, name, f"{odd!r} is no tensor")
+    # A plain copy carries no version of the modules, so they take the names of every version.
+    state = {k: v for k, v in state.items() if not k.startswith(optional) or expected.get(k) == v.shape}
+    try:
+        missing, unexpected = net.load_state_dict(state, strict=False, assign=True)
+    except RuntimeError as error:
+        raise _no_state_dict(path, name, _wrong_shape(state, expected) or str(error).splitlines()[1].strip()) from error
+    missing = [key for key in missing if not key.startswith(optional)]
+    if unexpected or missing:
+        problem = f"{unexpected[0]!r} is not in the network" if unexpected else f"{missing[0]!r} is missing"
+        raise _no_state_dict(path, name, f"the names are not those of the network, for example {problem}")
+    return {key: value for key, value in net.state_dict().items() if not value.is_meta}
+
+
+def _wrong_shape(state: Mapping[str, Tensor], expected: dict[str, tuple[int, ...]]) -> str | None:
+    for key, value in state.items():
+        if key in expected and expected[key] != tuple(value.shape):
+            return f"{key!r} has shape {list(value.shape)} instead of {list(expected[key])}"
+    return None

@@ -1,0 +1,84 @@
+"""The little videos, the checkpoint and the runs that the tests of experiments.segment share."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from test_cli import command, error_line
+
+from datasets import SyntheticVideos
+from experiments import checkpoints
+from experiments.presets import PRESETS
+from stg_pyg.io import write_image, write_label_map
+
+HEIGHT, WIDTH, COUNT = 48, 64, 5
+PRESET = PRESETS["synthetic-small"]
+VIDEO = SyntheticVideos("test", num_videos=1, num_frames=COUNT, height=HEIGHT, width=WIDTH, seed=7, max_objects=2)[0]
+FRAMES = [f"{t:05d}" for t in range(COUNT)]
+FIRST = VIDEO.labels(0)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint with random weights that does not learn online on its own."""
+    path = tmp_path_factory.mktemp("checkpoint") / "checkpoint.pt"
+    torch.manual_seed(0)
+    config = PRESET.config.with_options(gaps=(1, 2), redetect=False)
+    checkpoints.save_model(path, checkpoints.build_model(PRESET, config), PRESET, 0)
+    return path
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("videos") / "clip"
+    for t, name in enumerate(FRAMES):
+        write_image(folder / f"{name}.png", VIDEO.image(t))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("videos") / "film.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 25.0, (WIDTH, HEIGHT))
+    for t in range(COUNT):
+        writer.write(np.ascontiguousarray(VIDEO.image(t)[..., ::-1]))
+    writer.release()
+    return path
+
+
+@pytest.fixture
+def first(tmp_path: Path) -> Path:
+    write_label_map(tmp_path / "first.png", FIRST)
+    return tmp_path / "first.png"
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path, checkpoint):
+    """Runs the command with the checkpoint; returns the folder of its results."""
+
+    def call(video: Path, masks: Path, *arguments: object, out: str = "out", status: int = 0) -> Path:
+        where = ("--out", tmp_path / out, "--device", "cpu")
+        given = (video, "--masks", masks, "--checkpoint", checkpoint, *where, *arguments)
+        assert command(monkeypatch, "segment", *given) == status
+        return tmp_path / out
+
+    return call
+
+
+@pytest.fixture
+def complaint(run, capsys, tmp_path):
+    """The one line of a run with bad input, which must leave nothing behind."""
+
+    def call(video: Path, masks: Path, *arguments: object) -> str:
+        run(video, masks, *arguments, out="refused", status=2)
+        assert not (tmp_path / "refused").exists()
+        return error_line(capsys)
+
+    return call
+
+
+def labels_in(folder: Path) -> dict[str, np.ndarray]:
+    return {path.stem: np.array(Image.open(path)) for path in sorted(folder.glob("*.png"))}

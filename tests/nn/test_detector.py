@@ -1,0 +1,272 @@
+import functools
+
+import pytest
+import torch
+from torchvision.models import detection
+from torchvision.ops import box_iou, roi_align
+
+from stg_pyg.errors import InputError
+from stg_pyg.nn import coco_models
+from stg_pyg.nn.coco_models import NUM_COCO, coco_model
+from stg_pyg.nn.detector import ClassAgnosticHeads, Detector
+from stg_pyg.proposals import Proposals
+
+MASK_RCNN = "maskrcnn_resnet50_fpn"
+
+
+@functools.lru_cache
+def coco_state() -> dict[str, torch.Tensor]:
+    """What torchvision's constructor makes, in its names."""
+    torch.manual_seed(5)
+    model = detection.maskrcnn_resnet50_fpn(weights=None, weights_backbone=None)
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def tiny(voting=0.0, objectness=False, **limits):
+    torch.manual_seed(0)
+    return Detector.small(8, 48, voting=voting, objectness=objectness, **limits).eval()
+
+
+def loud(detector, score=3.0):
+    """Every region is an object, so that there is something to look at."""
+    predictor = detector.model.roi_heads.box_predictor
+    with torch.no_grad():
+        predictor.cls_score.bias[1:] = score
+        predictor.bbox_pred.weight.mul_(0.1)
+    return detector
+
+
+def heads(scores, boxes, **limits):
+    """The boxes, scores and labels that are kept of regions with class probabilities [N, C] and boxes [N, C, 4]."""
+    detector = tiny(**limits)
+    agnostic = detector.model.roi_heads
+    regions = [torch.tensor([[0.0, 0, 10, 10]] * len(scores))]
+    codes = agnostic.box_coder.encode([b.float() for b in boxes.unbind(1)], regions * boxes.shape[1])
+    result = agnostic.postprocess_detections(scores.log(), torch.cat(codes, dim=1), regions, [(100, 100)])
+    return [x[0] for x in result]
+
+
+def test_proposals_of_a_frame():
+    image = torch.rand(3, 60, 90)
+    found = loud(tiny(max_detections=7)).detect(image)
+    assert isinstance(found, Proposals) and 0 < len(found) <= 7
+    assert found.masks.dtype == torch.bool and found.masks.shape == (len(found), 60, 90)
+    assert found.feats.shape == (len(found), 64) and found.origin == ["detector"] * len(found)
+    assert found.scores.tolist() == sorted(found.scores.tolist(), reverse=True) and found.scores.min() > 0.05
+    assert (found.boxes[:, :2] >= 0).all() and (found.boxes[:, 2:] <= torch.tensor([90.0, 60])).all()
+    iou = box_iou(found.boxes, found.boxes).fill_diagonal_(0)
+    assert iou.max() <= 0.6 + 1e-4
+    for mask, (x0, y0, x1, y1) in zip(found.masks, found.boxes, strict=True):
+        ys, xs = mask.nonzero(as_tuple=True)
+        assert (xs + 1 >= x0 - 2).all() and (xs <= x1 + 2).all() and (ys + 1 >= y0 - 2).all() and (ys <= y1 + 2).all()
+
+
+def test_limits():
+    image = torch.rand(3, 48, 64)
+    detector = loud(tiny())
+    everything = detector.detect(image)
+    assert 5 < len(everything) <= 50
+    detector.set_limits(max_detections=5)
+    five = detector.detect(image)
+    assert torch.equal(five.boxes, everything.boxes[:5]) and torch.equal(five.masks, everything.masks[:5])
+    detector.set_limits(nms=0.1)
+    apart = detector.detect(image)
+    assert box_iou(apart.boxes, apart.boxes).fill_diagonal_(0).max() <= 0.1 + 1e-4
+    detector.set_limits(confidence=1.0)
+    nothing = detector.detect(image)
+    assert len(nothing) == 0 and nothing.feats.shape == (0, 64) and nothing.masks.shape == (0, 48, 64)
+
+
+def test_features_are_the_mean_of_the_pyramid_in_the_box():
+    detector, image = loud(tiny(max_detections=4)), torch.rand(3, 48, 64)
+    found = detector.detect(image)
+    batch, _ = detector.model.transform([image])
+    with torch.no_grad():
+        fine = detector.model.backbone(batch.tensors)["0"]
+    small = (found.boxes[:, 2:] - found.boxes[:, :2]).prod(dim=1).sqrt() < 100  # of the finest level
+    assert small.any()
+    expected = roi_align(fine, [found.boxes[small]], 7, 1 / 8, sampling_ratio=2).mean(dim=(2, 3))
+    torch.testing.assert_close(found.feats[small], expected)
+
+
+def test_detection_leaves_the_mode_and_makes_no_graph():
+    detector = loud(tiny()).train()
+    found = detector.detect(torch.rand(3, 48, 64))
+    assert detector.training and not found.feats.requires_grad
+    again = detector.detect(torch.rand(3, 48, 64))
+    assert len(again)
+
+
+def test_large_frames_are_averaged_before_sampling():
+    detector = tiny()
+    stripes = torch.zeros(3, 480, 640)
+    stripes[:, ::2] = 1
+    reduced = detector._reduce(stripes)
+    assert reduced.shape == (3, 96, 128), "the transform halves what is left"
+    torch.testing.assert_close(reduced[:, 2:-2], torch.full((3, 92, 128), 0.5), atol=0.03, rtol=0)
+    half = torch.rand(3, 96, 128)
+    assert detector._reduce(half) is half
+    found = loud(detector).detect(stripes)
+    assert found.size == (480, 640) and found.boxes.amax() > 200
+
+
+def test_classes_suppress_each_other():
+    box = torch.tensor([10.0, 10, 50, 50])
+    scores = torch.tensor([[0.1, 0.7, 0.2], [0.3, 0.1, 0.6], [0.92, 0.04, 0.04]])
+    near, far = box + 2, box + 40
+    boxes = torch.stack([torch.stack([box, box, near]), torch.stack([box, far, near]), torch.stack([far, far, far])])
+    kept, values, labels = heads(scores, boxes)
+    torch.testing.assert_close(kept, torch.stack([box, far]), atol=1e-3, rtol=0)
+    torch.testing.assert_close(values, torch.tensor([0.7, 0.1]))
+    assert labels.tolist() == [1, 1], "the mask is the one of the class that fired"
+    kept, values, labels = heads(scores, boxes, nms=0.95)
+    assert labels.tolist() == [1, 2, 1] and values.tolist() == pytest.approx([0.7, 0.6, 0.1])
+    kept, values, labels = heads(scores, boxes, confidence=0.15)
+    assert len(kept) == 1
+
+
+def test_boxes_are_voted_on():
+    box = torch.tensor([10.0, 10, 50, 50])
+    scores = torch.tensor([[0.4, 0.6], [0.8, 0.2], [0.5, 0.5], [0.96, 0.04]])
+    boxes = torch.stack([box, box + 4, box + 40, box + 4])[:, None].repeat(1, 2, 1)
+    kept, values, _ = heads(scores, boxes, voting=0.5)
+    torch.testing.assert_close(kept, torch.stack([(0.6 * box + 0.2 * (box + 4)) / 0.8, box + 40]), atol=1e-3, rtol=0)
+    torch.testing.assert_close(values, torch.tensor([0.6, 0.5]))
+    kept, _, _ = heads(scores, boxes, voting=0.9)
+    torch.testing.assert_close(kept[0], box, atol=1e-3, rtol=0)
+
+
+def test_scores_of_regions():
+    detector = loud(tiny(nms=1.0, confidence=0.0, max_detections=1000))
+    image = torch.rand(3, 48, 64)
+    plain = detector.detect(image)
+    detector.objectness = True
+    both = detector.detect(image)
+    assert len(plain) == len(both) > 10
+    row = {tuple(box): score for box, score in zip(plain.boxes.tolist(), plain.scores.tolist(), strict=True)}
+    classes = torch.tensor([row[tuple(box)] for box in both.boxes.tolist()])
+    squares = both.scores**2 / classes
+    torch.testing.assert_close(squares.sort().values, detector.model.rpn.scores[0].sort().values)
+    detector.objectness = False
+    torch.testing.assert_close(detector.detect(image).scores, plain.scores)
+
+
+def test_small_detectors_vote_and_mind_the_regions():
+    assert Detector.small(8, 48).objectness and Detector.small(8, 48).model.roi_heads.voting == 0.6
+    paper = Detector(tiny().model)
+    assert not paper.objectness and paper.model.roi_heads.voting == 0
+
+
+def test_boxes_without_extent_are_dropped():
+    outside = torch.tensor([200.0, 200, 240, 240])
+    kept, _, _ = heads(torch.tensor([[0.1, 0.9]]), torch.stack([outside, outside])[None])
+    assert len(kept) == 0
+
+
+def test_losses_reach_every_weight():
+    detector = tiny().train()
+    masks = torch.zeros(1, 48, 64, dtype=torch.uint8)
+    masks[:, 8:40, 10:50] = 1
+    target = {"boxes": torch.tensor([[10.0, 8, 50, 40]]), "labels": torch.ones(1, dtype=torch.long), "masks": masks}
+    nothing = {"boxes": torch.zeros(0, 4), "labels": torch.ones(0, dtype=torch.long), "masks": masks[:0]}
+    losses = detector([torch.rand(3, 48, 64), torch.rand(3, 48, 64)], [target, nothing])
+    assert {"loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg", "loss_mask"} == losses.keys()
+    torch.stack(list(losses.values())).sum().backward()
+    assert not [name for name, p in detector.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+
+
+def test_checkpoint_of_a_small_detector():
+    detector = loud(tiny(max_detections=9, confidence=0.2))
+    content = detector.to_checkpoint()
+    assert content["network"] == {
+        "name": "small",
+        "width": 8,
+        "size": 48,
+        "voting": 0.0,
+        "objectness": False,
+        "max_detections": 9,
+        "confidence": 0.2,
+    }
+    torch.manual_seed(9)
+    again = Detector.from_checkpoint(content)
+    image = torch.rand(3, 48, 64)
+    a, b = detector.detect(image), again.detect(image)
+    assert torch.equal(a.boxes, b.boxes) and torch.equal(a.masks, b.masks) and not again.training
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"network": {"name": "from_checkpoint"}},
+        {"network": {"name": "small", "depth": 3}},
+        {"network": {}},
+        {"network": {"name": "small", "width": 16, "size": 48}},
+        {"weights": {}},
+        {"weights": None},
+    ],
+)
+def test_checkpoints_of_something_else(change):
+    with pytest.raises(InputError, match="no detector"):
+        Detector.from_checkpoint(tiny().to_checkpoint() | change)
+    with pytest.raises(InputError, match="no detector"):
+        Detector.from_checkpoint({})
+
+
+def test_a_weight_that_is_not_finite():
+    content = tiny().to_checkpoint()
+    content["weights"]["model.roi_heads.box_predictor.cls_score.bias"].fill_(float("nan"))
+    with pytest.raises(InputError, match="not finite"):
+        Detector.from_checkpoint(content)
+
+
+def test_collapsed_and_one_class_from_a_file(tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save(coco_state(), path)
+    collapsed = Detector.collapsed(path, network=MASK_RCNN)
+    collapsed.model.transform.min_size, collapsed.model.transform.max_size = (64,), 96
+    assert type(collapsed.model.roi_heads) is ClassAgnosticHeads
+    collapsed.set_limits(confidence=0.0, max_detections=6)  # random weights are sure of nothing
+    found = collapsed.detect(torch.rand(3, 64, 96))
+    assert len(found) == 6 and found.feats.shape == (6, 256)
+
+    one = Detector.one_class(path)
+    state, source = one.model.state_dict(), coco_state()
+    fresh = {name for name, value in state.items() if name not in source or source[name].shape != value.shape}
+    assert fresh == {
+        f"roi_heads.{part}.{kind}"
+        for part in ("box_predictor.cls_score", "box_predictor.bbox_pred", "mask_predictor.mask_fcn_logits")
+        for kind in ("weight", "bias")
+    }
+    assert all(torch.equal(value, source[name]) for name, value in state.items() if name not in fresh)
+    used = [i for i, c in enumerate(detection.MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]) if c != "N/A"]
+    assert len(used) == 81  # with the background
+    rows = source["roi_heads.box_predictor.bbox_pred.weight"].reshape(NUM_COCO, 4, -1)
+    torch.testing.assert_close(state["roi_heads.box_predictor.bbox_pred.weight"][4:], rows[used[1:]].mean(dim=0))
+    mask = source["roi_heads.mask_predictor.mask_fcn_logits.bias"]
+    torch.testing.assert_close(state["roi_heads.mask_predictor.mask_fcn_logits.bias"][1], mask[used[1:]].mean())
+    kinds = {type(m) for m in one.modules()}
+    assert torch.nn.BatchNorm2d not in kinds and coco_models._Frozen in kinds
+    assert not one.model.backbone.body.conv1.weight.requires_grad
+    assert one.model.backbone.body.layer4[0].conv1.weight.requires_grad
+    again = Detector.from_checkpoint(one.to_checkpoint())
+    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), again.state_dict().values(), strict=True))
+
+
+def test_without_weights_everything_is_trained():
+    detector = Detector.one_class("none")
+    assert all(p.requires_grad for p in detector.parameters())
+    assert detector.model.roi_heads.box_predictor.cls_score.out_features == 2
+    assert detector.to_checkpoint()["network"]["frozen"] is False
+
+
+def test_unknown_network():
+    with pytest.raises(InputError, match="'yolo' is unknown"):
+        coco_model("yolo", None)
+
+
+def test_the_second_network_has_the_names_of_torchvision():
+    with torch.device("meta"):
+        net = coco_model("maskrcnn_resnet50_fpn_v2", None)
+        published = detection.maskrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None)
+    shapes = [{name: v.shape for name, v in model.state_dict().items()} for model in (net, published)]
+    assert shapes[0] == shapes[1]

@@ -1,7 +1,20 @@
-"""Readers of the benchmarks and the embedded synthetic videos."""
+"""Readers of the benchmarks, the embedded synthetic videos and composed ones."""
 
 from datasets.base import VideoDataset, VideoSequence
+from datasets.compose import ComposedVideos
 from datasets.davis import DAVIS
+from datasets.segtrack import SegTrackV2
 from datasets.synthetic import SyntheticVideos
+from datasets.youtube_objects import YouTubeObjects
+from datasets.youtube_vos import YouTubeVOS
 
-__all__ = ["DAVIS", "SyntheticVideos", "VideoDataset", "VideoSequence"]
+__all__ = [
+    "DAVIS",
+    "ComposedVideos",
+    "SegTrackV2",
+    "SyntheticVideos",
+    "VideoDataset",
+    "VideoSequence",
+    "YouTubeObjects",
+    "YouTubeVOS",
+]

@@ -32,6 +32,20 @@ class VideoSequence(ABC):
     def labels(self, t: int) -> UInt8Array | None:
         """Object ids of frame ``t`` as uint8 [H, W], 0 is background; None when the frame is not annotated."""
 
+    def annotated(self, t: int) -> bool:
+        """Whether frame ``t`` is annotated. Readers of files answer without decoding any."""
+        return self.labels(t) is not None
+
+    @cached_property
+    def categories(self) -> dict[int, str]:
+        """Name of the category of each object by id; empty when the data set has none."""
+        return {}
+
+    @cached_property
+    def requested_frames(self) -> list[int]:
+        """Indices of the frames whose results the benchmark takes, ascending; the others are there to be seen only."""
+        return list(range(self.num_frames))
+
     @property
     def num_frames(self) -> int:
         return len(self.frame_names)
@@ -50,7 +64,7 @@ class VideoSequence(ABC):
         """Index of the first annotated frame that shows each object, by id in ascending order."""
         first: dict[int, int] = {}
         for t in range(self.num_frames):
-            labels = self.labels(t)
+            labels = self.labels(t) if self.annotated(t) else None
             if labels is not None:
                 for obj_id in np.flatnonzero(np.bincount(labels.ravel())):
                     first.setdefault(int(obj_id), t)

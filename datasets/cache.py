@@ -42,6 +42,19 @@ class CachedSequence(VideoSequence):
         """As the sequence itself says."""
         return self._sequence.first_frame_of
 
+    @property
+    def categories(self) -> dict[int, str]:  # type: ignore[override]
+        """As the sequence itself says."""
+        return self._sequence.categories
+
+    @property
+    def requested_frames(self) -> list[int]:  # type: ignore[override]
+        """As the sequence itself says."""
+        return self._sequence.requested_frames
+
+    def annotated(self, t: int) -> bool:
+        return self._sequence.annotated(t)
+
     def image(self, t: int) -> UInt8Array:
         frame = self._cache.get(self._sequence, "image", t)
         assert frame is not None

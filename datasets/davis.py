@@ -13,13 +13,13 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from datasets.base import UInt8Array, VideoDataset, VideoSequence
+from datasets.files import FileSequence, by_stem, check_complete, check_root, find_files
 from stg_pyg.errors import InputError
-from stg_pyg.io import natural_sort_key, read_image, read_label_map
 
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
-class DAVISSequence(VideoSequence):
+class DAVISSequence(FileSequence):
     """One DAVIS video; the objects are those of its first frame.
 
     Args:
@@ -30,27 +30,12 @@ class DAVISSequence(VideoSequence):
     """
 
     def __init__(self, name: str, images: Sequence[Path], annotations: dict[str, Path], merge: bool = False) -> None:
-        self.name = name
-        self.frame_names = [path.stem for path in images]
-        self._images = list(images)
-        self._annotations = annotations
+        super().__init__(name, images, annotations)
         self._merge = merge
 
-    def image(self, t: int) -> UInt8Array:
-        return read_image(self._images[t])
-
     def labels(self, t: int) -> UInt8Array | None:
-        path = self._annotations.get(self.frame_names[t])
-        if path is None:
-            return None
-        labels = read_label_map(path)
-        if labels.shape != self.size:
-            (height, width), (rows, columns) = labels.shape, self.size
-            raise InputError(
-                f"{path}: is {width} x {height} pixels but the frames are {columns} x {rows}; "
-                "use JPEGImages and Annotations of the same resolution"
-            )
-        return (labels > 0).astype(np.uint8) if self._merge else labels
+        labels = super().labels(t)
+        return (labels > 0).astype(np.uint8) if self._merge and labels is not None else labels
 
     @cached_property
     def first_frame_of(self) -> dict[int, int]:
@@ -73,7 +58,8 @@ class DAVIS(VideoDataset):
         year: ``2016`` merges all objects of a video into one, ``2017`` keeps them. When None, the year whose list
             file exists, 2017 if both do.
         split: ``train``, ``val``, ``test-dev`` or any other name with a list file; ``dev`` is a held-out part of train.
-        resolution: ``480p`` or ``Full-Resolution``, the folder below ``JPEGImages`` and ``Annotations``.
+        resolution: ``480p`` or ``Full-Resolution`` (``1080p`` in DAVIS-2016), the folder below ``JPEGImages`` and
+            ``Annotations``.
         sequences: these videos instead of a list file's.
         first_frame_only: whether later frames may lack annotations. When None, in splits named ``test...`` only.
 
@@ -96,7 +82,11 @@ class DAVIS(VideoDataset):
         if year is not None and str(year) not in ("2016", "2017"):
             raise InputError(f"year {year!r} is unknown; DAVIS has 2016 and 2017")
         self._images, self._annotations = (self.root / f / resolution for f in ("JPEGImages", "Annotations"))
-        self._check_root()
+        tree = (
+            f"JPEGImages/{resolution}/<sequence>/*.jpg, Annotations/{resolution}/<sequence>/*.png "
+            f"and ImageSets/<year>/{split}.txt"
+        )
+        check_root(self.root, "DAVIS", (self._images, self._annotations), tree)
         list_year, list_file = (None, None) if sequences is not None else self._find_list(year)
         self.year = str(year or list_year or self._year_of_folders())
         self.name = f"davis{self.year}"
@@ -112,16 +102,6 @@ class DAVIS(VideoDataset):
 
     def _sequence(self, index: int) -> VideoSequence:
         return self._sequences[index]
-
-    def _check_root(self) -> None:
-        for folder in (self._images, self._annotations):
-            if not folder.is_dir():
-                missing = folder.relative_to(self.root).as_posix() if self.root.is_dir() else "the folder itself"
-                raise InputError(
-                    f"{self.root}: is no DAVIS root, {missing} is missing; expected "
-                    f"JPEGImages/{self.resolution}/<sequence>/*.jpg, Annotations/{self.resolution}/<sequence>/*.png "
-                    f"and ImageSets/<year>/{self.split}.txt in it"
-                )
 
     def _find_list(self, year: str | int | None) -> tuple[str, Path]:
         candidates = [("2017", "2017"), ("2016", "2016"), ("2016", "480p")]
@@ -142,29 +122,13 @@ class DAVIS(VideoDataset):
         return "2016" if only_2016 and not (lists / "2017").is_dir() else "2017"
 
     def _index_sequence(self, name: str, sparse: bool) -> DAVISSequence:
-        images = _files(self._images / name, _IMAGE_SUFFIXES)
-        annotations = _files(self._annotations / name, (".png",))
+        images = find_files(self._images / name, _IMAGE_SUFFIXES)
+        masks = by_stem(find_files(self._annotations / name, (".png",)))
         stems = [path.stem for path in images]
-        masks = {path.stem: path for path in annotations}
-        _check_complete(self._images / name, "frame", [stem for stem in masks if stem not in set(stems)])
+        check_complete(self._images / name, "frame", [stem for stem in masks if stem not in set(stems)])
         needed = stems[:1] if sparse else stems
-        _check_complete(self._annotations / name, "annotation", [stem for stem in needed if stem not in masks])
+        check_complete(self._annotations / name, "annotation", [stem for stem in needed if stem not in masks])
         return DAVISSequence(name, images, masks, merge=self.year == "2016")
-
-
-def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; copy the sequence again, or take it off the list of the split")
-    files = [p for p in folder.iterdir() if p.suffix.lower() in suffixes and not p.name.startswith(".")]
-    if not files:
-        raise InputError(f"{folder}: holds no {' or '.join(suffixes)} files; copy the sequence again")
-    return sorted(files, key=lambda path: natural_sort_key(path.name))
-
-
-def _check_complete(folder: Path, what: str, missing: list[str]) -> None:
-    if missing:
-        shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-        raise InputError(f"{folder}: {len(missing)} {what}(s) missing: {shown}; copy the sequence again")
 
 
 def _read_list(path: Path) -> list[str]:

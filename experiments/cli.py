@@ -94,5 +94,8 @@ def run(main: Callable[[], None]) -> None:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        print("interrupted; --resume goes on from the last checkpoint", file=sys.stderr)
+        print(
+            "interrupted; what was finished is kept (training goes on with --resume, other commands when run again)",
+            file=sys.stderr,
+        )
         raise SystemExit(130) from None

@@ -4,31 +4,37 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Collection, Sequence
 from pathlib import Path
-
-from tqdm import tqdm
+from typing import Any
 
 from datasets.base import VideoSequence
 from experiments import checkpoints, cli
+from experiments.jobs import Job
 from experiments.presets import PRESETS, Preset, find_preset, open_split
 from experiments.rows import table_rows
-from experiments.scoring import Job, score_folder, score_videos, summarize_row
+from experiments.scoring import score_videos, summarize_row
+from experiments.stored_masks import score_stored
+from stg_pyg import protocols
 from stg_pyg.coco import open_proposals
 from stg_pyg.errors import InputError
 from stg_pyg.flow import resolve_flow
 from stg_pyg.io import write_json
-from stg_pyg.metrics import summarize
+from stg_pyg.submission import check_stored_masks, check_submission_path, write_submission
 
 
 def parse() -> argparse.Namespace:
     parser = cli.make_parser(
-        "Runs a checkpoint over the videos of a split, writes their masks and metrics.json, and prints J, F and G. "
-        "With --predictions, scores the masks that are stored there.",
+        "Runs a checkpoint over the videos of a split, writes their masks and metrics.json, and prints the scores by "
+        "the benchmark's protocol. With --predictions, scores the masks that are stored there.",
         out="runs/evaluate",
     )
-    parser.add_argument("--preset", help=f"one of {', '.join(PRESETS)}; default: the checkpoint's, or davis2016")
+    parser.add_argument(
+        "--preset",
+        help=f"one of {', '.join(PRESETS)}: the data set and how it is scored; default: the checkpoint's, or davis2016",
+    )
     parser.add_argument("--root", type=Path, help="folder of the data set (not for synthetic)")
-    parser.add_argument("--split", default="val", help="videos to score")
+    parser.add_argument("--split", help="videos to score; default: the preset's, val for most")
     parser.add_argument("--checkpoint", type=Path, metavar="C", help="checkpoint.pt of experiments.train")
     parser.add_argument("--predictions", type=Path, metavar="D", help="folder with <sequence>/<frame>.png to score")
     parser.add_argument(
@@ -49,38 +55,66 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--row", default="temporal", help="row of the table to run: flow, baseline, motion, ...")
     parser.add_argument("--online-steps", type=cli.whole, help="steps of online learning; default: the checkpoint's")
     parser.add_argument("--overlays", action="store_true", help="also write the masks drawn over the frames")
+    parser.add_argument(
+        "--submit",
+        type=Path,
+        metavar="FILE.zip",
+        help="also pack the masks as the evaluation server takes them (DAVIS, YouTube-VOS)",
+    )
+    parser.add_argument(
+        "--unseen",
+        type=Path,
+        metavar="FILE",
+        help="names of the unseen categories of YouTube-VOS, one a line; default: the 26 of its validation set",
+    )
     parser.add_argument("--processes", type=cli.whole, default=0, help="sequences at a time; 0: one a core")
     return parser.parse_args()
 
 
-def evaluate_predictions(folder: Path, videos: list[VideoSequence]) -> dict:
-    """Scores of stored masks in percent.
+def evaluate_predictions(
+    folder: Path,
+    videos: Sequence[VideoSequence],
+    dataset: str,
+    processes: int = 0,
+    unseen: Collection[str] | None = None,
+) -> dict:
+    """Scores of stored masks in percent, by the protocol of the data set.
 
     Raises:
         InputError: a sequence or a frame is missing, or has another size.
     """
-    missing = [video.name for video in videos if not (folder / video.name).is_dir()]
-    if missing:
-        raise InputError(f"{folder / missing[0]}: no such folder; the masks of {len(missing)} sequence(s) are missing")
-    if all(sum(video.labels(t) is not None for t in range(video.num_frames)) < 2 for video in videos):
-        raise InputError(f"the split has masks of first frames only: nothing to score {folder} against")
-    with tqdm(videos, desc="scoring", unit="video", dynamic_ncols=True, disable=None) as bar:
-        summary = summarize({video.name: score_folder(folder / video.name, video) for video in bar})
+    check_stored_masks(folder, videos)
+    if protocols.has_annotations(videos):
+        scores = score_stored(folder, videos, dataset, processes)
+        summary = protocols.dataset_scores(dataset, scores, videos, unseen)
+    else:
+        summary = protocols.nothing_to_score(dataset)
     return {**summary, "fps": None, "config": {"predictions": str(folder)}}
 
 
-def evaluate_model(args: argparse.Namespace) -> dict:
+def choose_preset(args: argparse.Namespace) -> Preset:
+    """The checkpoint's preset with the data set of ``--preset``; without a checkpoint, ``--preset`` itself."""
+    if args.checkpoint is None:
+        return find_preset(args.preset or "davis2016")
+    _, preset = checkpoints.load_model(args.checkpoint)
+    if args.preset is None:
+        return preset
+    benchmark = find_preset(args.preset)
+    changes = {name: getattr(benchmark, name) for name in ("dataset", "val_split", "test_alpha", "resolution")}
+    return dataclasses.replace(preset, **changes)
+
+
+def evaluate_model(
+    args: argparse.Namespace, preset: Preset, videos: Sequence[VideoSequence], unseen: Collection[str] | None
+) -> dict:
     """Runs the checkpoint, or what needs none, and scores it."""
     if args.checkpoint is not None:
-        model, preset = checkpoints.load_model(args.checkpoint)
-    elif args.proposals is not None:
-        preset = find_preset(args.preset or "davis2016")
-        model = checkpoints.untrained_model(preset.name)
+        model, _ = checkpoints.load_model(args.checkpoint)
     else:
-        raise InputError("nothing to evaluate: give --checkpoint C, --proposals FILE or --predictions D")
-    if args.preset:
-        preset = dataclasses.replace(preset, dataset=find_preset(args.preset).dataset)
+        model = checkpoints.untrained_model(preset.name)
     config = model.config
+    if preset.test_alpha is not None:
+        config = config.with_options(alpha=preset.test_alpha)
     if args.proposals is not None:
         config = config.with_options(own_evidence=args.join and args.checkpoint is not None)
     if args.online_steps is not None:
@@ -89,36 +123,41 @@ def evaluate_model(args: argparse.Namespace) -> dict:
     if args.row not in rows:
         raise InputError(f"--row {args.row}: choose one of {', '.join(rows)}")
     device = cli.choose_device(args.device)
-    names = [video.name for video in open_split(preset, args.split, args.root, args.seed)]
+    names = [video.name for video in videos]
     if args.proposals is not None:
         open_proposals(args.proposals).check_any(names)
     resolve_flow(args.flow, device=device)  # fails now rather than in every process
     job = Job(
-        args.checkpoint,
-        preset,
-        args.split,
-        args.root,
-        (rows[args.row],),
-        args.out,
-        device.type,
-        args.seed,
-        args.overlays,
-        config.online_steps,
-        args.proposals,
-        args.flow,
-        args.oracle,
+        checkpoint=args.checkpoint,
+        preset=preset,
+        split=args.split,
+        root=args.root,
+        rows=(rows[args.row],),
+        out=args.out,
+        device=device.type,
+        seed=args.seed,
+        overlays=args.overlays,
+        online_steps=config.online_steps,
+        proposals=args.proposals,
+        flow=args.flow,
+        oracle=args.oracle,
     )
-    return summarize_row(score_videos(job, names, args.processes), args.row, rows[args.row].config)
+    return summarize_row(score_videos(job, names, args.processes), args.row, rows[args.row].config, unseen)
 
 
 def format_scores(summary: dict) -> str:
-    """The scores of every sequence and of all, as text."""
-    width = max(len(name) for name in [*summary["sequences"], "all objects"])
+    """The scores of every sequence and of all, and what the protocol adds, as text."""
+    protocol = summary["protocol"]
+    if not protocol["objects"]:
+        return (
+            f"{protocol['name']}: the split has masks only of the objects that are given, so there is nothing to score"
+        )
+    groups = protocol.get("groups", {})
+    width = max(len(name) for name in [*summary["sequences"], *groups, "mean of the groups"])
     lines = [f"{'sequence':<{width}}      J      F      G"]
-    for name, s in summary["sequences"].items():
-        lines.append(f"{name:<{width}} {s['J']:6.2f} {s['F']:6.2f} {s['G']:6.2f}")
+    lines += [_line(name, width, s["J"], s["F"]) for name, s in summary["sequences"].items()]
+    lines += _protocol_lines(protocol, width)
     j, f = summary["J"], summary["F"]
-    lines.append(f"{'all objects':<{width}} {j['mean']:6.2f} {f['mean']:6.2f} {summary['G']:6.2f}")
     lines.append(
         f"J recall {j['recall']:.2f} decay {j['decay']:.2f}, F recall {f['recall']:.2f} decay {f['decay']:.2f}"
     )
@@ -131,18 +170,44 @@ def format_scores(summary: dict) -> str:
     return "\n".join(lines)
 
 
+def _protocol_lines(protocol: dict[str, Any], width: int) -> list[str]:
+    count = f"{protocol['objects']} object" + "s" * (protocol["objects"] != 1)
+    lines = [f"{protocol['name']}, {count}:"]
+    if "groups" not in protocol:
+        return [*lines, _line("all objects", width, protocol["J"], protocol["F"])]
+    for name, group in protocol["groups"].items():
+        lines.append(_line(name, width, group["J"], group["F"]) if group["objects"] else f"{name:<{width}} no object")
+    return [*lines, _line("mean of the groups", width, protocol["J"], protocol["F"])]
+
+
+def _line(name: str, width: int, j: float, f: float) -> str:
+    return f"{name:<{width}} {j:6.2f} {f:6.2f} {(j + f) / 2:6.2f}"
+
+
 def main() -> None:
     args = parse()
+    if args.submit is not None:
+        check_submission_path(args.submit)
+    unseen = protocols.read_categories(args.unseen) if args.unseen is not None else None
     cli.make_folder(args.out)
+    if args.predictions is not None and args.checkpoint is not None:
+        raise InputError("--checkpoint and --predictions exclude each other: run the one or score the other")
+    if args.predictions is None and args.checkpoint is None and args.proposals is None:
+        raise InputError("nothing to evaluate: give --checkpoint C, --proposals FILE or --predictions D")
+    preset = choose_preset(args)
+    args.split = args.split or preset.val_split
+    videos = open_split(preset, args.split, args.root, args.seed)
+    if protocols.has_annotations(videos):
+        protocols.check_categories(preset.dataset, videos)  # fails now rather than after the run
     if args.predictions is not None:
-        if args.checkpoint is not None:
-            raise InputError("--checkpoint and --predictions exclude each other: run the one or score the other")
-        preset: Preset = find_preset(args.preset or "davis2016")
-        summary = evaluate_predictions(args.predictions, open_split(preset, args.split, args.root, args.seed))
+        summary = evaluate_predictions(args.predictions, videos, preset.dataset, args.processes, unseen)
     else:
-        summary = evaluate_model(args)
+        summary = evaluate_model(args, preset, videos, unseen)
     write_json(args.out / "metrics.json", summary)
     print(format_scores(summary))
+    if args.submit is not None:
+        count = write_submission(args.submit, args.predictions or args.out, videos, preset.dataset)
+        print(f"{args.submit}: {count} masks of {len(videos)} sequences")
 
 
 if __name__ == "__main__":

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from datasets.base import VideoSequence
+from datasets.compose import ComposedVideos
 from datasets.davis import DAVIS
+from datasets.segtrack import SegTrackV2
 from datasets.synthetic import SyntheticVideos
+from datasets.youtube_objects import YouTubeObjects
+from datasets.youtube_vos import YouTubeVOS
 from stg_pyg.config import STGConfig
 from stg_pyg.errors import InputError
 from stg_pyg.lucid import LucidConfig
@@ -19,9 +25,10 @@ class Preset:
 
     name: str
     dataset: str
-    """``synthetic``, ``davis2016`` or ``davis2017``."""
+    """``synthetic``, or a name in :data:`OPENERS`."""
     train_split: str
     val_split: str
+    """The same as ``train_split`` where the benchmark is for testing only: its model is trained elsewhere."""
     config: STGConfig = field(default_factory=STGConfig.small)
     width: int = 32
     """Channels of the first stage of the small networks."""
@@ -49,16 +56,25 @@ class Preset:
     detector_learning_rate: float = 1e-3
     coco_steps: int = 0
     """Length of the first phase on COCO, of the detector and of the segmentation network; 0: that of the second."""
+    test_alpha: float | None = None
+    """alpha of Eq. 3 that a model from elsewhere is run with on this benchmark; None: its own."""
+    resolution: str = "480p"
+    """Folder of DAVIS' frames and masks, ``480p`` or ``Full-Resolution``."""
+
+    @property
+    def test_only(self) -> bool:
+        """Whether the benchmark has nothing to train on."""
+        return self.train_split == self.val_split
 
 
-def _paper(name: str, dataset: str, segmentation_steps: int) -> Preset:
+def _paper(name: str, segmentation_steps: int, train: str = "train", val: str = "val", **options: Any) -> Preset:
     """The paper's networks and constants; steps of 4 crops make the 100 epochs of the segmentation network."""
+    settings: dict[str, Any] = {"config": STGConfig.paper(), **options}
     return Preset(
+        f"{name}-paper",
         name,
-        dataset,
-        "train",
-        "val",
-        config=STGConfig.paper(),
+        train,
+        val,
         size="paper",
         crop_size=512,
         lucid=LucidConfig(size=512, margin=0.15),
@@ -70,14 +86,29 @@ def _paper(name: str, dataset: str, segmentation_steps: int) -> Preset:
         detector_batch_size=2,
         detector_learning_rate=2.5e-3,
         coco_steps=90_000,
+        **settings,
     )
+
+
+def _small(name: str, train: str = "train", val: str = "val") -> Preset:
+    """Networks for a CPU, trained from random weights, and online learning."""
+    return Preset(f"{name}-small", name, train, val, config=STGConfig.small().with_options(online_steps=150))
+
+
+def _paper_test(name: str) -> Preset:
+    """As the paper tests its model of DAVIS-2017 on a benchmark without training videos, with other edge weights."""
+    config = STGConfig.paper().with_options(alpha=0.1)
+    return _paper(name, 105_000, "all", "all", config=config, test_alpha=0.1)
 
 
 PRESETS = {
     preset.name: preset
     for preset in (
-        _paper("davis2016-paper", "davis2016", 52_000),
-        _paper("davis2017-paper", "davis2017", 105_000),
+        _paper("davis2016", 52_000),
+        _paper("davis2017", 105_000),
+        _paper("youtube_vos", 2_360_000, "fit", "dev"),
+        _paper_test("segtrack_v2"),
+        _paper_test("youtube_objects"),
         Preset(
             "synthetic-small",
             "synthetic",
@@ -92,8 +123,12 @@ PRESETS = {
             graph_steps=250,
             graph_frame_size=160,
         ),
-        Preset("davis2016-small", "davis2016", "train", "val", config=STGConfig.small().with_options(online_steps=150)),
-        Preset("davis2017-small", "davis2017", "train", "val", config=STGConfig.small().with_options(online_steps=150)),
+        _small("davis2016"),
+        _small("davis2017"),
+        _small("youtube_vos", "fit", "dev"),
+        _small("segtrack_v2", "all", "all"),
+        _small("youtube_objects", "all", "all"),
+        _small("composed"),
     )
 }
 
@@ -110,17 +145,42 @@ def find_preset(name: str) -> Preset:
     return preset
 
 
+def _open_synthetic(split: str, seed: int) -> list[VideoSequence]:
+    counts = {"train": 40, "val": 8, "test": 10}
+    if split not in counts:
+        raise InputError(f"split {split!r} is unknown for synthetic videos: choose from {', '.join(counts)}")
+    return list(SyntheticVideos(split, num_videos=counts[split], seed=seed))
+
+
+def _open_youtube_vos(preset: Preset, root: Path, split: str, seed: int) -> list[VideoSequence]:
+    # Every fifth frame has a mask: clips to train on are made of these, and only the tests see the frames between.
+    return list(YouTubeVOS(root, split, all_frames=False if split in ("train", "fit", "dev") else None))
+
+
+def _open_composed(preset: Preset, root: Path, split: str, seed: int) -> list[VideoSequence]:
+    base = list(DAVIS(root, "2016", split, preset.resolution))
+    return list(ComposedVideos(base, 12 if split == "train" else 6, seed=seed, split=split))
+
+
+OPENERS: dict[str, Callable[[Preset, Path, str, int], list[VideoSequence]]] = {
+    "davis2016": lambda preset, root, split, seed: list(DAVIS(root, "2016", split, preset.resolution)),
+    "davis2017": lambda preset, root, split, seed: list(DAVIS(root, "2017", split, preset.resolution)),
+    "youtube_vos": _open_youtube_vos,
+    "segtrack_v2": lambda preset, root, split, seed: list(SegTrackV2(root, split)),
+    "youtube_objects": lambda preset, root, split, seed: list(YouTubeObjects(root, split)),
+    "composed": _open_composed,
+}
+"""How the videos of a data set with files are opened, given a preset, its folder, a split and a seed."""
+
+
 def open_split(preset: Preset, split: str, root: Path | None, seed: int = 0) -> list[VideoSequence]:
-    """The videos of a split of the preset's data set.
+    """The videos of a split of the preset's data set; ``composed`` ones are made of DAVIS-2016 in ``root``.
 
     Raises:
         InputError: the data set needs files and there is no usable root.
     """
     if preset.dataset == "synthetic":
-        counts = {"train": 40, "val": 8, "test": 10}
-        if split not in counts:
-            raise InputError(f"split {split!r} is unknown for synthetic videos: choose from {', '.join(counts)}")
-        return list(SyntheticVideos(split, num_videos=counts[split], seed=seed))
+        return _open_synthetic(split, seed)
     if root is None:
         raise InputError(f"preset {preset.name} reads files: give the folder of the data set with --root")
-    return list(DAVIS(root, year=preset.dataset.removeprefix("davis"), split=split))
+    return OPENERS[preset.dataset](preset, root, split, seed)

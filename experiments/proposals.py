@@ -13,20 +13,21 @@ from torch import nn
 from tqdm import tqdm
 
 from datasets.base import UInt8Array, VideoSequence
-from experiments import checkpoints, cli
+from experiments import checkpoints, cli, distributed
 from experiments.presets import PRESETS, find_preset, open_split
 from experiments.weights_option import add_weights_argument
 from stg_pyg.encoded import EncodedProposals
 from stg_pyg.errors import InputError
 from stg_pyg.nn.detector import Detector
-from stg_pyg.proposal_store import MERGED, ProposalWriter
+from stg_pyg.proposal_store import MERGED, ProposalWriter, frame_path
 
 
 def parse() -> argparse.Namespace:
     parser = cli.make_parser(
         "Detects proposals in every frame of a split and writes D/<sequence>/<frame>.npz with boxes, scores, masks and "
         "features, D/meta.json, and all of them as COCO results in D/proposals.json. Started again after an "
-        "interruption, it goes on. The detector is that of --detector, or COCO's Mask R-CNN with --weights."
+        "interruption, it goes on; under torchrun every process takes its part of the videos. The detector is that of "
+        "--detector, or COCO's Mask R-CNN with --weights."
     )
     parser.add_argument("--preset", default="davis2016", help=f"data set, one of {', '.join(PRESETS)}")
     parser.add_argument("--root", type=Path, help="folder of the data set (not for synthetic)")
@@ -88,13 +89,28 @@ def detect(detector: Detector, image: UInt8Array, device: torch.device) -> Encod
 def write_proposals(
     detector: Detector, videos: list[VideoSequence], writer: ProposalWriter, device: torch.device
 ) -> None:
-    """Detects in the frames that are not done yet."""
-    frames = [(video, t, name) for video in videos for t, name in enumerate(video.frame_names)]
-    with tqdm(total=len(frames), desc="proposals", unit="frame", dynamic_ncols=True, disable=None) as bar:
+    """Detects in the frames that are not done yet; under torchrun in those of the videos of this rank."""
+    world = distributed.world()
+    mine = set(distributed.share({video.name: video.num_frames for video in videos}, world))
+    frames = [(video, t, name) for video in videos if video.name in mine for t, name in enumerate(video.frame_names)]
+    quiet = world.rank > 0 or None
+    with tqdm(total=len(frames), desc="proposals", unit="frame", dynamic_ncols=True, disable=quiet) as bar:
         for video, t, name in frames:
             if not writer.has(video.name, name):
                 writer.write(video.name, name, detect(detector, video.image(t), device))
             bar.update()
+
+
+def wait_for_all(videos: list[VideoSequence], folder: Path) -> None:
+    """Waits for the frames of the other ranks."""
+    waiting = list(videos)
+
+    def missing() -> list[str]:
+        while waiting and all(frame_path(folder, waiting[0].name, name).is_file() for name in waiting[0].frame_names):
+            waiting.pop(0)
+        return [video.name for video in waiting]
+
+    distributed.wait_for(missing, folder)
 
 
 def main() -> None:
@@ -106,12 +122,17 @@ def main() -> None:
     if not videos:
         raise InputError(f"--split {args.split}: has no videos; choose another one")
     cli.make_folder(args.out)
-    device = cli.choose_device(args.device)
+    device = distributed.device_of_rank(cli.choose_device(args.device))
     cli.seed_everything(args.seed)
     detector = make_detector(args).to(device)
-    writer = ProposalWriter(args.out, settings_of(args, detector, preset.dataset))
+    rank, size = distributed.world()
+    writer = ProposalWriter(args.out, settings_of(args, detector, preset.dataset), shared=size > 1)
     try:
-        write_proposals(detector, videos, writer, device)
+        with distributed.alive(args.out):
+            write_proposals(detector, videos, writer, device)
+            if rank > 0:
+                return
+            wait_for_all(videos, args.out)
     except KeyboardInterrupt:
         print(f"interrupted; the same command goes on in {args.out}", file=sys.stderr)
         raise SystemExit(130) from None

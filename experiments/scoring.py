@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import threading
+import sys
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
@@ -19,57 +19,21 @@ import torch
 from tqdm import tqdm
 
 from datasets.base import VideoSequence
-from experiments import checkpoints, cli
+from experiments import checkpoints, cli, distributed
+from experiments.jobs import Job, settings_of
+from experiments.label_streams import flow_labels, given_masks, stream_labels
 from experiments.oracle import OracleScores, merge_oracles
-from experiments.presets import Preset, open_split
+from experiments.presets import open_split
+from experiments.records import Records
 from experiments.rows import Row
-from stg_pyg.coco import open_proposals
 from stg_pyg.config import STGConfig
 from stg_pyg.errors import InputError
-from stg_pyg.flow import FlowEstimator, flow_between, flow_for_sequence, resolve_flow, warp
+from stg_pyg.flow import flow_for_sequence, resolve_flow
 from stg_pyg.io import overlay, read_label_map, write_image, write_label_map
-from stg_pyg.metrics import score_sequence, summarize
+from stg_pyg.metrics import score_sequence
 from stg_pyg.model import STGNet
 from stg_pyg.online import learn_online
-from stg_pyg.stream import VideoSegmenter
-
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """What a process needs to score sequences; small enough to be sent."""
-
-    checkpoint: Path | None
-    """None: no learned part, for proposals from outside."""
-    preset: Preset
-    split: str
-    root: Path | None
-    rows: tuple[Row, ...]
-    out: Path
-    """Masks of row r go to ``out``/r, or to ``out`` itself if there is one row only."""
-    device: str
-    seed: int
-    overlays: bool = False
-    online_steps: int | None = None
-    """Steps of online learning; none: those of the checkpoint."""
-    proposals: Path | None = None
-    """Proposals from outside."""
-    flow: str = "dis"
-    """Source of flow, for :func:`stg_pyg.flow.resolve_flow`."""
-    oracle: bool = False
-    """Also score the best proposal and the best fusion of each frame."""
-
-    def folder(self, row: Row, sequence: str) -> Path:
-        return self.out / sequence if len(self.rows) == 1 else self.out / row.name / sequence
-
-
-def given_masks(video: VideoSequence) -> dict[int, np.ndarray]:
-    """By frame, the label map of the objects that first appear there: what semi-supervised segmentation is given."""
-    given: dict[int, np.ndarray] = {}
-    for obj_id, t in video.first_frame_of.items():
-        labels = video.labels(t)
-        assert labels is not None
-        given.setdefault(t, np.zeros_like(labels))[labels == obj_id] = obj_id
-    return given
+from stg_pyg.protocols import dataset_scores, frames_to_score, has_annotations, nothing_to_score
 
 
 def run_row(job: Job, row: Row, video: VideoSequence, model: STGNet | None, oracle: OracleScores | None) -> float:
@@ -92,57 +56,12 @@ def run_row(job: Job, row: Row, video: VideoSequence, model: STGNet | None, orac
     return seconds
 
 
-def stream_labels(
-    job: Job,
-    video: VideoSequence,
-    given: dict[int, np.ndarray],
-    model: STGNet,
-    flow: FlowEstimator,
-    oracle: OracleScores | None = None,
-) -> Iterator[np.ndarray]:
-    """Label maps of a video by the model, frame by frame."""
-    device = torch.device(job.device)
-    mixed_precision = cli.bfloat16_is_fast(device) and device.type == "cpu"
-    first = min(given, default=video.num_frames)
-    stream = VideoSegmenter(model, flow, job.preset.crop_size, mixed_precision, first_frame=first)
-    source = open_proposals(job.proposals) if job.proposals is not None else None
-    if source is not None:
-        source.check(video.name, video.frame_names)
-    for t in range(video.num_frames):
-        image = video.image(t)
-        if t < first:
-            yield np.zeros(image.shape[:2], np.uint8)
-            continue
-        proposals = None if source is None else source.frame(video.name, video.frame_names[t], image.shape[:2])
-        with torch.no_grad():
-            result = stream.step(image, proposals, given.get(t))
-        if oracle is not None and 0 < t < video.num_frames - 1:
-            oracle.add(result, video.labels(t), model.config.thr)
-        yield result.labels.numpy()
+def score_folder(folder: Path, video: VideoSequence, dataset: str = "davis2017") -> dict[int, Any]:
+    """J and F of the masks in a folder against the annotations of a video, in the frames that the benchmark scores.
 
-
-def flow_labels(video: VideoSequence, given: dict[int, np.ndarray], flow: FlowEstimator) -> Iterator[np.ndarray]:
-    """Label maps of a video by warping the previous ones."""
-    masks: dict[int, torch.Tensor] = {}
-    previous: np.ndarray | None = None
-    for t in range(video.num_frames):
-        image = video.image(t)
-        if masks and previous is not None:
-            warped = warp(torch.stack(list(masks.values())), flow_between(flow, image, previous, t, t - 1))
-            masks = dict(zip(masks, (warped > 0.5).float(), strict=True))
-        new = given.get(t)
-        for obj_id in np.unique(new) if new is not None else ():
-            if obj_id:
-                masks[int(obj_id)] = torch.from_numpy((new == obj_id).astype(np.float32))
-        labels = np.zeros(image.shape[:2], np.uint8)
-        for obj_id, mask in masks.items():
-            labels[mask.numpy() > 0.5] = obj_id
-        previous = image
-        yield labels
-
-
-def score_folder(folder: Path, video: VideoSequence) -> dict[int, Any]:
-    """J and F of the masks in a folder against the annotations of a video."""
+    Raises:
+        InputError: a frame that is annotated is missing, or has another size.
+    """
 
     def read(name: str) -> np.ndarray:
         labels = read_label_map(folder / f"{name}.png")
@@ -151,8 +70,10 @@ def score_folder(folder: Path, video: VideoSequence) -> dict[int, Any]:
             raise InputError(f"{folder / name}.png: is {size} pixels and the frame {wanted}; write masks at full size")
         return labels
 
-    frames = (read(name) for name in video.frame_names)
-    return score_sequence(frames, (video.labels(t) for t in range(video.num_frames)), list(video.first_frame_of))
+    nothing = np.zeros((0, 0), np.uint8)  # in the place of a frame that is not looked at
+    frames = (read(frame) if video.annotated(t) else nothing for t, frame in enumerate(video.frame_names))
+    labels = (video.labels(t) if video.annotated(t) else None for t in range(video.num_frames))
+    return score_sequence(frames, labels, **frames_to_score(dataset, video))
 
 
 def score_video(job: Job, name: str) -> dict[str, Any]:
@@ -171,8 +92,9 @@ def score_video(job: Job, name: str) -> dict[str, Any]:
     config, segmentation = model.config, model.segmentation
     steps = config.online_steps if job.online_steps is None else job.online_steps
     started = time.perf_counter()
-    if steps and segmentation is not None and any(row.config for row in job.rows):
-        t, first = next(iter(sorted(given_masks(video).items())))
+    given = sorted(given_masks(video).items())
+    if steps and given and segmentation is not None and any(row.config for row in job.rows):
+        t, first = given[0]
         segmentation = learn_online(
             segmentation,
             video.image(t),
@@ -185,7 +107,15 @@ def score_video(job: Job, name: str) -> dict[str, Any]:
             mixed_precision=cli.bfloat16_is_fast(device),
             seed=zlib.crc32(name.encode()) ^ job.seed,
         )
-    result: dict[str, Any] = {"online_seconds": time.perf_counter() - started, "num_frames": video.num_frames}
+    result: dict[str, Any] = {
+        "online_seconds": time.perf_counter() - started,
+        "num_frames": video.num_frames,
+        "frames": video.frame_names,
+        "dataset": job.preset.dataset,
+        "categories": video.categories,
+        "first_frame_of": video.first_frame_of,
+        "annotated": has_annotations([video]),
+    }
     for row in job.rows:
         variant = None
         if row.config is not None:
@@ -194,7 +124,10 @@ def score_video(job: Job, name: str) -> dict[str, Any]:
             variant.to(device).eval()
         oracle = OracleScores() if job.oracle and variant is not None else None
         seconds = run_row(job, row, video, variant, oracle)
-        result[row.name] = {"scores": score_folder(job.folder(row, name), video), "seconds": seconds}
+        result[row.name] = {
+            "scores": score_folder(job.folder(row, name), video, job.preset.dataset),
+            "seconds": seconds,
+        }
         if oracle is not None:
             result[row.name]["oracle"] = oracle.summary()
     return result
@@ -209,35 +142,127 @@ def with_config(job: Job, model: STGNet, config: STGConfig) -> STGNet:
     return variant
 
 
-def _end_with_parent(parent: int) -> None:
-    """Ends this process soon after its parent, also when that was killed, so that none goes on writing."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1.0)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def score_videos(job: Job, names: Sequence[str], processes: int = 0) -> dict[str, dict[str, Any]]:
-    """:func:`score_video` of all names, ``processes`` at a time (0: one a core on the CPU, one on a GPU)."""
-    count = processes or (1 if job.device != "cpu" else os.cpu_count() or 1)
+    """:func:`score_video` of all names, ``processes`` at a time (0: one a core on the CPU, one on a GPU).
+
+    What a run that was interrupted has finished with the same settings is taken over, not done again. Under torchrun
+    every rank does its part of the videos; rank 0 waits for the others and returns all results.
+
+    Raises:
+        SystemExit: with status 0 on the other ranks, when their part is done.
+    """
+    with distributed.alive(job.out):
+        records = score_share(job, names, processes)
+        if distributed.world().rank > 0:
+            raise SystemExit(0)
+        return collect(job, names, records)
+
+
+def score_share(job: Job, names: Sequence[str], processes: int = 0) -> Records:
+    """The part of :func:`score_videos` that is this rank's; the results are in the records that it returns."""
+    world = distributed.world()
+    videos = {video.name: video for video in open_split(job.preset, job.split, job.root, job.seed)}
+    records = Records(job.out / ".done", settings_of(job))
+    job = dataclasses.replace(job, device=str(distributed.device_of_rank(torch.device(job.device))))
+    mine = distributed.share({name: videos[name].num_frames for name in names}, world)
+    todo = [name for name in mine if finished_result(job, records, videos[name]) is None]
+    if len(todo) < len(mine):
+        print(f"{len(mine) - len(todo)} of {len(mine)} videos are finished, see {records.folder}", file=sys.stderr)
+    count = min(processes or distributed.processes_of_rank(job.device), len(todo))
+    bar = tqdm(total=len(todo), desc="scoring", unit="video", dynamic_ncols=True, disable=world.rank > 0 or None)
+    with bar:
+        if count == 1 and world.size > 1:  # a process of its own would only cost its start
+            for name in todo:
+                record_video(job, records, name)
+                bar.update()
+        elif count:
+            _score_in_processes(job, records, todo, count, bar)
+    return records
+
+
+def _score_in_processes(job: Job, records: Records, names: Sequence[str], count: int, bar: tqdm) -> None:
+    context, parent = get_context("spawn"), (os.getpid(),)
+    with ProcessPoolExecutor(count, context, initializer=distributed.end_with_parent, initargs=parent) as pool:
+        futures = [pool.submit(record_video, job, records, name) for name in names]
+        try:
+            for future in as_completed(futures):
+                future.result()
+                bar.update()
+        except BaseException:
+            for future in futures:
+                future.cancel()
+            raise
+
+
+def record_video(job: Job, records: Records, name: str) -> None:
+    """:func:`score_video`, kept in the records; a video that is stopped half-way has none and starts anew."""
+    records.forget(name)
+    records.save(name, score_video(job, name))
+
+
+def finished_result(job: Job, records: Records, video: VideoSequence) -> dict[str, Any] | None:
+    """The result of a video with a record of the same settings and frames, if all its masks are there."""
+    result = records.load(video.name)
+    if result is None or result["frames"] != video.frame_names:
+        return None
+    masks = (job.folder(row, video.name) / f"{frame}.png" for row in job.rows for frame in video.frame_names)
+    return result if all(mask.is_file() for mask in masks) else None
+
+
+def collect(job: Job, names: Sequence[str], records: Records, folder: Path | None = None) -> dict[str, dict[str, Any]]:
+    """The results of all videos, when all ranks have done their part.
+
+    Args:
+        folder: where the ranks are :func:`experiments.distributed.alive`; None: ``job.out``.
+
+    Raises:
+        InputError: other ranks have stopped without doing it.
+    """
+    videos = {video.name: video for video in open_split(job.preset, job.split, job.root, job.seed)}
     results: dict[str, dict[str, Any]] = {}
-    context = get_context("spawn")
-    pool = ProcessPoolExecutor(min(count, len(names)), context, initializer=_end_with_parent, initargs=(os.getpid(),))
-    bar = tqdm(total=len(names), desc="scoring", unit="video", dynamic_ncols=True, disable=None)
-    with pool, bar:
-        futures = {pool.submit(score_video, job, name): name for name in names}
-        for future in as_completed(futures):
-            results[futures[future]] = future.result()
-            bar.update()
+
+    def missing() -> list[str]:
+        for name in names:
+            if name not in results and (result := finished_result(job, records, videos[name])) is not None:
+                results[name] = result
+        return [name for name in names if name not in results]
+
+    distributed.wait_for(missing, folder or job.out)
     return {name: results[name] for name in names}
 
 
-def summarize_row(results: dict[str, dict[str, Any]], row: str, config: STGConfig | None) -> dict[str, Any]:
-    """The content of ``metrics.json`` for one row of :func:`score_videos`."""
-    summary = summarize({name: result[row]["scores"] for name, result in results.items()})
+@dataclasses.dataclass
+class ScoredVideo:
+    """What the scores of a data set need to know of a video, see :class:`stg_pyg.protocols.Video`."""
+
+    name: str
+    num_frames: int
+    categories: dict[int, str]
+    first_frame_of: dict[int, int]
+    has_annotations: bool
+
+    def annotated(self, t: int) -> bool:
+        return self.has_annotations
+
+
+def summarize_row(
+    results: dict[str, dict[str, Any]], row: str, config: STGConfig | None, unseen: Collection[str] | None = None
+) -> dict[str, Any]:
+    """The content of ``metrics.json`` for one row of :func:`score_videos`, by the protocol of the data set.
+
+    Args:
+        results: of the videos of one data set.
+        row: name of the row.
+        config: of the row.
+        unseen: names of the unseen categories of YouTube-VOS; None: those that are known.
+    """
+    dataset = next(iter(results.values()))["dataset"]
+    if any(result["annotated"] for result in results.values()):
+        known = ("num_frames", "categories", "first_frame_of", "annotated")
+        videos = [ScoredVideo(name, *(result[key] for key in known)) for name, result in results.items()]
+        summary = dataset_scores(dataset, {n: result[row]["scores"] for n, result in results.items()}, videos, unseen)
+    else:
+        summary = nothing_to_score(dataset)
     frames, seconds = (sum(r["num_frames"] for r in results.values()), sum(r[row]["seconds"] for r in results.values()))
     online = [result["online_seconds"] for result in results.values()]
     summary["fps"] = frames / max(seconds, 1e-9)

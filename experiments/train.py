@@ -24,6 +24,7 @@ from experiments.segmentation_stage import evaluate_segmentation, load_segmentat
 from stg_pyg.errors import InputError
 from stg_pyg.io import write_json, write_text
 from stg_pyg.lucid import AnnotatedVideo
+from stg_pyg.model import STGNet
 from stg_pyg.nn.detector import Detector
 
 STAGES = ("detector", "segmentation", "graph", "table", "all")
@@ -61,7 +62,15 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--weights",
         metavar="auto|none|PATH",
-        help="pretrained weights that the detector starts from; default: auto for paper presets, none for small ones",
+        help="pretrained weights that the networks start from: auto, torchvision's; none; a file or a folder with "
+        "torchvision's files; default: auto for paper presets, none for small ones",
+    )
+    parser.add_argument(
+        "--init",
+        type=Path,
+        metavar="C",
+        help="checkpoint.pt (detector.pt for --stage detector) of an earlier run to start from, as the paper starts on "
+        "DAVIS from YouTube-VOS",
     )
     parser.add_argument("--workers", type=cli.whole, default=1, help="processes that draw training samples")
     parser.add_argument("--processes", type=cli.whole, default=0, help="sequences scored at a time; 0: one a core")
@@ -86,6 +95,8 @@ def preset_of(args: argparse.Namespace) -> Preset:
         raise InputError(
             f"--graph-steps {preset.graph_steps}: a clip has {CLIP_FRAMES} frames, give 0 or at least that"
         )
+    if find_preset(args.preset).test_only:
+        raise InputError(f"--preset {args.preset}: has no videos to train on; train on another and evaluate there")
     if preset.size == "small" and args.weights not in (None, "none"):
         raise InputError(
             f"--weights {args.weights}: preset {preset.name} has no pretrained weights; choose a paper preset"
@@ -109,14 +120,34 @@ def score_table(args: argparse.Namespace, preset: Preset) -> None:
     print(f"\n{preset.val_split} of {preset.dataset}, {len(videos)} videos:\n\n{table}\n")
 
 
+def build_model(args: argparse.Namespace, preset: Preset) -> STGNet:
+    """The network of a preset, from the weights of ``--init`` or ``--weights``."""
+    if args.init is None:
+        return checkpoints.build_model(preset, weights=weights_of(args, preset))
+    earlier, origin = checkpoints.load_model(args.init)
+    if (origin.size, origin.width) != (preset.size, preset.width):
+        raise InputError(f"{args.init}: is of preset {origin.name}, whose networks are not those of {preset.name}")
+    model = checkpoints.build_model(preset)
+    wanted = model.state_dict()
+    model.load_state_dict({name: value for name, value in earlier.state_dict().items() if name in wanted}, strict=False)
+    return model
+
+
+def weights_of(args: argparse.Namespace, preset: Preset) -> str:
+    """What ``--weights`` says: ``auto``, ``none`` or a path."""
+    return args.weights or ("auto" if preset.size == "paper" else "none")
+
+
 def build_detector(args: argparse.Namespace, preset: Preset) -> Detector:
     """The detector of a preset; one that is resumed needs no pretrained weights."""
     for name in ("detector.pt", "detector_coco.pt"):
         if args.resume and (args.out / name).is_file():
             return load_detector(args.out / name)
+    if args.init is not None:
+        return load_detector(args.init)
     if preset.size == "small":
         return Detector.small(preset.detector_width, preset.detector_size)
-    return Detector.one_class(args.weights or "auto")
+    return Detector.one_class(weights_of(args, preset))
 
 
 def train_in_phases(
@@ -179,7 +210,7 @@ def main() -> None:
         train_in_phases(train_detector, detector, videos, preset, "detector", args, common | {"workers": args.workers})
         score_detector(args, preset, detector)
         return
-    model = checkpoints.build_model(preset)
+    model = build_model(args, preset)
     assert model.segmentation is not None
     segmentation, graph, checkpoint = (args.out / f"{name}.pt" for name in ("segmentation", "graph", "checkpoint"))
     if args.stage in ("segmentation", "all"):

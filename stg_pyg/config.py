@@ -35,6 +35,9 @@ class STGConfig:
     box is kept, and only a box without one is segmented."""
     own_evidence: bool = False
     """Where proposals come from outside, let the segmentation network add its own, as it does where none come."""
+    features: str = "encoder"
+    """X of Eq. 3 for proposals from outside: of the model's encoder (``encoder``), or those that came with them
+    (``given``, ``Proposals.feats``)."""
     alpha: float = 0.7
     """Weight of the cosine in Eq. 3; beta = 1 - alpha."""
     edge_iou: str = "box"
@@ -83,6 +86,7 @@ class STGConfig:
 
     def __post_init__(self) -> None:
         choices = {
+            "features": ("encoder", "given"),
             "edge_iou": ("box", "mask"),
             "temporal_update": ("paper", "gated"),
             "loss_reading": ("logits", "probability"),
@@ -90,6 +94,8 @@ class STGConfig:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise InputError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
+        if self.features == "given" and (self.own_evidence or self.resegment):
+            raise InputError('features="given" excludes own_evidence and resegment, whose proposals have none')
         if self.min_edge_iou > 0 and self.edge_iou != "mask":
             raise InputError('min_edge_iou compares masks: it needs edge_iou="mask"')
         if not self.gaps or self.gaps[0] != 1 or min(self.gaps) < 1:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from stg_pyg.assignment import assign_proposals
-from stg_pyg.boxes import box_iou
+from stg_pyg.boxes import box_iou, masks_to_boxes
 from stg_pyg.config import STGConfig
 from stg_pyg.proposals import Index, Proposals
 from stg_pyg.selection import mask_iou
+
+Familiar = Callable[[int, Proposals], Tensor]
 
 
 class ProposalSet(Protocol):
@@ -31,7 +35,9 @@ class ProposalSet(Protocol):
         ...
 
 
-def proposals_of_objects(proposals: ProposalSet, p: Tensor, q: Tensor, config: STGConfig) -> list[Proposals]:
+def proposals_of_objects(
+    proposals: ProposalSet, p: Tensor, q: Tensor, config: STGConfig, familiar: Familiar | None = None
+) -> list[Proposals]:
     """The proposals of each of K objects, "Preparation" of Liu et al., AAAI 2021, and rejection by ``config``.
 
     Only the masks of accepted proposals are decoded, at most ``config.max_nodes`` an object.
@@ -40,6 +46,7 @@ def proposals_of_objects(proposals: ProposalSet, p: Tensor, q: Tensor, config: S
         proposals: N proposals of a frame.
         p: [K, 4] predicted boxes.
         q: [K, H, W] warped previous masks.
+        familiar: tells which proposals [N] look like object k; they pass ``config.min_mask_iou``.
 
     Returns:
         K proposals on the device and of the dtype of ``q``.
@@ -54,7 +61,10 @@ def proposals_of_objects(proposals: ProposalSet, p: Tensor, q: Tensor, config: S
             nearest = overlap[own, k].argsort(descending=True, stable=True)[: config.max_nodes]
             own = own[nearest.sort().values]
         mine = assembled(on_device(proposals.select(own.cpu()), q), q[k], config.assemble)
-        result.append(mine.select(accepted(mine, p[k], q[k], config)))
+        passed = accepted(mine, p[k], q[k], config)
+        if familiar is not None and config.min_mask_iou > 0 and not bool(passed.all()):
+            passed |= familiar(k, mine)
+        result.append(mine.select(passed))
     return result
 
 
@@ -95,6 +105,29 @@ def assembled(proposals: Proposals, q: Tensor, share: float) -> Proposals:
     feats = None if proposals.feats is None else proposals.feats[inside].mean(dim=0, keepdim=True)
     whole = Proposals.from_masks(union[None], score[None], feats=feats, origin=["assembled"])
     return Proposals.cat([proposals, whole])
+
+
+def joined(outside: Proposals, own: Proposals) -> Proposals:
+    """Both sets, with the scores of the outside ones scaled to the mean of the own ones: scores of different makers are
+    not comparable, and with a constant 1 the outside ones would always win."""
+    if len(outside) == 0 or len(own) == 0:
+        return Proposals.cat([outside, own])
+    factor = own.scores.mean() / outside.scores.mean().clamp(min=1e-6)
+    return Proposals.cat([replace(outside, scores=(outside.scores * factor).clamp(max=1)), own])
+
+
+def feature_of_mask(proposals: ProposalSet, mask: Tensor, default: Tensor) -> Tensor:
+    """Feature X [F] of the proposal that is most like a given mask [H, W]; zeros, like nothing, if none
+    reaches an IoU of 0.5, and ``default`` where the proposals have no features."""
+    near = torch.nonzero(box_iou(proposals.boxes.to(mask), masks_to_boxes(mask[None]))[:, 0] > 0)[:, 0]
+    candidates = on_device(proposals.select(near.cpu()), mask)
+    if candidates.feats is None:
+        return default
+    feats = candidates.feats.to(mask.dtype)
+    likeness = mask_iou(candidates.masks, mask[None])[:, 0]
+    if len(likeness) == 0 or float(likeness.max()) < 0.5:
+        return feats.new_zeros(feats.shape[1])
+    return feats[int(likeness.argmax())]
 
 
 def on_device(proposals: Proposals, like: Tensor) -> Proposals:

@@ -6,22 +6,23 @@ The numbers are those of ``davis2017-evaluation`` (Perazzi et al., CVPR 2016; Po
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from functools import lru_cache
 from typing import Any, TypeVar
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from skimage.morphology import disk
 from torch import Tensor
 
+from stg_pyg.contours import contour_f, tolerance, window_of
 from stg_pyg.errors import InputError
 
 Masks = TypeVar("Masks", Tensor, NDArray[Any])
 Statistics = dict[str, float]
 ObjectScores = dict[str, Statistics]
 LabelMap = NDArray[Any] | Tensor
+FrameScore = tuple[float, float]
+FramePair = tuple[int, NDArray[Any], NDArray[Any]]
+"""Index of a frame, its predicted and its annotated label map."""
 
 
 def region_similarity(prediction: Masks, target: Masks) -> Masks:
@@ -70,9 +71,9 @@ def contour_accuracy(prediction: Masks, target: Masks, bound: float = 0.008) -> 
     m, g = _binary(prediction), _binary(target)
     _check_same_shape(m, g)
     height, width = m.shape[-2:]
-    radius = int(bound) if bound >= 1 else int(np.ceil(bound * np.linalg.norm((height, width))))
+    radius = tolerance(height, width, bound)
     pairs = zip(m.reshape(-1, height, width), g.reshape(-1, height, width), strict=True)
-    values = np.array([_contour_f(a, b, radius) for a, b in pairs], dtype=np.float64)
+    values = np.array([contour_f(a, b, radius) for a, b in pairs], dtype=np.float64)
     return _like(values.reshape(m.shape[:-2]), prediction)
 
 
@@ -102,6 +103,7 @@ def score_sequence(
     target: Iterable[LabelMap | None],
     obj_ids: Iterable[int] | None = None,
     skip_first_and_last: bool = True,
+    given_at: Mapping[int, int] | None = None,
 ) -> dict[int, ObjectScores]:
     """J and F statistics of every object of one sequence; both inputs are read once, frame by frame.
 
@@ -116,24 +118,36 @@ def score_sequence(
         obj_ids: objects to score; those of the annotation when None.
         skip_first_and_last: leave out the first (given) and the last annotated frame, as DAVIS does. Of two annotated
             frames only the first is left out, and a single one is scored.
+        given_at: by object id, the index of the frame whose mask was given. Exactly these objects are scored, each in
+            every annotated frame after its own, the last one too; ``obj_ids`` and ``skip_first_and_last`` do not count.
 
     Returns:
-        ``{object id: {"J": {"mean", "recall", "decay"}, "F": {...}}}`` in [0, 1], sorted by id.
+        ``{object id: {"J": {"mean", "recall", "decay"}, "F": {...}}}`` in [0, 1], sorted by id. An object without any
+        frame to score is left out.
 
     Raises:
         InputError: the numbers of frames or the sizes of a frame differ.
     """
+    pairs = _annotated_pairs(prediction, target)
+    if given_at is not None:
+        return _scores_after(given_at, pairs)
     wanted = None if obj_ids is None else {int(i) for i in obj_ids}
     seen, in_target = set(wanted or ()), set(wanted or ())
-    scores: dict[int, list[tuple[float, float]]] = {}
-    for predicted, annotated in _scored_frames(_annotated_pairs(prediction, target), skip_first_and_last):
+    scores: dict[int, list[FrameScore]] = {}
+    for _, predicted, annotated in _scored_frames(pairs, skip_first_and_last):
         if wanted is None:
             shown = _ids(annotated)
             in_target |= shown
             seen |= shown | _ids(predicted)
-        for obj_id in seen:
-            scores.setdefault(obj_id, []).append(_score_object(predicted == obj_id, annotated == obj_id))
+        _add_frame(scores, predicted, annotated, seen)
     return {i: _object_scores(scores[i]) for i in sorted(in_target) if i in scores}
+
+
+def _scores_after(given_at: Mapping[int, int], pairs: Iterator[FramePair]) -> dict[int, ObjectScores]:
+    scores: dict[int, list[FrameScore]] = {}
+    for t, predicted, annotated in pairs:
+        _add_frame(scores, predicted, annotated, [i for i, given in given_at.items() if given < t])
+    return {i: _object_scores(scores[i]) for i in sorted(scores)}
 
 
 def summarize(results: Mapping[str, Mapping[int, ObjectScores]]) -> dict[str, Any]:
@@ -168,14 +182,12 @@ def _percent(objects: list[ObjectScores], measure: str, statistic: str) -> float
     return float(100 * np.mean([scores[measure][statistic] for scores in objects]))
 
 
-def _object_scores(scores: list[tuple[float, float]]) -> ObjectScores:
+def _object_scores(scores: list[FrameScore]) -> ObjectScores:
     j, f = np.array(scores, dtype=np.float64).T
     return {"J": sequence_statistics(j), "F": sequence_statistics(f)}
 
 
-def _annotated_pairs(
-    prediction: Iterable[LabelMap], target: Iterable[LabelMap | None]
-) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+def _annotated_pairs(prediction: Iterable[LabelMap], target: Iterable[LabelMap | None]) -> Iterator[FramePair]:
     predictions, targets, end = iter(prediction), iter(target), object()
     index = 0
     while True:
@@ -186,15 +198,13 @@ def _annotated_pairs(
             short, long = ("predicted", "annotated") if predicted is end else ("annotated", "predicted")
             raise InputError(f"only {index} frames are {short} but more are {long}: give one label map per frame")
         if annotated is not None:
-            pair = _to_numpy(predicted), _to_numpy(annotated)
-            _check_frame(index, *pair)
+            pair = index, _to_numpy(predicted), _to_numpy(annotated)
+            _check_frame(*pair)
             yield pair
         index += 1
 
 
-def _scored_frames(
-    pairs: Iterator[tuple[NDArray[Any], NDArray[Any]]], skip_first_and_last: bool
-) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+def _scored_frames(pairs: Iterator[FramePair], skip_first_and_last: bool) -> Iterator[FramePair]:
     if not skip_first_and_last:
         yield from pairs
         return
@@ -215,54 +225,26 @@ def _check_frame(index: int, predicted: NDArray[Any], annotated: NDArray[Any]) -
         )
 
 
-def _score_object(m: NDArray[np.bool_], g: NDArray[np.bool_]) -> tuple[float, float]:
-    return float(region_similarity(m, g)), float(contour_accuracy(m, g))
+def _add_frame(
+    scores: dict[int, list[FrameScore]], predicted: NDArray[Any], annotated: NDArray[Any], obj_ids: Iterable[int]
+) -> None:
+    """Appends J and F of the objects in one frame; the part of the frame where neither map has an object is cut off."""
+    radius = tolerance(*predicted.shape)
+    window = window_of((predicted != 0) | (annotated != 0))
+    predicted, annotated = predicted[window], annotated[window]
+    for obj_id in obj_ids:
+        scores.setdefault(obj_id, []).append(_score_object(predicted == obj_id, annotated == obj_id, radius))
+
+
+def _score_object(m: NDArray[np.bool_], g: NDArray[np.bool_], radius: int) -> FrameScore:
+    intersection, total = np.count_nonzero(m & g), np.count_nonzero(m) + np.count_nonzero(g)
+    return intersection / (total - intersection) if total else 1.0, contour_f(m, g, radius)
 
 
 def _ids(labels: NDArray[Any]) -> set[int]:
     if labels.dtype == np.uint8:
         return {int(i) for i in np.flatnonzero(np.bincount(labels.ravel(), minlength=1)) if i}
     return {int(i) for i in np.unique(labels) if i}
-
-
-def _contour_f(m: NDArray[np.bool_], g: NDArray[np.bool_], radius: int) -> float:
-    window = _contour_window(m | g)
-    contour_m, contour_g = _contour(m[window]), _contour(g[window])
-    n_m, n_g = np.count_nonzero(contour_m), np.count_nonzero(contour_g)
-    if n_m == 0 or n_g == 0:
-        return float(n_m == n_g)
-    precision = np.count_nonzero(contour_m & _dilate(contour_g, radius)) / n_m
-    recall = np.count_nonzero(contour_g & _dilate(contour_m, radius)) / n_g
-    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
-
-
-def _contour_window(mask: NDArray[np.bool_]) -> tuple[slice, slice]:
-    # Contours lie within one pixel of the masks, and dilations are only read on contours: the rest cannot matter.
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if len(rows) == 0:
-        return slice(0, 0), slice(0, 0)
-    top, left = max(rows[0] - 1, 0), max(columns[0] - 1, 0)
-    return slice(top, rows[-1] + 2), slice(left, columns[-1] + 2)
-
-
-def _contour(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Pixels [H, W] that differ from their right, lower or lower right neighbour; those at the border look inside."""
-    contour = np.zeros_like(mask)
-    if mask.size == 0:
-        return contour
-    right, below = mask[:, :-1] ^ mask[:, 1:], mask[:-1] ^ mask[1:]
-    contour[:-1, :-1] = right[:-1] | below[:, :-1] | (mask[:-1, :-1] ^ mask[1:, 1:])
-    contour[-1, :-1], contour[:-1, -1] = right[-1], below[:, -1]
-    return contour
-
-
-def _dilate(contour: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
-    return np.asarray(cv2.dilate(contour.view(np.uint8), _disk(radius))).view(np.bool_)
-
-
-@lru_cache(maxsize=16)
-def _disk(radius: int) -> NDArray[np.uint8]:
-    return np.asarray(disk(radius), dtype=np.uint8)
 
 
 def _nanmean(values: NDArray[np.float64]) -> float:

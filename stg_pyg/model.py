@@ -167,7 +167,9 @@ class STGNet(nn.Module):
     def build_graphs(self, frame: FrameInput) -> Batch:
         """The spatial graph of every object, as one batch."""
         merged = Proposals.cat(frame.proposals)
-        feats = self.encode(frame.image, merged.masks, merged.boxes)
+        feats = merged.feats
+        if feats is None or self.config.features != "given":
+            feats = self.encode(frame.image, merged.masks, merged.boxes)
         sizes = [len(proposals) for proposals in frame.proposals]
         graphs: list[SpatialGraph] = []
         for k, (proposals, x) in enumerate(zip(frame.proposals, feats.split(sizes), strict=True)):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -109,21 +111,20 @@ class ProposalWriter:
     Args:
         folder: created when missing.
         settings: plain values that say what made the proposals: network, weights, thresholds.
+        shared: whether other processes write other videos into the folder at the same time; :meth:`merge` is then for
+            one of them, when all are done.
 
     Raises:
         InputError: the folder holds proposals made with other settings.
     """
 
-    def __init__(self, folder: PathLike, settings: dict[str, Any]) -> None:
+    def __init__(self, folder: PathLike, settings: dict[str, Any], shared: bool = False) -> None:
         self.folder = Path(folder)
         self.meta: dict[str, Any] = {"format": FORMAT, "settings": settings, "feature_size": None, "sizes": {}}
         if (self.folder / META).exists():
             self.meta = self._continued(settings)
-            for sequence in self.meta["sizes"]:
-                for half_written in (self.folder / sequence).glob(".*.npz.*.tmp"):  # by a run that was killed
-                    half_written.unlink(missing_ok=True)
-            for half_written in self.folder.glob(".*.json.*.tmp"):
-                half_written.unlink(missing_ok=True)
+            if not shared:
+                self._tidy()
 
     def has(self, sequence: str, stem: str) -> bool:
         """Whether the frame is done."""
@@ -147,11 +148,26 @@ class ProposalWriter:
 
     def merge(self) -> Path:
         """Writes all frames of the folder as COCO results to ``proposals.json`` in it."""
+        self._tidy()
         write_coco_frames(self.folder / MERGED, StoredProposals(self.folder).frames())
         return self.folder / MERGED
 
     def _register(self, sequence: str, encoded: EncodedProposals) -> None:
         """Checks a frame against ``meta.json``, and writes that when the frame says something new."""
+        number = self._checked(sequence, encoded)
+        if sequence in self.meta["sizes"] and number == self.meta["feature_size"]:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with _locked(self.folder):  # others may have written theirs since it was read
+            if (self.folder / META).exists():
+                self.meta = self._continued(self.meta["settings"])
+            number = self._checked(sequence, encoded)
+            sizes = {**self.meta["sizes"], sequence: list(encoded.size)}
+            self.meta = {**self.meta, "feature_size": number, "sizes": dict(sorted(sizes.items()))}
+            write_json(self.folder / META, self.meta)
+
+    def _checked(self, sequence: str, encoded: EncodedProposals) -> int | None:
+        """The number of features with this frame, which must be that of ``meta.json`` if it is known."""
         sizes, size, features = self.meta["sizes"], list(encoded.size), self.meta["feature_size"]
         if sequence not in sizes and next((self.folder / sequence).glob("*.npz"), None) is not None:
             raise InputError(f"{self.folder / sequence}: has proposals that {META} does not know; choose another --out")
@@ -160,14 +176,20 @@ class ProposalWriter:
                 f"{self.folder / sequence}: has proposals of frames of {sizes[sequence][0]} x {sizes[sequence][1]} "
                 f"pixels, not {size[0]} x {size[1]}; choose another --out for frames of this size"
             )
-        number = features
+        number: int | None = features
         if len(encoded) or encoded.feats is not None:
             number = 0 if encoded.feats is None else encoded.feats.shape[1]
         if features not in (None, number):
             raise InputError(f"{self.folder}: has proposals of {features} features, not {number}; choose another --out")
-        if sequence not in sizes or number != features:
-            self.meta = {**self.meta, "feature_size": number, "sizes": dict(sorted({**sizes, sequence: size}.items()))}
-            write_json(self.folder / META, self.meta)
+        return number
+
+    def _tidy(self) -> None:
+        """Deletes what a run that was killed has half written."""
+        for half_written in self.folder.glob(".*.json.*.tmp"):
+            half_written.unlink(missing_ok=True)
+        for sequence in read_meta(self.folder)["sizes"]:
+            for half_written in (self.folder / sequence).glob(".*.npz.*.tmp"):
+                half_written.unlink(missing_ok=True)
 
     def _continued(self, settings: dict[str, Any]) -> dict[str, Any]:
         meta = read_meta(self.folder)
@@ -178,6 +200,23 @@ class ProposalWriter:
                 f"{self.folder}: was made with {name} {before.get(name)!r}, not {now.get(name)!r}; choose another --out"
             )
         return meta
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keeps other processes from changing ``meta.json`` in the meantime, where the system can."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def frame_path(folder: Path, sequence: str, stem: str) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from stg_pyg.appearance import ColourModel
 from stg_pyg.boxes import masks_to_boxes
 from stg_pyg.crops import crop_resize, crop_windows
 from stg_pyg.errors import InputError
-from stg_pyg.external import ProposalSet, proposals_of_objects
+from stg_pyg.external import ProposalSet, feature_of_mask, joined, proposals_of_objects
 from stg_pyg.flow import DISFlow, FlowEstimator, consistent_flow, flow_between, warp
 from stg_pyg.memory import MemoryBank
 from stg_pyg.merge import merge_objects
@@ -23,6 +23,10 @@ from stg_pyg.proposals import Proposals
 from stg_pyg.proposer import GuidedProposer, ObjectView, median_size
 from stg_pyg.redetect import find_again, find_among, has_collapsed
 
+FAMILIAR_SIZE = (0.6, 1.3)
+"""A proposal from outside is familiar whose area is between these shares of the object's last one,"""
+FAMILIAR_LIKENESS = 0.85
+"""and whose colours are as much like the object's as this share of what they were in the first frame."""
 SEARCH_PAUSE = 3
 """Frames between two searches for an object that was not found."""
 
@@ -144,6 +148,7 @@ class VideoSegmenter:
             labels = torch.where(labels == obj_id, torch.zeros_like(labels), labels)
             labels = torch.where(mask.cpu() > 0.5, torch.tensor(obj_id, dtype=torch.uint8), labels)
             soft[obj_id] = mask
+        self._add_objects(tensor, given, proposals)
         self._remember(tensor, labels.to(self.device), given, result.output if result else None)
         self._images.append(array)
         ids = [state.obj_id for state in self.objects]
@@ -207,7 +212,8 @@ class VideoSegmenter:
             elif self.proposer is not None:
                 found = find_again(self.proposer, frame.image, size, state.colours, likeness, taken)
             if found is None:
-                state.search_from = self.frame_idx + SEARCH_PAUSE
+                # A look through proposals that are there already costs little.
+                state.search_from = self.frame_idx + (SEARCH_PAUSE if outside is None else 1)
                 continue
             found_any = True
             frame.proposals[k], frame.p[k], frame.q[k] = found, found.boxes[0], found.masks[0]
@@ -240,7 +246,13 @@ class VideoSegmenter:
         self, image: Tensor, proposals: ProposalSet | None, p: Tensor, q: Tensor, warped: list[dict[int, Tensor]]
     ) -> list[Proposals]:
         if proposals is not None:
-            outside = proposals_of_objects(proposals, p, q, self.config)
+            outside = proposals_of_objects(
+                proposals, p, q, self.config, lambda k, own: is_familiar(image, own, self.objects[k])
+            )
+            if self.config.features != "given":
+                outside = [replace(part, feats=None) for part in outside]
+            elif any(part.feats is None for part in outside):
+                raise InputError('the proposals have no features, which features="given" takes as X of Eq. 3')
             outside = [self._segmented(image, own, q[k]) for k, own in enumerate(outside)]
             if not self.config.own_evidence or self.proposer is None:
                 return outside
@@ -250,7 +262,7 @@ class VideoSegmenter:
             for k, (state, views) in enumerate(zip(self.objects, warped, strict=True))
         ]
         made = self.proposer.propose(image, evidence)
-        return made if proposals is None else [Proposals.cat(pair) for pair in zip(outside, made, strict=True)]
+        return made if proposals is None else [joined(*pair) for pair in zip(outside, made, strict=True)]
 
     def _segmented(self, image: Tensor, proposals: Proposals, q: Tensor) -> Proposals:
         """The proposals of one object with a mask each; boxes are segmented by the network, guided by Q [H, W]."""
@@ -266,15 +278,23 @@ class VideoSegmenter:
         (made,) = self.proposer.propose(image, [self.proposer.look_at(proposals.boxes[again], q)])
         boxes, masks, scores = proposals.boxes.clone(), proposals.masks.to(q.dtype), proposals.scores.clone()
         masks[again], boxes[again], scores[again] = made.masks, made.boxes, made.scores
-        return Proposals(boxes, masks, scores, None, proposals.origin)
+        return Proposals(boxes, masks, scores, proposals.feats, proposals.origin)
+
+    @torch.no_grad()
+    def _add_objects(self, image: Tensor, given: dict[int, Tensor], proposals: ProposalSet | None) -> None:
+        """Starts the history of the objects that are given for the first time."""
+        known = {state.obj_id for state in self.objects}
+        for obj_id, mask in given.items():
+            if obj_id in known:
+                continue
+            state = self._new_object(image, obj_id, mask)
+            if self.config.features == "given" and proposals is not None:
+                state.anchor = feature_of_mask(proposals, mask, state.anchor)
+            self.objects.append(state)
 
     @torch.no_grad()
     def _remember(self, image: Tensor, labels: Tensor, given: dict[int, Tensor], output: FrameOutput | None) -> None:
         """Writes the masks of this frame to the history and the memory of every object."""
-        known = {state.obj_id: k for k, state in enumerate(self.objects)}
-        for obj_id, mask in given.items():
-            if obj_id not in known:
-                self.objects.append(self._new_object(image, obj_id, mask))
         for k, state in enumerate(self.objects):
             mask = (labels == state.obj_id).to(image.dtype)
             state.masks[self.frame_idx] = mask
@@ -309,6 +329,16 @@ class VideoSegmenter:
             deque(maxlen=history),
             deque(maxlen=50),
         )
+
+
+def is_familiar(image: Tensor, proposals: Proposals, state: ObjectState) -> Tensor:
+    """Which proposals [N] have about the size that the object had last and its colours of the first frame, so that they
+    are trusted where Q is not good enough to tell."""
+    masks = proposals.masks.to(image.dtype)
+    ratio = masks.sum(dim=(1, 2)) / state.last_mask.sum().clamp(min=1)
+    likeness = state.colours.likeness(image, masks)
+    similar = (ratio > FAMILIAR_SIZE[0]) & (ratio < FAMILIAR_SIZE[1])
+    return similar & (likeness >= FAMILIAR_LIKENESS * state.first_likeness)
 
 
 def _image_forms(image: np.ndarray | Tensor, device: torch.device) -> tuple[np.ndarray, Tensor]:

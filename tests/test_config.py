@@ -60,6 +60,7 @@ def test_round_trip(preset):
 
 OTHER_NAMES = {
     "edge_iou": "mask",
+    "features": "given",
     "temporal_update": "gated",
     "loss_reading": "probability",
     "spatial_conv": "mean",
@@ -85,6 +86,12 @@ def test_round_trip_of_every_field():
 def test_pruned_edges_need_the_iou_of_masks():
     with pytest.raises(InputError, match=r'min_edge_iou.*edge_iou="mask"'):
         STGConfig(min_edge_iou=0.3)
+
+
+@pytest.mark.parametrize("name", ["own_evidence", "resegment"])
+def test_given_features_exclude_proposals_without(name):
+    with pytest.raises(InputError, match=r'features="given" excludes'):
+        STGConfig(**{"features": "given", name: True})
 
 
 def test_missing_names_take_the_defaults():

@@ -630,3 +630,88 @@ def test_small_and_odd_frames(size):
             image = rng.integers(0, 255, (*size, 3), dtype=np.uint8)
             result = video.step(image, masks=labels if t == 0 else None)
             assert result.labels.shape == size and bool(result.masks.isfinite().all())
+
+
+def foreign(*masks, feats=None):
+    return Proposals.from_masks(torch.stack(masks), feats=feats)
+
+
+def test_own_proposals_join_foreign_ones_with_features():
+    config = PLAIN.with_options(own_evidence=True)
+    stream, mask = segmenter(config, RedRule()), square(10, 10)
+    stream.step(picture(mask), masks=mask.numpy().astype(np.uint8))
+    result = stream.step(picture(mask), foreign(mask, square(12, 10), feats=torch.ones(2, 5)))
+    origins = result.frame.proposals[0].origin
+    assert origins[:2] == ["", ""] and "q1" in origins[2:]
+
+
+def test_a_box_without_a_mask_is_segmented_and_a_mask_kept():
+    stream, mask = segmenter(PLAIN, RedRule()), square(10, 10)
+    stream.step(picture(mask), masks=mask.numpy().astype(np.uint8))
+    given = Proposals(
+        torch.tensor([[8.0, 8, 26, 26], [8.0, 8, 26, 26]]),
+        torch.stack([torch.zeros(HEIGHT, WIDTH), square(9, 9, 16)]),
+        torch.ones(2),
+        has_mask=torch.tensor([False, True]),
+    )
+    masks = stream.step(picture(mask), given).frame.proposals[0].masks
+    assert iou(masks[0] > 0.5, mask > 0.5) > 0.9 and torch.equal(masks[1], square(9, 9, 16))
+
+
+def test_all_boxes_are_segmented_again_on_demand():
+    stream, mask = segmenter(PLAIN.with_options(resegment=True), RedRule()), square(10, 10)
+    stream.step(picture(mask), masks=mask.numpy().astype(np.uint8))
+    masks = stream.step(picture(mask), foreign(square(8, 8, 18))).frame.proposals[0].masks
+    assert iou(masks[0] > 0.5, mask > 0.5) > 0.9
+
+
+def test_given_features_are_x_and_the_likest_proposal_is_the_anchor():
+    stream, mask = segmenter(PLAIN.with_options(features="given")), square(10, 10)
+    far = square(40, 30)
+    feats = torch.tensor([[1.0, 0], [0, 1.0]])
+    stream.step(picture(mask), foreign(far, mask, feats=feats), mask.numpy().astype(np.uint8))
+    result = stream.step(picture(mask), foreign(mask, square(12, 10), feats=feats))
+    assert torch.equal(result.output.graphs.feat, feats)
+    assert result.output.graphs.anchor.tolist() == [0, 1]
+
+
+def test_given_features_must_be_given():
+    stream, mask = segmenter(PLAIN.with_options(features="given")), square(10, 10)
+    stream.step(picture(mask), masks=mask.numpy().astype(np.uint8))
+    with pytest.raises(InputError, match="no features"):
+        stream.step(picture(mask), foreign(mask))
+
+
+def test_disjoint_proposals_do_not_vote_on_each_other():
+    config = PLAIN.with_options(edge_iou="mask", alpha=0.5, num_steps=1)
+    whole, parts = square(10, 10), [square(10, 10), square(30, 10), square(10, 30)]
+    for pruned, equal in ((0.0, False), (0.2, True)):
+        stream = segmenter(config.with_options(min_edge_iou=pruned))
+        stream.step(picture(whole), masks=whole.numpy().astype(np.uint8))
+        proposals = foreign(*[torch.maximum(part, 0 * part) for part in parts])
+        nodes = stream.step(
+            picture(whole), Proposals(torch.tensor([[10.0, 10, 24, 24]]).repeat(3, 1), proposals.masks, torch.ones(3))
+        ).output.nodes
+        assert torch.equal(nodes, torch.stack(parts)) == equal
+
+
+def test_a_lost_object_is_found_among_foreign_proposals():
+    stream, first = segmenter(PLAIN.with_options(redetect=True)), square(5, 5)
+    labels = first.numpy().astype(np.uint8)
+    stream.step(picture(first), masks=labels)
+    gone = picture()
+    background = square(30, 28, 12)
+    stream.step(gone, foreign(background))
+    back = square(44, 30)
+    result = stream.step(picture(back), foreign(background, back))
+    assert iou(result.labels == 1, back > 0.5) > 0.9
+
+
+def test_a_proposal_that_is_unlike_q_passes_if_it_looks_like_the_object():
+    config = PLAIN.with_options(min_mask_iou=0.6)
+    jumped, dull = square(18, 12), square(18, 12)
+    for scene, expected in ((picture(jumped), 1), (picture(), 0)):
+        stream, first = segmenter(config), square(10, 10)
+        stream.step(picture(first), masks=first.numpy().astype(np.uint8))
+        result = stream.step(scene, foreign(dull))
+        assert len(result.frame.proposals[0]) == expected

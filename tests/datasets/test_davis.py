@@ -113,6 +113,8 @@ def test_test_dev_has_masks_of_the_first_frame(tmp_path):
     video = DAVIS(tmp_path, split="test-dev")[0]
     np.testing.assert_array_equal(video.labels(0), labels_of(0))
     assert video.labels(1) is None is video.labels(3)
+    assert [video.annotated(t) for t in range(4)] == [True, False, False, False]
+    assert video.requested_frames == [0, 1, 2, 3] and video.categories == {}
     assert video.object_ids == [1, 3]
     write_list(tmp_path, "2017", "val", "a\n")
     with pytest.raises(InputError, match=r"a: 3 annotation\(s\) missing: 00001, 00002, 00003"):

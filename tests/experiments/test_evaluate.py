@@ -1,7 +1,9 @@
 import json
 import shutil
+import zipfile
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -221,11 +223,40 @@ def test_checkpoint_over_davis_with_any_number_of_processes(monkeypatch, tmp_pat
         assert metrics_in(tmp_path / "scored")[key] == first[key]
 
 
-def test_videos_with_one_annotated_frame_are_not_scored_100(monkeypatch, tmp_path, predictions):
+@pytest.mark.parametrize("processes", [1, 2])
+def test_splits_of_first_masks_alone_are_packed_but_not_scored(monkeypatch, capsys, tmp_path, predictions, processes):
     root = make_davis(tmp_path / "davis", annotated=1, split="test-dev")
-    for path in predictions.glob("*/*.png"):
-        if path.stem != FRAMES[path.parent.name][0]:
-            write_label_map(path, np.zeros((HEIGHT, WIDTH), np.uint8))
     arguments = ("--preset", "davis2017", "--root", root, "--split", "test-dev", "--predictions", predictions)
-    status = command(monkeypatch, "evaluate", *arguments, "--out", tmp_path / "out")
-    assert status == 2 or metrics_in(tmp_path / "out")["G"] is None
+    out, packed = tmp_path / "out", tmp_path / "sub" / "test-dev.zip"
+    arguments += ("--processes", processes, "--out", out)
+    assert command(monkeypatch, "evaluate", *arguments, "--submit", packed) == 0
+    assert "nothing to score" in capsys.readouterr().out
+    metrics = metrics_in(out)
+    assert metrics["G"] is metrics["J"]["mean"] is None and metrics["sequences"] == {}
+    with zipfile.ZipFile(packed) as archive:
+        assert archive.namelist() == [f"{name}/{frame}.png" for name, frames in FRAMES.items() for frame in frames]
+    (predictions / "run" / "11.png").unlink()
+    assert command(monkeypatch, "evaluate", *arguments) == 2
+    assert str(predictions / "run" / "11.png") in error_line(capsys)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 0])
+def test_stored_masks_score_the_same_with_any_number_of_processes(monkeypatch, tmp_path, root, predictions, processes):
+    write_label_map(predictions / "run" / "10.png", labels_of(2))
+    cv2.GaussianBlur(np.zeros((900, 900), np.float32), (0, 0), 4)  # starts OpenCV's threads, which forks must not have
+    threads = cv2.getNumThreads()
+    arguments = ("--preset", "davis2017", "--root", root, "--predictions", predictions, "--processes", processes)
+    assert command(monkeypatch, "evaluate", *arguments, "--out", tmp_path / "out") == 0
+    assert cv2.getNumThreads() == threads
+    metrics = metrics_in(tmp_path / "out")
+    assert list(metrics["sequences"]) == list(FRAMES)
+    assert metrics["sequences"]["walk"]["G"] == 100 > metrics["sequences"]["run"]["G"] > 0
+    assert metrics["protocol"]["name"] == "DAVIS-2017" and metrics["protocol"]["objects"] == 4
+
+
+def test_bad_packages_and_lists_are_refused_at_once(monkeypatch, capsys, tmp_path, root, predictions):
+    arguments = ("--preset", "davis2017", "--root", root, "--predictions", predictions, "--out", tmp_path / "out")
+    for extra in (("--submit", tmp_path / "out.tar"), ("--unseen", tmp_path / "none.txt")):
+        assert command(monkeypatch, "evaluate", *arguments, *extra) == 2
+        assert str(extra[1]) in error_line(capsys)
+        assert not (tmp_path / "out").exists()

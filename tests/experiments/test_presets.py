@@ -3,7 +3,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from experiments.presets import PRESETS, Preset, find_preset, open_split
+from datasets.fixtures import write_fixture
+from experiments.presets import OPENERS, PRESETS, Preset, find_preset, open_split
 from experiments.rows import format_table, table_rows
 from stg_pyg.config import STGConfig
 from stg_pyg.errors import InputError
@@ -22,9 +23,14 @@ def test_names():
 
 def test_paper_presets_hold_the_printed_constants():
     paper = [preset for preset in PRESETS.values() if preset.size == "paper"]
-    assert {preset.name for preset in paper} >= {"davis2016-paper", "davis2017-paper"}
+    tests = {"segtrack_v2-paper", "youtube_objects-paper"}
+    assert {preset.name for preset in paper} == {"davis2016-paper", "davis2017-paper", "youtube_vos-paper"} | tests
     for preset in paper:
-        assert preset.name.endswith("-paper") and preset.config == STGConfig.paper()
+        alpha = 0.1 if preset.name in tests else 0.7
+        assert preset.name.endswith("-paper") and preset.config == STGConfig.paper().with_options(alpha=alpha)
+        assert preset.test_alpha == (alpha if preset.name in tests else None) and preset.test_only == (
+            preset.name in tests
+        )
         assert preset.crop_size == 512 and preset.lucid.margin == preset.config.crop_margin == 0.15
         assert preset.learning_rate == 1e-5 and preset.coco_steps > 0
     assert all(preset.size == "small" for name, preset in PRESETS.items() if name.endswith("-small"))
@@ -36,7 +42,7 @@ def test_presets_fit_together(preset: Preset):
     assert preset.lucid.size % 16 == 0 and preset.crop_size % 16 == 0  # the network has four stages of stride 2
     assert preset.lucid.size == preset.crop_size, "the network is trained on crops of the size that it is used with"
     assert preset.config.gaps[0] == 1, "Q of Eq. 6 is the warped mask of the frame before"
-    assert preset.train_split != preset.val_split
+    assert (preset.train_split == preset.val_split) == preset.test_only == (preset.val_split == "all")
     for count in (
         preset.segmentation_steps,
         preset.batch_size,
@@ -64,14 +70,62 @@ def test_synthetic_splits_are_reproducible_and_disjoint():
     assert not np.array_equal(*pictures)
 
 
-@pytest.mark.parametrize("name", [name for name in PRESETS if not name.startswith("synthetic")])
+FILES = [name for name in PRESETS if not name.startswith("synthetic")]
+
+
+def test_every_benchmark_has_presets_and_an_opener():
+    assert {preset.dataset for preset in PRESETS.values()} == {"synthetic", *OPENERS}
+    for dataset in ("davis2016", "davis2017", "youtube_vos", "segtrack_v2", "youtube_objects"):
+        assert {f"{dataset}-small", f"{dataset}-paper"} <= PRESETS.keys()
+
+
+@pytest.mark.parametrize("name", FILES)
 def test_real_data_needs_a_root(name, tmp_path):
     preset = find_preset(name)
     with pytest.raises(InputError, match="--root"):
-        open_split(preset, "val", None)
+        open_split(preset, preset.val_split, None)
     with pytest.raises(InputError) as error:
-        open_split(preset, "val", tmp_path / "nowhere")
+        open_split(preset, preset.val_split, tmp_path / "nowhere")
     assert str(tmp_path / "nowhere") in str(error.value)
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name.endswith("-small")])
+def test_splits_of_presets_open(name, tmp_path):
+    preset = find_preset(name)
+    root = write_fixture("davis2016" if preset.dataset == "composed" else preset.dataset, tmp_path, num_frames=6)
+    opened = {split: open_split(preset, split, root) for split in (preset.train_split, preset.val_split)}
+    for videos in opened.values():
+        assert len({video.name for video in videos}) == len(videos) > 0
+        given = videos[0].labels(min(videos[0].first_frame_of.values()))
+        assert given is not None and given.any()
+    train, val = ({v.name for v in opened[split]} for split in (preset.train_split, preset.val_split))
+    assert preset.test_only or not train & val
+
+
+def test_training_sees_frames_with_masks_and_tests_see_all(tmp_path):
+    preset, root = find_preset("youtube_vos"), write_fixture("youtube_vos", tmp_path)
+    for split in ("train", "fit", "dev"):
+        for video in open_split(preset, split, root):
+            assert len(video) == 4 and all(video.annotated(t) for t in range(4))
+    assert [len(video) for video in open_split(preset, "valid", root)] == [16, 16]
+    assert [len(video.requested_frames) for video in open_split(preset, "val", root)] == [4, 3]
+
+
+def test_composed_videos_are_made_of_davis_2016(tmp_path):
+    preset, root = find_preset("composed"), write_fixture("davis2016", tmp_path)
+    assert len(open_split(preset, "train", root)) == 12
+    videos, again, other = (open_split(preset, "val", root, seed) for seed in (0, 0, 1))
+    assert len(videos) == 6 and {video.name[4:] for video in videos} == {"cows", "libby"}
+    np.testing.assert_array_equal(videos[3].image(2), again[3].image(2))
+    assert not np.array_equal(videos[0].image(2), other[0].image(2))
+    assert 2 <= len(videos[0].object_ids) <= 4
+
+
+def test_full_resolution(tmp_path):
+    root = write_fixture("davis2017", tmp_path, num_frames=2)
+    preset = dataclasses.replace(find_preset("davis2017"), resolution="Full-Resolution")
+    assert open_split(preset, "val", root)[0].size == (128, 192)
+    assert open_split(find_preset("davis2017"), "test-dev", root)[0].size == (64, 96)
 
 
 def test_unknown_synthetic_split():

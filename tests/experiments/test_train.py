@@ -110,7 +110,8 @@ def masks_in(folder: Path) -> dict[str, bytes]:
 def test_files_of_a_run(trained):
     names = {path.name for path in trained.iterdir() if path.is_file()}
     assert {"checkpoint.pt", "metrics.json", "table.json", "table.md"} <= names
-    assert not [path for path in trained.rglob("*") if path.name.startswith(".") or path.suffix == ".tmp"]
+    files = [path for path in trained.rglob("*") if path.is_file()]
+    assert not [path for path in files if path.name.startswith(".") or path.suffix == ".tmp"]
 
 
 def test_metrics(trained):
@@ -467,7 +468,7 @@ def test_paper_presets_take_weights(monkeypatch, tmp_path):
     monkeypatch.setattr(train.Detector, "one_class", lambda weights: made.append(weights))
     paper = PRESETS["davis2016-paper"]
     for given, taken in ((None, "auto"), ("none", "none"), ("weights.pth", "weights.pth")):
-        arguments = argparse.Namespace(weights=given, resume=False, out=tmp_path)
+        arguments = argparse.Namespace(weights=given, init=None, resume=False, out=tmp_path)
         train.build_detector(arguments, paper)
         assert made.pop() == taken
 

@@ -8,7 +8,7 @@ from torch_geometric.utils import to_torch_coo_tensor, to_torch_csr_tensor
 from stg_pyg.graph import fully_connected_edge_index
 from stg_pyg.nn import MaskPropagation
 
-BACKENDS = ["edgewise", "fused", "closed", "auto"]
+BACKENDS = ["edgewise", "fused", "closed", "region", "auto"]
 TOLERANCE = {torch.float32: {"rtol": 1e-5, "atol": 1e-6}, torch.float64: {"rtol": 1e-12, "atol": 1e-12}}
 
 

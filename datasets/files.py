@@ -1,0 +1,115 @@
+"""What the readers of benchmarks share: finding their files, and saying in one line what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from datasets.base import UInt8Array, VideoSequence
+from stg_pyg.errors import InputError
+from stg_pyg.io import natural_sort_key, read_image, read_label_map
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
+MAX_OBJECT_ID = 255
+
+
+class FileSequence(VideoSequence):
+    """A video of one file a frame, and of one label map for some or all of them.
+
+    Args:
+        name: of the video.
+        images: files of the frames, in order.
+        annotations: file of the label map by frame name; a frame without one is not annotated.
+    """
+
+    def __init__(self, name: str, images: Sequence[Path], annotations: dict[str, Path]) -> None:
+        self.name = name
+        self.frame_names = [path.stem for path in images]
+        self._images = list(images)
+        self._annotations = annotations
+
+    def image(self, t: int) -> UInt8Array:
+        return read_image(self._images[t])
+
+    def annotated(self, t: int) -> bool:
+        return self.frame_names[t] in self._annotations
+
+    def labels(self, t: int) -> UInt8Array | None:
+        path = self._annotations.get(self.frame_names[t])
+        return None if path is None else self._fitting(read_label_map(path), path)
+
+    def _fitting(self, labels: UInt8Array, path: Path) -> UInt8Array:
+        """The label map of ``path``, if it has the size of the frames."""
+        if labels.shape != self.size:
+            (height, width), (rows, columns) = labels.shape, self.size
+            raise InputError(
+                f"{path}: is {width} x {height} pixels but the frames are {columns} x {rows}; "
+                "use frames and masks of the same resolution"
+            )
+        return labels
+
+
+def find_files(folder: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[Path]:
+    """The files of a folder with one of the suffixes, in natural order.
+
+    Raises:
+        InputError: there is no folder, or no such file in it.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; copy the sequence again, or take it off the list of the split")
+    files = [p for p in folder.iterdir() if p.suffix.lower() in suffixes and not p.name.startswith(".")]
+    if not files:
+        raise InputError(f"{folder}: holds no {' or '.join(suffixes)} files; copy the sequence again")
+    return sorted(files, key=lambda path: natural_sort_key(path.name))
+
+
+def find_folders(folder: Path) -> list[Path]:
+    """The folders in a folder, in natural order; none if it does not exist."""
+    if not folder.is_dir():
+        return []
+    folders = [p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")]
+    return sorted(folders, key=lambda path: natural_sort_key(path.name))
+
+
+def by_stem(files: Iterable[Path]) -> dict[str, Path]:
+    """Files by their name without suffix."""
+    return {path.stem: path for path in files}
+
+
+def check_complete(folder: Path, what: str, missing: Sequence[str], remedy: str = "copy the sequence again") -> None:
+    """Refuses a folder that lacks something.
+
+    Raises:
+        InputError: anything is missing.
+    """
+    if missing:
+        shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+        raise InputError(f"{folder}: {len(missing)} {what}(s) missing: {shown}; {remedy}")
+
+
+def check_root(root: Path, title: str, needed: Sequence[Path], tree: str) -> None:
+    """Refuses a root that lacks a file or folder.
+
+    Args:
+        root: what was given as the data set's folder.
+        title: the data set's name.
+        needed: files and folders below ``root``.
+        tree: what is expected in it, for the message.
+
+    Raises:
+        InputError: one of them does not exist.
+    """
+    for path in needed:
+        if not path.exists():
+            missing = path.relative_to(root).as_posix() if root.is_dir() else "the folder itself"
+            raise InputError(f"{root}: is no {title} root, {missing} is missing; expected {tree} in it")
+
+
+def check_split(title: str, split: str, splits: Sequence[str]) -> None:
+    """Refuses a split that the data set does not have.
+
+    Raises:
+        InputError: it is none of ``splits``.
+    """
+    if split not in splits:
+        raise InputError(f"{title} has no split {split!r}: choose {' or '.join(splits)}")

@@ -1,0 +1,181 @@
+"""YouTube-VOS 2018 and 2019 in their official folder layout.
+
+Xu et al., ECCV 2018, arXiv:1809.03327.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from datasets.base import VideoDataset, VideoSequence
+from datasets.files import (
+    MAX_OBJECT_ID,
+    FileSequence,
+    by_stem,
+    check_complete,
+    check_root,
+    find_files,
+    find_folders,
+)
+from stg_pyg.errors import InputError
+
+_FOLDERS = {"val": "valid", "fit": "train", "dev": "train"}
+_DEV_EVERY = 20
+
+
+class YouTubeVOSSequence(FileSequence):
+    """One video; its objects may come at different times.
+
+    Args:
+        name: the name of its folder.
+        folder: of the split.
+        all_frames: folder with a folder of every frame of the video; None: only those of the split are seen.
+        objects: its ``objects`` in ``meta.json``, by id.
+    """
+
+    def __init__(self, name: str, folder: Path, all_frames: Path | None, objects: dict[int, dict[str, Any]]) -> None:
+        self.name = name
+        self._folder, self._all_frames = folder, all_frames
+        self._listed = {obj_id: [str(f) for f in entry.get("frames", ())] for obj_id, entry in objects.items()}
+        self.categories = {obj_id: str(entry.get("category", "")) for obj_id, entry in objects.items()}
+
+    @cached_property
+    def first_frame_of(self) -> dict[int, int]:
+        """By id, the first frame of the object in ``meta.json`` whose mask shows it, or else the first mask that does.
+
+        An object of ``meta.json`` that no mask shows is left out, and so is one that only masks have.
+        """
+        position = {name: t for t, name in enumerate(self.frame_names)}
+        annotated = [name for name in self.frame_names if name in self._annotations]
+        shown: dict[str, set[int]] = {}
+        first = {}
+        for obj_id, listed in sorted(self._listed.items()):
+            for name in dict.fromkeys([*(n for n in listed if n in self._annotations), *annotated]):
+                if name not in shown:
+                    labels = self.labels(position[name])
+                    shown[name] = set() if labels is None else set(labels.ravel().tolist())
+                if obj_id in shown[name]:
+                    first[obj_id] = position[name]
+                    break
+        return first
+
+    @cached_property
+    def requested_frames(self) -> list[int]:
+        """The frames that ``meta.json`` lists for any object, which are those that the server scores."""
+        listed = {name for names in self._listed.values() for name in names}
+        wanted = listed or {path.stem for path in self._plain}
+        return [t for t, name in enumerate(self.frame_names) if name in wanted]
+
+    # Thousands of videos have a hundred thousand files, so a video's are looked up when it is used.
+
+    @cached_property
+    def frame_names(self) -> list[str]:  # type: ignore[override]
+        return [path.stem for path in self._images]
+
+    @cached_property
+    def _plain(self) -> list[Path]:
+        return find_files(self._folder / "JPEGImages" / self.name, (".jpg", ".jpeg", ".png"))
+
+    @cached_property
+    def _images(self) -> list[Path]:  # type: ignore[override]
+        plain = [path.stem for path in self._plain]
+        images = self._plain
+        if self._all_frames is not None:
+            images = find_files(self._all_frames / self.name, (".jpg", ".jpeg", ".png"))
+            stems = {path.stem for path in images}
+            check_complete(self._all_frames / self.name, "frame", [stem for stem in plain if stem not in stems])
+        stems = {path.stem for path in images}
+        listed = sorted({name for names in self._listed.values() for name in names if name not in stems})
+        check_complete(self._folder / "JPEGImages" / self.name, "frame", listed)
+        return images
+
+    @cached_property
+    def _annotations(self) -> dict[str, Path]:  # type: ignore[override]
+        folder = self._folder / "Annotations" / self.name
+        masks = by_stem(find_files(folder, (".png",)))
+        frames = {path.stem for path in self._images}
+        check_complete(self._folder / "JPEGImages" / self.name, "frame", [stem for stem in masks if stem not in frames])
+        without = [names[0] for names in self._listed.values() if names and not masks.keys() & set(names)]
+        check_complete(folder, "annotation", sorted(set(without)))
+        return masks
+
+
+class YouTubeVOS(VideoDataset):
+    """YouTube-VOS, read lazily from::
+
+        root/<split>/meta.json
+        root/<split>/JPEGImages/<video>/<frame>.jpg               every fifth frame
+        root/<split>/Annotations/<video>/<frame>.png
+        root/<split>_all_frames/JPEGImages/<video>/<frame>.jpg    every frame, if it was downloaded
+
+    ``train`` has masks of every fifth frame, ``valid`` and ``test`` of the frames where objects first appear, the
+    others are with the server.
+
+    Args:
+        root: the folder that holds the splits.
+        split: ``train``, ``valid`` (or ``val``) or ``test``; ``dev`` is every twentieth video of ``train``, in natural
+            order, to tune on, and ``fit`` the others.
+        all_frames: whether videos have every frame; those that the server does not want are not in
+            ``requested_frames``. When None, if the folder is there.
+
+    Raises:
+        InputError: a file or folder is missing, or ``meta.json`` is not of the format or has ids above 255. Files of a
+            video are checked when it is first used.
+    """
+
+    def __init__(self, root: str | os.PathLike[str], split: str = "train", all_frames: bool | None = None) -> None:
+        self.root, self.split, self.name = Path(root), split, "youtube_vos"
+        own_folder = split not in _FOLDERS or (self.root / split / "meta.json").is_file()
+        part = split if own_folder else _FOLDERS[split]
+        every = self.root / f"{part}_all_frames" / "JPEGImages"
+        folders = [self.root / part / "JPEGImages", self.root / part / "Annotations"]
+        if all_frames or (all_frames is None and every.is_dir()):
+            folders.append(every)
+        meta = self.root / part / "meta.json"
+        tree = f"{part}/meta.json, {part}/JPEGImages/<video>/<frame>.jpg and {part}/Annotations/<video>/<frame>.png"
+        check_root(self.root, "YouTube-VOS", [*folders, meta], tree)
+        videos = _read_meta(meta)
+        for folder in folders:
+            present = {path.name for path in find_folders(folder)}
+            check_complete(folder, "video", [name for name in videos if name not in present], "copy them again")
+        if not own_folder and split in ("fit", "dev"):
+            names = list(videos)
+            dev = set(names[::_DEV_EVERY])
+            videos = {name: videos[name] for name in names if (name in dev) == (split == "dev")}
+        if not videos:
+            raise InputError(f"{meta}: has no video for split {split}; download the file again")
+        seen = every if every in folders else None
+        self._sequences = [YouTubeVOSSequence(n, self.root / part, seen, objects) for n, objects in videos.items()]
+
+    @property
+    def sequence_names(self) -> list[str]:
+        return [sequence.name for sequence in self._sequences]
+
+    def _sequence(self, index: int) -> VideoSequence:
+        return self._sequences[index]
+
+
+def _read_meta(path: Path) -> dict[str, dict[int, dict[str, Any]]]:
+    """Objects by id of all videos, both in order."""
+    videos: dict[str, dict[int, dict[str, Any]]] = {}
+    try:
+        content = json.loads(path.read_bytes())["videos"]
+        for name in sorted(content):
+            objects = {int(obj_id): dict(entry) for obj_id, entry in content[name]["objects"].items()}
+            videos[name] = dict(sorted(objects.items()))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{path}: is no meta.json of YouTube-VOS ({type(error).__name__} {error}); expected "
+            '{"videos": {<video>: {"objects": {"1": {"category": ..., "frames": [...]}}}}}'
+        ) from error
+    for name, objects in videos.items():
+        wrong = [obj_id for obj_id in objects if not 1 <= obj_id <= MAX_OBJECT_ID]
+        if wrong:
+            raise InputError(f"{path}: video {name} has object {wrong[0]}; ids must be 1 to {MAX_OBJECT_ID}")
+    return videos

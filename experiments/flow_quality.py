@@ -1,0 +1,102 @@
+"""How good Q is for each source of flow: python -m experiments.flow_quality"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from datasets.base import VideoSequence
+from experiments import cli
+from experiments.presets import find_preset, open_split
+from stg_pyg.errors import InputError
+from stg_pyg.flow import FlowEstimator, consistent_flow, flow_between, flow_for_sequence, resolve_flow, warp
+from stg_pyg.io import write_json, write_text
+from stg_pyg.selection import mask_iou
+
+
+def parse() -> argparse.Namespace:
+    parser = cli.make_parser(
+        "J of Q, the true mask of an earlier frame warped by flow, with and without the forward-backward test, and "
+        "milliseconds a frame, for each source of flow.",
+        out="runs/flow_quality",
+    )
+    parser.add_argument("--preset", default="davis2016", help="data set")
+    parser.add_argument("--root", type=Path, help="folder of the data set (not for synthetic)")
+    parser.add_argument("--split", default="val", help="videos")
+    parser.add_argument("--flow", nargs="+", default=["dis:ultrafast", "dis:fast", "dis"], metavar="SPEC")
+    parser.add_argument("--max-size", nargs="+", type=cli.whole, default=[480, 0], help="longer side; 0: full size")
+    parser.add_argument("--gap", nargs="+", type=cli.whole, default=[1, 8], help="frames between the two")
+    parser.add_argument("--every", type=cli.whole, default=10, help="every N-th frame")
+    return parser.parse_args()
+
+
+def measure(flow: FlowEstimator, videos: list[VideoSequence], gap: int, every: int) -> dict[str, float]:
+    """Means over objects and frames: J of Q in percent without flow, with it, and with the test; milliseconds."""
+    scores: list[tuple[float, float, float]] = []
+    plain, tested = 0.0, 0.0
+    for video in videos:
+        source = flow_for_sequence(flow, video.name, video.frame_names)
+        for t in range(gap, video.num_frames, every):
+            labels, before = video.labels(t), video.labels(t - gap)
+            ids = [] if labels is None or before is None else np.unique(before[before > 0]).tolist()
+            if labels is None or before is None or not ids:
+                continue
+            images = video.image(t), video.image(t - gap)
+            started = time.perf_counter()
+            backward = flow_between(source, *images, t, t - gap)
+            plain += time.perf_counter() - started
+            started = time.perf_counter()
+            _, valid = consistent_flow(source, *images, t, t - gap)
+            tested += time.perf_counter() - started
+            for obj_id in ids:
+                old, new = (torch.from_numpy(x == obj_id).float() for x in (before, labels))
+                qs = [old, warp(old, backward), warp(old, backward, torch.from_numpy(valid))]
+                js = [float(mask_iou((q > 0.5).float()[None], new[None])[0, 0]) for q in qs]
+                scores.append((js[0], js[1], js[2]))
+    if not scores:
+        raise InputError("no frame of the split has masks on both sides of the gap: nothing to measure")
+    still, warped, masked = 100 * np.array(scores).mean(axis=0)
+    count = len(scores)
+    return {
+        "still": float(still),
+        "warped": float(warped),
+        "tested": float(masked),
+        "ms": 1000 * plain / count,
+        "ms_tested": 1000 * tested / count,
+    }
+
+
+def main() -> None:
+    args = parse()
+    cli.make_folder(args.out)
+    torch.set_num_threads(1)
+    device = cli.choose_device(args.device)
+    videos = open_split(find_preset(args.preset), args.split, args.root, args.seed)
+    rows = []
+    for spec in tqdm(args.flow, desc="flow", unit="source", dynamic_ncols=True, disable=None):
+        for size in args.max_size:
+            flow = resolve_flow(spec, device=device, max_size=size or None)
+            for gap in args.gap:
+                rows.append({"flow": spec, "max_size": size, "gap": gap, **measure(flow, videos, gap, args.every)})
+    lines = [
+        "| flow | longer side | gap | J of the mask as it was | warped | ms | with the test | ms |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        size = row["max_size"] or "full"
+        lines.append(
+            f"| {row['flow']} | {size} | {row['gap']} | {row['still']:.1f} | {row['warped']:.1f} | {row['ms']:.0f} | "
+            f"{row['tested']:.1f} | {row['ms_tested']:.0f} |"
+        )
+    write_json(args.out / "flow_quality.json", rows)
+    write_text(args.out / "flow_quality.md", "\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    cli.run(main)

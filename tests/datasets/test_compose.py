@@ -1,0 +1,198 @@
+import cv2
+import numpy as np
+import pytest
+
+from datasets import ComposedVideos, SyntheticVideos, VideoSequence
+from datasets.compose import ComposedSequence
+from datasets.compose_parts import Actor, Source
+from stg_pyg.errors import InputError
+
+HEIGHT, WIDTH = 60, 100
+COLOURS = [(200, 40, 40), (40, 200, 40), (40, 40, 200), (180, 180, 30), (30, 180, 180)]
+
+
+class Square(VideoSequence):
+    """A square of one colour that moves to the right in front of grey."""
+
+    def __init__(self, number: int, num_frames: int = 20, speed: float = 1.0) -> None:
+        self.name, self.frame_names = f"square{number}", [f"{t:05d}" for t in range(num_frames)]
+        self.number, self.speed, self.reads = number, speed, 0
+
+    def image(self, t: int) -> np.ndarray:
+        image = np.full((HEIGHT, WIDTH, 3), 100 + self.number, np.uint8)
+        image[self.labels(t) > 0] = COLOURS[self.number]
+        return image
+
+    def labels(self, t: int) -> np.ndarray:
+        self.reads += 1
+        labels = np.zeros((HEIGHT, WIDTH), np.uint8)
+        x = round(30 + self.speed * t)
+        labels[20 : 40 + self.number, x : x + 20] = 1 + self.number % 2
+        return labels
+
+
+@pytest.fixture
+def squares() -> list[VideoSequence]:
+    return [Square(i, num_frames=20 + i) for i in range(5)]
+
+
+def interior(mask: np.ndarray) -> np.ndarray:
+    return cv2.erode(np.pad(mask.astype(np.uint8), 1), np.ones((7, 7), np.uint8))[1:-1, 1:-1] > 0
+
+
+def test_interface(squares):
+    dataset = ComposedVideos(squares, 7, objects=(2, 3), seed=0, split="train")
+    assert (dataset.name, dataset.split, len(dataset)) == ("composed", "train", 7)
+    assert len(set(dataset.sequence_names)) == 7
+    video = dataset[0]
+    ground = next(s for s in squares if video.name.endswith(s.name))
+    assert video.frame_names == ground.frame_names and video.size == (HEIGHT, WIDTH)
+    assert video.image(0).dtype == video.labels(0).dtype == np.uint8
+    assert all(video.annotated(t) for t in range(len(video))) and video.categories == {}
+    grounds = [name.split("-", 1)[1] for name in dataset.sequence_names]
+    assert len(set(grounds[:5])) == 5 and grounds[5:] == grounds[:2], "every video is the ground in turn"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_pixels_are_those_of_the_object_of_the_mask(squares, seed):
+    by_name = {s.name: s for s in squares}
+    checked = 0
+    for video in ComposedVideos(squares, 4, objects=(3, 4), seed=seed):
+        ground = by_name[video.name.split("-", 1)[1]]
+        for t in (0, 9, len(video) - 1):
+            image, labels = video.image(t).astype(float), video.labels(t)
+            colours = [np.array(COLOURS[ground.number], float)]
+            for actor in video.actors:
+                colours.append(np.clip(np.array(COLOURS[actor.source.video.number]) * actor.gain, 0, 255))
+            for obj_id, colour in enumerate(colours, start=1):
+                inside = interior(labels == obj_id)
+                if inside.any():
+                    assert np.abs(image[inside] - colour).max() <= 2, (video.name, t, obj_id)
+                    checked += 1
+            outside = interior(labels == 0)
+            np.testing.assert_array_equal(image[outside], ground.image(t)[outside])
+    assert checked > 20
+
+
+def test_the_nearer_object_hides_the_farther_one(squares):
+    hidden = 0
+    for video in ComposedVideos(squares, 6, objects=(3, 4), seed=1):
+        for t in range(0, len(video), 4):
+            labels = video.labels(t)
+            alphas = [actor.alpha(t, video.size) >= 128 for actor in video.actors]
+            whole = [video._ground.mask(t), *alphas]
+            for i, mask in enumerate(whole):
+                in_front = np.any(whole[i + 1 :], axis=0) if i + 1 < len(whole) else np.zeros_like(mask)
+                np.testing.assert_array_equal(labels == i + 1, mask & ~in_front)
+                hidden += np.count_nonzero(mask & in_front)
+    assert hidden > 100
+
+
+def test_every_object_is_visible_where_it_first_appears():
+    base = list(SyntheticVideos("train", num_videos=8, num_frames=24, height=96, width=160, max_objects=2))
+    dataset = ComposedVideos(base, 8, objects=(2, 4), seed=0)
+    late, counts = [], []
+    for video in dataset:
+        assert video.object_ids == list(range(1, len(video.object_ids) + 1))
+        for obj_id, first in video.first_frame_of.items():
+            assert np.count_nonzero(video.labels(first) == obj_id) >= 20
+            assert not any((video.labels(t) == obj_id).any() for t in range(first))
+        late.append(max(video.first_frame_of.values()) > 0)
+        counts.append(len(video.object_ids))
+    assert late == [False, True, False, False] * 2
+    assert min(counts) >= 2 and max(counts) == 4
+
+
+def test_how_much_of_an_object_must_be_visible(squares, monkeypatch):
+    video = ComposedVideos(squares, 5)._sequences[0]
+    ground = video._ground
+    half = ground.centers[0] + [8, 0]
+    covering = Actor(next(s for s in video._others), 0, 0, 1.0, False, (float(half[0]), float(half[1])), (1.0, 1.0))
+    monkeypatch.setattr(ComposedSequence, "_min_visible", 100.0)
+    assert 0.3 < video._visible_share([covering]) < 0.7
+    monkeypatch.setattr(ComposedSequence, "_min_visible", 350.0)
+    assert video._visible_share([covering]) == 0
+    assert not video.actors or min(np.bincount(video.labels(0).ravel())[1:]) >= 350
+
+
+def test_least_size_is_in_proportion_to_the_frame(squares):
+    video = ComposedVideos(squares, 5)._sequences[0]
+    video.size = (480, 854)
+    assert video._min_visible == 200
+    video.size = (960, 1708)
+    assert video._min_visible == 800
+
+
+def test_same_bytes_again_in_any_order(squares):
+    first, second = (ComposedVideos(squares, n, seed=3) for n in (3, 5))
+    again = [second[2].image(t) for t in reversed(range(len(second[2])))][::-1]
+    assert all(np.array_equal(first[2].image(t), frame) for t, frame in enumerate(again))
+    assert np.array_equal(first[1].labels(4), second[1].labels(4))
+    other = ComposedVideos(squares, 3, seed=4)
+    assert any(
+        a.name != b.name or not np.array_equal(a.image(0), b.image(0)) for a, b in zip(first, other, strict=True)
+    )
+
+
+def test_nothing_is_read_before_it_is_needed(squares):
+    dataset = ComposedVideos(squares, 5)
+    names = [(video.name, len(video)) for video in dataset]
+    assert len(names) == 5 and sum(s.reads for s in squares) <= len(squares), "the first masks alone"
+    video = dataset[0]
+    video.labels(0)
+    planned = sum(s.reads for s in squares)
+    video.labels(7)
+    assert sum(s.reads for s in squares) - planned <= len(video.object_ids)
+    video.image(7)
+
+
+def test_an_object_moves_as_in_its_own_video():
+    source = Source(Square(1, num_frames=20, speed=2.0))
+    actor = Actor(source, 0, 0, 0.5, False, (50.0, 30.0), (1.0, 1.0))
+    centers = []
+    for t in range(4, 15):
+        opacity = actor.alpha(t, (HEIGHT, WIDTH)).sum(axis=0) / 255.0
+        centers.append(float((opacity * (np.arange(WIDTH) + 0.5)).sum() / opacity.sum()))
+        assert centers[-1] == pytest.approx(actor.center(t)[0], abs=0.1)
+        assert abs(np.count_nonzero(opacity > opacity.max() / 2) - 9) <= 1, "half as wide, less the edge"
+    np.testing.assert_allclose(np.diff(centers), 1.0, atol=0.1)
+    mirrored = Actor(source, 0, 0, 0.5, True, (50.0, 30.0), (1.0, 1.0))
+    assert mirrored.center(10)[0] - 50 == pytest.approx(50 - actor.center(10)[0])
+    assert [actor.frame(t) for t in (0, 19, 20, 38, 39)] == [0, 19, 18, 0, 1], "backwards at the end"
+    assert not Actor(source, 0, 5, 1.0, False, (50.0, 30.0), (1.0, 1.0)).alpha(4, (HEIGHT, WIDTH)).any()
+
+
+def test_an_object_that_leaves_its_own_video_is_hidden():
+    class Leaving(Square):
+        def labels(self, t: int) -> np.ndarray:
+            return super().labels(t) * np.uint8(t < 10)
+
+    video = ComposedVideos([Square(0), Leaving(1)], 2, objects=(2, 2), seed=0)
+    composed = next(v for v in video if v.name.endswith("square0"))
+    shown = [bool((composed.labels(t) == 2).any()) for t in range(20)]
+    assert any(shown) and not all(shown)
+
+
+def test_wrong_arguments(squares):
+    for arguments in ({"num_videos": 0}, {"num_videos": 1, "objects": (3, 2)}, {"num_videos": 1, "seed": -1}):
+        with pytest.raises(ValueError):
+            ComposedVideos(squares, **arguments)
+    with pytest.raises(InputError, match="at least two"):
+        ComposedVideos(squares[:1], 1)
+
+    class Empty(Square):
+        def labels(self, t: int) -> np.ndarray:
+            return np.zeros((HEIGHT, WIDTH), np.uint8)
+
+    with pytest.raises(InputError, match="shows an object"):
+        ComposedVideos([Empty(0), Empty(1)], 1)
+
+
+def test_frames_without_a_mask_are_named(squares):
+    class Sparse(Square):
+        def labels(self, t: int) -> np.ndarray | None:  # type: ignore[override]
+            return super().labels(t) if t == 0 else None
+
+    dataset = ComposedVideos([Sparse(0), Sparse(1)], 2)
+    with pytest.raises(InputError, match=r"square[01] is not annotated"):
+        dataset[0].labels(0)

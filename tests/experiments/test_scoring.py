@@ -1,0 +1,197 @@
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_train import InProcess
+
+from datasets import SyntheticVideos, VideoSequence
+from experiments import checkpoints, scoring
+from experiments.jobs import Job, settings_of
+from experiments.presets import PRESETS
+from experiments.records import Records, code_digest, file_digest, stamp
+from experiments.rows import table_rows
+from experiments.scoring import score_folder, score_videos, summarize_row
+from stg_pyg.errors import InputError
+from stg_pyg.io import write_label_map
+
+PRESET = PRESETS["synthetic-small"]
+ROWS = {row.name: row for row in table_rows(PRESET.config)}
+NAMES = ["val-0000", "val-0001", "val-0002"]
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the videos that are run, of three tiny ones."""
+    videos = list(SyntheticVideos("val", 3, 4, height=32, width=48, max_objects=2))
+    done: list[str] = []
+    run_row = scoring.run_row
+
+    def counting(job: Job, row: scoring.Row, video: VideoSequence, *rest: object) -> float:
+        done.append(video.name)
+        return run_row(job, row, video, *rest)
+
+    monkeypatch.setattr(scoring, "open_split", lambda *_: videos)
+    monkeypatch.setattr(scoring, "run_row", counting)
+    monkeypatch.setattr(scoring, "ProcessPoolExecutor", InProcess)
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+    return done
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    checkpoints.save_model(tmp_path / "checkpoint.pt", checkpoints.build_model(PRESET), PRESET, 0)
+    return tmp_path / "checkpoint.pt"
+
+
+def make_job(checkpoint: Path, out: Path, **changes: object) -> Job:
+    values = {"rows": (ROWS["flow"],), "device": "cpu", "seed": 0, "out": out, **changes}
+    return Job(checkpoint=checkpoint, preset=PRESET, split="val", root=None, **values)
+
+
+def test_finished_videos_are_not_run_again(tmp_path, asked, checkpoint):
+    job = make_job(checkpoint, tmp_path / "out")
+    first = score_videos(job, NAMES)
+    assert sorted(asked) == NAMES and list(first) == NAMES
+    assert score_videos(job, NAMES) == first and len(asked) == 3
+    (tmp_path / "out/val-0001/00002.png").unlink()
+    (tmp_path / "out/.done/val-0002.json").unlink()
+    again = score_videos(job, NAMES)
+    assert sorted(asked[3:]) == NAMES[1:]
+    assert [again[name]["flow"]["scores"] for name in NAMES] == [first[name]["flow"]["scores"] for name in NAMES]
+    assert next(iter(first["val-0000"]["flow"]["scores"])) == 1, "object ids are numbers"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rows": (ROWS["baseline"],)},
+        {"rows": (ROWS["flow"], ROWS["baseline"])},
+        {"seed": 1},
+        {"overlays": True},
+        {"online_steps": 1},
+        {"flow": "dis:fast"},
+        {"oracle": True},
+    ],
+)
+def test_other_settings_are_run_again(tmp_path, checkpoint, changes):
+    one, other = (settings_of(make_job(checkpoint, tmp_path, **options)) for options in ({}, changes))
+    assert one != other and one == settings_of(make_job(checkpoint, tmp_path / "elsewhere"))
+
+
+def test_another_checkpoint_is_run_again(tmp_path, asked, checkpoint):
+    job = make_job(checkpoint, tmp_path / "out")
+    score_videos(job, NAMES[:1])
+    checkpoints.save_model(checkpoint, checkpoints.build_model(PRESET), PRESET, 0)
+    score_videos(job, NAMES[:1])
+    assert asked == NAMES[:1] * 2
+
+
+def test_a_video_that_fails_is_not_recorded(monkeypatch, tmp_path, asked, checkpoint):
+    job = make_job(checkpoint, tmp_path / "out")
+    score_videos(job, NAMES[:1])
+    write = scoring.write_label_map
+
+    def failing(path: Path, labels: np.ndarray) -> None:
+        if path.stem.endswith("3"):
+            raise ZeroDivisionError
+        write(path, labels)
+
+    monkeypatch.setattr(scoring, "write_label_map", failing)
+    changed = make_job(checkpoint, tmp_path / "out", seed=1)
+    with pytest.raises(ZeroDivisionError):
+        score_videos(changed, NAMES[:1])
+    assert not list((tmp_path / "out/.done").iterdir()), "its old record does not fit to half of the masks either"
+    monkeypatch.setattr(scoring, "write_label_map", write)
+    score_videos(changed, NAMES[:1])
+    assert len(asked) == 3
+
+
+def test_records(tmp_path):
+    settings = {"a": 1, "b": [1, 2], "rows": {"x": None}}
+    records = Records(tmp_path / "done", settings)
+    assert records.load("car") is None
+    result = {"scores": {1: {"J": {"mean": 0.1 + 0.2, "decay": math.nan}}, 12: {}}, "n": np.float64(2), "empty": {}}
+    records.save("car", result)
+    found = records.load("car")
+    assert found is not None and list(found["scores"]) == [1, 12] and found["empty"] == {} and found["n"] == 2
+    assert found["scores"][1]["J"]["mean"] == 0.1 + 0.2 and math.isnan(found["scores"][1]["J"]["decay"])
+    assert Records(tmp_path / "done", {**settings, "b": (1, 2)}).load("car") is not None, "a tuple is a list in JSON"
+    assert Records(tmp_path / "done", {**settings, "a": 2}).load("car") is None
+    records.save("cat/0001/shot.2", {"n": 1})
+    assert records.load("cat/0001/shot.2") == {"n": 1}
+    path = tmp_path / "done/car.json"
+    for content in (path.read_bytes()[:-9], b"", b"[]", b'{"settings": 3}', b"\xff"):
+        path.write_bytes(content)
+        assert records.load("car") is None
+    records.forget("car")
+    records.forget("car")
+    assert not path.exists()
+
+
+def test_digests(tmp_path):
+    file = tmp_path / "a"
+    file.write_bytes(b"abc")
+    assert file_digest(file) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert code_digest() == code_digest()
+    before = stamp(file), stamp(tmp_path)
+    file.write_bytes(b"abcd")
+    assert stamp(file) != before[0] and stamp(tmp_path) != before[1]
+
+
+class Sparse(VideoSequence):
+    """Six frames, the second and fifth annotated, with an object that is given in the second."""
+
+    name, frame_names = "sparse", [f"{t}" for t in range(6)]
+    annotations = frozenset({1, 4})
+
+    def image(self, t: int) -> np.ndarray:
+        return np.zeros((32, 48, 3), np.uint8)
+
+    def annotated(self, t: int) -> bool:
+        return t in self.annotations
+
+    def labels(self, t: int) -> np.ndarray | None:
+        if not self.annotated(t):
+            return None
+        labels = np.zeros((32, 48), np.uint8)
+        labels[8:24, 8:24] = 1
+        return labels
+
+
+def test_only_the_frames_of_the_benchmark_are_scored(tmp_path):
+    video, half = Sparse(), np.zeros((32, 48), np.uint8)
+    half[8:24, 8:16] = 1
+    write_label_map(tmp_path / "1.png", 0 * half)
+    write_label_map(tmp_path / "4.png", half)
+    scores = score_folder(tmp_path, video, "youtube_vos")
+    assert scores[1]["J"]["mean"] == 0.5, "the frame that is given does not count, and the others have no mask"
+    (tmp_path / "4.png").unlink()
+    with pytest.raises(InputError, match=r"4\.png"):
+        score_folder(tmp_path, video, "youtube_vos")
+
+
+def result(scores: dict, category: str, annotated: bool = True) -> dict:
+    return {
+        "dataset": "youtube_vos",
+        "categories": {1: category},
+        "first_frame_of": {1: 0},
+        "annotated": annotated,
+        "num_frames": 10,
+        "online_seconds": 3.0,
+        "temporal": {"scores": scores, "seconds": 4.0},
+    }
+
+
+def test_rows_are_summarized_by_the_protocol_of_the_data_set():
+    def scores(j: float) -> dict:
+        return {1: {m: {"mean": j, "recall": 1.0, "decay": 0.0} for m in "JF"}}
+
+    results = {"a": result(scores(0.2), "dog"), "b": result(scores(0.4), "dog"), "c": result(scores(0.9), "emu")}
+    summary = summarize_row(results, "temporal", PRESET.config, unseen={"emu"})
+    assert summary["G"] == pytest.approx(60), "the mean of seen and unseen, not of the objects"
+    assert summary["protocol"]["groups"]["unseen"]["J"] == pytest.approx(90)
+    assert summary["fps"] == pytest.approx(2.5) and summary["online_seconds"] == 3.0
+    results = {name: result({}, "dog", annotated=False) for name in "ab"}
+    assert summarize_row(results, "temporal", PRESET.config)["G"] is None

@@ -1,0 +1,112 @@
+"""Every preset from training to scores on a tiny copy of its data set.
+
+The networks of the paper presets are replaced by smaller ones of the same code, as ResNet-101 takes minutes here.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from test_cli import command
+from test_train import InProcess
+
+from datasets.fixtures import write_fixture
+from experiments import checkpoints, scoring, train
+from experiments.presets import PRESETS, Preset
+from experiments.rows import table_rows
+from stg_pyg import STGConfig, STGNet
+from stg_pyg.lucid import LucidConfig
+from stg_pyg.nn.deeplab import DeepLabV3Plus
+from stg_pyg.nn.encoders import KeyEncoder, ProposalEncoder, ResNetBackbone
+
+REAL = [name for name in PRESETS if not name.startswith("synthetic")]
+TRAINABLE = [name for name in REAL if not PRESETS[name].test_only]
+TEST_ONLY = [name for name in REAL if PRESETS[name].test_only]
+
+
+def reduced(name: str) -> Preset:
+    """The preset with crops, batches and steps of a test."""
+    preset = PRESETS[name]
+    config = preset.config.with_options(key_size=32, online_steps=min(preset.config.online_steps, 1))
+    changes = {"config": config, "crop_size": 32, "lucid": LucidConfig(size=32), "batch_size": 2, "width": 8}
+    return dataclasses.replace(preset, segmentation_steps=2, graph_steps=6, online_batch_size=2, **changes)
+
+
+def light_paper(config: STGConfig | None = None, features=None, keys=None, segmentation=None, grid: int = 8) -> STGNet:
+    return STGNet(
+        config or STGConfig.paper(),
+        ProposalEncoder(ResNetBackbone("resnet18", 5, features), mode="roi", pool="avg", size=16),
+        KeyEncoder(ResNetBackbone("resnet18", 4, keys), grid=8),
+        None if segmentation is None else DeepLabV3Plus.small(8),
+    )
+
+
+@pytest.fixture(autouse=True)
+def small_world(monkeypatch):
+    for name in REAL:
+        monkeypatch.setitem(PRESETS, name, reduced(name))
+    monkeypatch.setattr(STGNet, "paper", light_paper)
+    monkeypatch.setattr(scoring, "ProcessPoolExecutor", InProcess)
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+    monkeypatch.setattr(
+        train, "table_rows", lambda config: [row for row in table_rows(config) if row.name == "temporal"]
+    )
+
+
+def data_of(name: str, folder: Path) -> Path:
+    dataset = PRESETS[name].dataset
+    return write_fixture("davis2016" if dataset == "composed" else dataset, folder, size=(48, 64))
+
+
+@pytest.mark.parametrize("name", TRAINABLE)
+def test_from_training_to_scores(name, monkeypatch, tmp_path):
+    root, out = data_of(name, tmp_path / "data"), tmp_path / "run"
+    splits = ("--val-split", "train") if PRESETS[name].dataset in ("composed", "youtube_vos") else ()
+    weights = ("--weights", "none")
+    assert (
+        command(monkeypatch, "train", "--preset", name, "--root", root, "--out", out, "--workers", 0, *weights, *splits)
+        == 0
+    )
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["sequences"] and 0 <= metrics["G"] <= 100
+    assert metrics["config"]["thr"] == PRESETS[name].config.thr
+
+
+@pytest.mark.parametrize("name", TEST_ONLY)
+def test_a_model_from_elsewhere_is_scored(name, monkeypatch, tmp_path):
+    size = PRESETS[name].size
+    origin = PRESETS[f"davis2017-{size}"]
+    checkpoints.save_model(tmp_path / "c.pt", checkpoints.build_model(origin), origin, seed=0)
+    root, out = data_of(name, tmp_path / "data"), tmp_path / "run"
+    arguments = ("--preset", name, "--root", root, "--checkpoint", tmp_path / "c.pt", "--out", out)
+    assert command(monkeypatch, "evaluate", *arguments) == 0
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["protocol"]["objects"] > 0
+    assert metrics["config"]["alpha"] == 0.1
+    assert command(monkeypatch, "train", "--preset", name, "--root", root, "--out", tmp_path / "train") == 2
+
+
+def test_a_second_training_starts_from_the_first(monkeypatch, tmp_path):
+    """Pre-training on YouTube-VOS, then DAVIS, from configuration alone."""
+    name = "davis2017-small"
+    first = PRESETS["youtube_vos-small"]
+    model = checkpoints.build_model(first)
+    checkpoints.save_model(tmp_path / "c.pt", model, first, seed=0)
+    started = []
+
+    def note(net, *args, **options):
+        started.append({key: value.clone() for key, value in net.state_dict().items()})
+        return []
+
+    monkeypatch.setattr(train, "train_segmentation", note)
+    monkeypatch.setattr(train, "score_segmentation", lambda *_: None)
+    root = data_of(name, tmp_path / "data")
+    arguments = ("--preset", name, "--root", root, "--out", tmp_path / "run", "--stage", "segmentation", "--workers", 0)
+    assert command(monkeypatch, "train", *arguments, "--init", tmp_path / "c.pt") == 0
+    (state,) = started
+    for key, value in model.segmentation.state_dict().items():
+        assert torch.equal(state[key], value.half().float() if value.is_floating_point() else value), key
+    paper = ("--preset", "davis2017-paper", "--root", root, "--out", tmp_path / "other", "--init", tmp_path / "c.pt")
+    assert command(monkeypatch, "train", *paper, "--workers", 0) == 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,40 +19,13 @@ from stg_pyg.flow import DISFlow, FlowEstimator, consistent_flow, flow_between, 
 from stg_pyg.memory import MemoryBank
 from stg_pyg.merge import merge_objects
 from stg_pyg.model import FrameInput, FrameOutput, STGNet
+from stg_pyg.objects import ObjectState, is_familiar
 from stg_pyg.proposals import Proposals
 from stg_pyg.proposer import GuidedProposer, ObjectView, median_size
 from stg_pyg.redetect import find_again, find_among, has_collapsed
 
-FAMILIAR_SIZE = (0.6, 1.3)
-"""A proposal from outside is familiar whose area is between these shares of the object's last one,"""
-FAMILIAR_LIKENESS = 0.85
-"""and whose colours are as much like the object's as this share of what they were in the first frame."""
 SEARCH_PAUSE = 3
 """Frames between two searches for an object that was not found."""
-
-
-@dataclass
-class ObjectState:
-    """History of one object of a video."""
-
-    obj_id: int
-    first_mask: Tensor
-    """[H, W]."""
-    last_mask: Tensor
-    """[H, W] the latest mask that was not empty."""
-    anchor: Tensor
-    """[F] features of the first frame."""
-    colours: ColourModel
-    first_likeness: float
-    """Likeness of the object's colours to itself in the first frame."""
-    bank: MemoryBank
-    boxes: deque[Tensor]
-    """Boxes [4] of the latest masks that were not empty, oldest first."""
-    areas: deque[float]
-    search_from: int = 0
-    """No search for the object before this frame."""
-    masks: dict[int, Tensor] = field(default_factory=dict)
-    """Masks [H, W] of the latest frames, empty ones too, by frame."""
 
 
 @dataclass
@@ -329,16 +302,6 @@ class VideoSegmenter:
             deque(maxlen=history),
             deque(maxlen=50),
         )
-
-
-def is_familiar(image: Tensor, proposals: Proposals, state: ObjectState) -> Tensor:
-    """Which proposals [N] have about the size that the object had last and its colours of the first frame, so that they
-    are trusted where Q is not good enough to tell."""
-    masks = proposals.masks.to(image.dtype)
-    ratio = masks.sum(dim=(1, 2)) / state.last_mask.sum().clamp(min=1)
-    likeness = state.colours.likeness(image, masks)
-    similar = (ratio > FAMILIAR_SIZE[0]) & (ratio < FAMILIAR_SIZE[1])
-    return similar & (likeness >= FAMILIAR_LIKENESS * state.first_likeness)
 
 
 def _image_forms(image: np.ndarray | Tensor, device: torch.device) -> tuple[np.ndarray, Tensor]:

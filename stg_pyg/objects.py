@@ -1,0 +1,51 @@
+"""What a video remembers of each of its objects."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from stg_pyg.appearance import ColourModel
+from stg_pyg.memory import MemoryBank
+from stg_pyg.proposals import Proposals
+
+FAMILIAR_SIZE = (0.6, 1.3)
+"""A proposal from outside is familiar whose area is between these shares of the object's last one,"""
+FAMILIAR_LIKENESS = 0.85
+"""and whose colours are as much like the object's as this share of what they were in the first frame."""
+
+
+@dataclass
+class ObjectState:
+    """History of one object of a video."""
+
+    obj_id: int
+    first_mask: Tensor
+    """[H, W]."""
+    last_mask: Tensor
+    """[H, W] the latest mask that was not empty."""
+    anchor: Tensor
+    """[F] features of the first frame."""
+    colours: ColourModel
+    first_likeness: float
+    """Likeness of the object's colours to itself in the first frame."""
+    bank: MemoryBank
+    boxes: deque[Tensor]
+    """Boxes [4] of the latest masks that were not empty, oldest first."""
+    areas: deque[float]
+    search_from: int = 0
+    """No search for the object before this frame."""
+    masks: dict[int, Tensor] = field(default_factory=dict)
+    """Masks [H, W] of the latest frames, empty ones too, by frame."""
+
+
+def is_familiar(image: Tensor, proposals: Proposals, state: ObjectState) -> Tensor:
+    """Which proposals [N] have about the size that the object had last and its colours of the first frame, so that they
+    are trusted where Q is not good enough to tell."""
+    masks = proposals.masks.to(image.dtype)
+    ratio = masks.sum(dim=(1, 2)) / state.last_mask.sum().clamp(min=1)
+    likeness = state.colours.likeness(image, masks)
+    similar = (ratio > FAMILIAR_SIZE[0]) & (ratio < FAMILIAR_SIZE[1])
+    return similar & (likeness >= FAMILIAR_LIKENESS * state.first_likeness)

@@ -21,7 +21,7 @@ from stg_pyg.nn.deeplab import DeepLabV3Plus
 from stg_pyg.nn.encoders import KeyEncoder, ProposalEncoder, ResNetBackbone, SmallBackbone
 from stg_pyg.nn.memory_attention import MemoryAttention
 from stg_pyg.nn.node_gate import NodeGate
-from stg_pyg.nn.resolver import resolve_spatial_conv
+from stg_pyg.nn.resolver import call_spatial_conv, resolve_spatial_conv
 from stg_pyg.nn.segmentation import SmallSegmentationNet
 from stg_pyg.proposals import Proposals
 from stg_pyg.selection import mask_iou, select_best, selection_scores_batched
@@ -205,7 +205,8 @@ class STGNet(nn.Module):
         if self.config.min_edge_iou > 0:
             kept = edge_attr[:, -1] >= self.config.min_edge_iou
             edge_index, edge_attr, weight = edge_index[:, kept], edge_attr[kept], weight[kept]
-        nodes = self.spatial_conv(graphs.x, edge_index, edge_weight=weight, edge_attr=edge_attr, batch=graphs.batch)
+        graph = {"edge_weight": weight, "edge_attr": edge_attr, "batch": graphs.batch, "feat": graphs.feat}
+        nodes = call_spatial_conv(self.spatial_conv, graphs.x, edge_index, **graph)
         return nodes[:, 0], gate
 
     def select(self, graphs: Batch, nodes: Tensor, gate: Tensor, frame: FrameInput) -> tuple[Tensor, Tensor]:

@@ -24,13 +24,14 @@ class AttentionPropagation(MaskPropagation):
 
     .. math::
         s(\mathbf{X}^v, \mathbf{X}^u) = \begin{cases}
-        \mathrm{LeakyReLU}(\mathbf{a}^{\top} [\mathbf{Q} \mathbf{X}^v \, \Vert \, \mathbf{K} \mathbf{X}^u]) & \text{gat} \\
-        \mathbf{a}^{\top} \mathrm{LeakyReLU}(\mathbf{Q} \mathbf{X}^v + \mathbf{K} \mathbf{X}^u) & \text{gatv2} \\
-        (\mathbf{Q} \mathbf{X}^v)^{\top} \mathbf{K} \mathbf{X}^u / \sqrt{d} & \text{transformer} \end{cases}
+        \mathrm{LeakyReLU}(\mathbf{a}^{\top} [\mathbf{q}^v \, \Vert \, \mathbf{k}^u]) & \text{gat} \\
+        \mathbf{a}^{\top} \mathrm{LeakyReLU}(\mathbf{q}^v + \mathbf{k}^u) & \text{gatv2} \\
+        \mathbf{q}^v \cdot \mathbf{k}^u / \sqrt{d} & \text{transformer} \end{cases}, \qquad
+        \mathbf{q}^v = \mathbf{Q} \mathbf{X}^v, \quad \mathbf{k}^u = \mathbf{K} \mathbf{X}^u
 
     of the papers `GAT <https://arxiv.org/abs/1710.10903>`_ (there :math:`\mathbf{Q} = \mathbf{K}`),
-    `GATv2 <https://arxiv.org/abs/2105.14491>`_ and `UniMP <https://arxiv.org/abs/2009.03509>`_, without a self-loop: the
-    node's own mask enters Eq. 5 with weight 1. The given :obj:`edge_weight` and :obj:`edge_attr` are not used.
+    `GATv2 <https://arxiv.org/abs/2105.14491>`_ and `UniMP <https://arxiv.org/abs/2009.03509>`_, without a self-loop:
+    the node's own mask enters Eq. 5 with weight 1. The given :obj:`edge_weight` and :obj:`edge_attr` are not used.
 
     Args:
         feat_channels (int): The number of node features, :obj:`-1` to take it from the first call.
@@ -63,6 +64,7 @@ class AttentionPropagation(MaskPropagation):
             raise ValueError(f"'attention' must be one of {ATTENTIONS} (got '{attention}')")
         self.attention = attention
         self.heads = heads
+        self.hidden_channels = hidden_channels
         self.negative_slope = negative_slope
         width = heads * hidden_channels
         self.key = Linear(feat_channels, width, bias=attention == "gatv2", weight_initializer="glorot")
@@ -84,8 +86,8 @@ class AttentionPropagation(MaskPropagation):
     def weights(self, feat: Tensor, edge_index: Tensor) -> Tensor:
         r"""The edge weights :math:`(|\mathcal{E}|)`; those of all edges into a node add up to 1."""
         source, target = edge_index[0], edge_index[1]
-        query = self.query(feat).view(len(feat), self.heads, -1)[target]
-        key = self.key(feat).view(len(feat), self.heads, -1)[source]
+        query = self.query(feat).unflatten(1, (self.heads, self.hidden_channels))[target]
+        key = self.key(feat).unflatten(1, (self.heads, self.hidden_channels))[source]
         scores = self._scores(query, key)
         return softmax(scores, target, num_nodes=len(feat), dim=0).mean(dim=1)
 

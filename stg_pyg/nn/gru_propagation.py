@@ -84,5 +84,5 @@ class GRUPropagation(torch.nn.Module):
         return h
 
     def __repr__(self) -> str:
-        size = self.gates.kernel_size[0]
-        return f"{self.__class__.__name__}(num_steps={self.num_steps}, kernel_size={size}, {self.message.backend!r})"
+        size, backend = self.gates.kernel_size[0], self.message.backend
+        return f"{self.__class__.__name__}(num_steps={self.num_steps}, kernel_size={size}, backend='{backend}')"

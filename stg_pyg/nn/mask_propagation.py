@@ -8,7 +8,9 @@ from torch_geometric.nn import MessagePassing
 from torch_geometric.typing import Adj, OptTensor
 from torch_geometric.utils import is_sparse, scatter, spmm, to_edge_index, to_torch_csr_tensor
 
-BACKENDS = ("auto", "edgewise", "fused", "closed")
+from stg_pyg.nn.region import MaskRegions, RegionLayout, region_product, windows_of_boxes, windows_of_masks
+
+BACKENDS = ("auto", "edgewise", "fused", "closed", "region")
 _SMALL_GRAPH = 64
 
 
@@ -33,13 +35,16 @@ class MaskPropagation(MessagePassing):
             :obj:`"fused"` multiplies with the sparse matrix, step by step.
             :obj:`"closed"` forms :math:`\mathbf{A}^l`, a dense block per graph of :obj:`batch`, and reads the masks
             once; without :obj:`batch` there is a single block of all nodes.
+            :obj:`"region"` does the same inside one window per graph, outside of which all its masks are 0; masks may
+            be bool or uint8. :meth:`regions` returns the windows alone, which saves writing the zeros.
             :obj:`"auto"` takes :obj:`"fused"` for a sparse adjacency and for a large sparse edge list without
             :obj:`batch`, and :obj:`"closed"` otherwise. (default: :obj:`"auto"`)
 
     Shapes:
         - **input:** node masks :math:`(|\mathcal{V}|, *)`, edge indices :math:`(2, |\mathcal{E}|)` or a sparse
           transposed adjacency :math:`(|\mathcal{V}|, |\mathcal{V}|)` whose values are the weights,
-          edge weights :math:`(|\mathcal{E}|)` *(optional)*, batch vector :math:`(|\mathcal{V}|)`, sorted *(optional)*
+          edge weights :math:`(|\mathcal{E}|)` *(optional)*, batch vector :math:`(|\mathcal{V}|)`, sorted *(optional)*,
+          boxes :math:`(|\mathcal{V}|, 4)` *(optional)*
         - **output:** node masks :math:`(|\mathcal{V}|, *)`
     """
 
@@ -60,32 +65,81 @@ class MaskPropagation(MessagePassing):
         edge_weight: OptTensor = None,
         batch: OptTensor = None,
         edge_attr: OptTensor = None,
+        boxes: OptTensor = None,
     ) -> Tensor:
         r"""Runs the propagation.
 
         Args:
-            x (torch.Tensor): The floating point masks.
+            x (torch.Tensor): The floating point masks; bool or uint8 ones with :obj:`backend="region"`.
             edge_index (torch.Tensor or SparseTensor): The edge indices, or the sparse transposed adjacency.
             edge_weight (torch.Tensor, optional): The edge weights :math:`W_{vu}` of an edge list.
             batch (torch.Tensor, optional): The sorted batch vector.
             edge_attr (torch.Tensor, optional): Not used; taken so that all spatial layers are called alike.
+            boxes (torch.Tensor, optional): See :meth:`regions`; used by :obj:`backend="region"` only.
 
         Raises:
             ValueError: :obj:`edge_weight` is given next to a sparse adjacency, :obj:`x` is not floating point, or an
                 edge joins two graphs of :obj:`batch`.
         """
-        if is_sparse(edge_index) and edge_weight is not None:
-            raise ValueError("'edge_weight' is ambiguous next to a sparse adjacency: put the weights into its values")
+        if self.backend == "region":
+            return self.regions(x, edge_index, edge_weight, batch, boxes).to_frame().view(x.shape)
+        _check_weight(edge_index, edge_weight)
         if not x.is_floating_point():
-            raise ValueError(f"'x' must be floating point (got {x.dtype}): convert the masks first")
+            raise ValueError(f"'x' must be floating point (got {x.dtype}): convert the masks, or use backend='region'")
         h = x.reshape(x.size(0), math.prod(x.shape[1:]))
         if x.size(0) > 0 and self.num_steps > 0:
             backend = self._choose_backend(h, edge_index, batch)
             if backend == "closed":
-                h = self._closed(h, edge_index, edge_weight, batch)
+                sizes, powers = self._powers(edge_index, edge_weight, h.size(0), batch, h.dtype)
+                h = _apply_powers(powers, h, sizes)
             else:
                 h = self._stepwise(h, edge_index, edge_weight, fused=backend == "fused")
         return h.view(x.shape)
+
+    def regions(
+        self,
+        x: Tensor,
+        edge_index: Adj,
+        edge_weight: OptTensor = None,
+        batch: OptTensor = None,
+        boxes: OptTensor = None,
+    ) -> MaskRegions:
+        r"""Runs the propagation inside one window per graph and returns the windows alone, whatever the backend.
+
+        Args:
+            x (torch.Tensor): The masks :math:`(|\mathcal{V}|, *, H, W)`, floating point, bool or uint8.
+            edge_index (torch.Tensor or SparseTensor): The edge indices, or the sparse transposed adjacency.
+            edge_weight (torch.Tensor, optional): The edge weights :math:`W_{vu}` of an edge list.
+            batch (torch.Tensor, optional): The sorted batch vector.
+            boxes (torch.Tensor, optional): Boxes of the nodes :math:`(|\mathcal{V}|, 4)`, or else of the graphs
+                :math:`(B, 4)`, as (x0, y0, x1, y1) in pixels. The window of a graph is the one around all its boxes;
+                masks outside of it are taken as 0. By default, windows are found from the pixels that are not 0,
+                which reads all masks. No gradient goes to pixels outside of the windows.
+
+        Raises:
+            ValueError: as for :meth:`forward`, or the number of boxes is neither that of nodes nor that of graphs.
+        """
+        _check_weight(edge_index, edge_weight)
+        if not x.is_floating_point() and x.dtype not in (torch.bool, torch.uint8):
+            raise ValueError(f"'x' must be floating point, bool or uint8 (got {x.dtype})")
+        dtype = x.dtype if x.is_floating_point() else _weight_dtype(edge_index, edge_weight)
+        tail = (1,) * max(0, 3 - x.dim()) + tuple(x.shape[1:])
+        frames = x.reshape(x.size(0), math.prod(tail[:-2]), *tail[-2:])
+        sizes, powers = self._powers(edge_index, edge_weight, x.size(0), batch, dtype)
+        first = torch.tensor(sizes, dtype=torch.long, device=x.device).cumsum(0) - 1
+        graphs = torch.zeros_like(first) if batch is None else batch[first]
+        if boxes is None:
+            windows = windows_of_masks(frames, sizes)
+        else:
+            windows = windows_of_boxes(_node_boxes(boxes, x.size(0), batch), sizes, *tail[-2:])
+        layout = RegionLayout(tuple(sizes), windows, (frames.size(1), frames.size(2), frames.size(3)))
+        return MaskRegions(region_product(frames, powers, layout, dtype), layout, graphs, tail)
+
+    def coefficients(self, edge_index: Tensor, edge_weight: Tensor, num_nodes: int) -> tuple[Tensor, Tensor]:
+        r"""One step as a matrix: its elements :math:`(|\mathcal{E}|)` at the edges, and those of the nodes themselves
+        :math:`(|\mathcal{V}|)`. A layer with another fixed linear step overrides this alone."""
+        norm = 1 + scatter(edge_weight, edge_index[1], dim=0, dim_size=num_nodes, reduce="sum")
+        return edge_weight / norm[edge_index[1]], norm.reciprocal()
 
     def _choose_backend(self, h: Tensor, edge_index: Adj, batch: OptTensor) -> str:
         if self.backend != "auto":
@@ -98,26 +152,32 @@ class MaskPropagation(MessagePassing):
 
     def _stepwise(self, h: Tensor, edge_index: Adj, edge_weight: OptTensor, fused: bool) -> Tensor:
         edges, weight = _edge_list(edge_index, edge_weight, h.dtype)
-        norm = _normalization(edges[1], weight, h.size(0)).unsqueeze(1)
+        weight, own = self.coefficients(edges, weight, h.size(0))
         adj: Adj = edges
         if fused:
             adj = to_torch_csr_tensor(edges.flip(0), weight, size=(h.size(0), h.size(0)))
         for _ in range(self.num_steps):
             # propagate_type: (x: Tensor, edge_weight: Tensor)
-            h = (h + self.propagate(adj, x=h, edge_weight=weight, size=None)) / norm
+            h = own.unsqueeze(1) * h + self.propagate(adj, x=h, edge_weight=weight, size=None)
         return h
 
-    def _closed(self, h: Tensor, edge_index: Adj, edge_weight: OptTensor, batch: OptTensor) -> Tensor:
+    def _powers(
+        self, edge_index: Adj, edge_weight: OptTensor, num_nodes: int, batch: OptTensor, dtype: torch.dtype
+    ) -> tuple[list[int], list[Tensor]]:
+        """The sizes n of the graphs that have nodes, and the l-th power [n, n] of the step of each, as ``dtype``."""
         # A product of small matrices is exact enough only from float32 on, also under autocast.
-        dtype = h.dtype if h.dtype == torch.float64 else torch.float32
-        edges, weight = _edge_list(edge_index, edge_weight, dtype)
-        source, target = edges[0], edges[1]
-        sizes, row, column = _block_layout(source, target, h.size(0), batch)
-        norm = _normalization(target, weight, h.size(0))
+        working = dtype if dtype == torch.float64 else torch.float32
+        edges, weight = _edge_list(edge_index, edge_weight, working)
+        sizes, row, column = _block_layout(edges[0], edges[1], num_nodes, batch)
+        weight, own = self.coefficients(edges, weight, num_nodes)
         blocks = weight.new_zeros(sum(n * n for n in sizes))
-        blocks = blocks.index_add(0, row[target] + column[source], weight / norm[target])
-        blocks = blocks.index_add(0, row + column, norm.reciprocal())
-        return _apply_blocks(blocks, h, sizes, self.num_steps)
+        blocks = blocks.index_add(0, row[edges[1]] + column[edges[0]], weight)
+        blocks = blocks.index_add(0, row + column, own)
+        if len(set(sizes)) == 1:
+            powers = _matrix_power(blocks.view(len(sizes), sizes[0], sizes[0]), self.num_steps)
+            return sizes, list(powers.to(dtype).unbind())
+        parts = zip(blocks.split([n * n for n in sizes]), sizes, strict=True)
+        return sizes, [_matrix_power(part.view(n, n), self.num_steps).to(dtype) for part, n in parts]
 
     def message(self, x_j: Tensor, edge_weight: Tensor) -> Tensor:
         return edge_weight.view(-1, 1) * x_j
@@ -129,6 +189,28 @@ class MaskPropagation(MessagePassing):
         return f"{self.__class__.__name__}(num_steps={self.num_steps}, backend='{self.backend}')"
 
 
+def _check_weight(edge_index: Adj, edge_weight: OptTensor) -> None:
+    if is_sparse(edge_index) and edge_weight is not None:
+        raise ValueError("'edge_weight' is ambiguous next to a sparse adjacency: put the weights into its values")
+
+
+def _weight_dtype(edge_index: Adj, edge_weight: OptTensor) -> torch.dtype:
+    """The dtype of results where the masks have none: that of the weights, or the default one."""
+    values = to_edge_index(edge_index)[1] if is_sparse(edge_index) else edge_weight
+    return values.dtype if values is not None and values.is_floating_point() else torch.get_default_dtype()
+
+
+def _node_boxes(boxes: Tensor, num_nodes: int, batch: OptTensor) -> Tensor:
+    """Boxes [N, 4] of the nodes, from theirs or from those of the graphs."""
+    if boxes.dim() == 2 and boxes.size(1) == 4:
+        if boxes.size(0) == num_nodes:
+            return boxes
+        graph = torch.zeros(num_nodes, dtype=torch.long, device=boxes.device) if batch is None else batch
+        if num_nodes == 0 or int(graph.max()) < boxes.size(0):
+            return boxes[graph]
+    raise ValueError(f"'boxes' must be [{num_nodes}, 4] of nodes or [B, 4] of graphs (got {list(boxes.shape)})")
+
+
 def _edge_list(edge_index: Adj, edge_weight: OptTensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Edge indices (source, target) and weights of ``dtype``, from either form of the input."""
     if is_sparse(edge_index):
@@ -138,11 +220,6 @@ def _edge_list(edge_index: Adj, edge_weight: OptTensor, dtype: torch.dtype) -> t
     if edge_weight is None:
         return edge_index, torch.ones(edge_index.size(1), dtype=dtype, device=edge_index.device)
     return edge_index, edge_weight.view(-1).to(dtype)
-
-
-def _normalization(target: Tensor, weight: Tensor, num_nodes: int) -> Tensor:
-    """The denominators [N] of Eq. 5."""
-    return 1 + scatter(weight, target, dim=0, dim_size=num_nodes, reduce="sum")
 
 
 def _block_layout(
@@ -165,13 +242,11 @@ def _block_layout(
     return count.tolist(), row, column
 
 
-def _apply_blocks(blocks: Tensor, h: Tensor, sizes: list[int], num_steps: int) -> Tensor:
-    """The block-diagonal matrix of the flat ``blocks``, to the power of ``num_steps``, times ``h`` [N, F]."""
+def _apply_powers(powers: list[Tensor], h: Tensor, sizes: list[int]) -> Tensor:
+    """The block-diagonal matrix of ``powers`` times ``h`` [N, F]."""
     if len(set(sizes)) == 1:
-        power = _matrix_power(blocks.view(len(sizes), sizes[0], sizes[0]), num_steps).to(h.dtype)
-        return torch.matmul(power, h.view(len(sizes), sizes[0], h.size(1))).view(h.shape)
-    parts = zip(blocks.split([n * n for n in sizes]), h.split(sizes), sizes, strict=True)
-    return torch.cat([_matrix_power(a.view(n, n), num_steps).to(h.dtype) @ part for a, part, n in parts])
+        return torch.matmul(torch.stack(powers), h.view(len(sizes), sizes[0], h.size(1))).view(h.shape)
+    return torch.cat([power @ part for power, part in zip(powers, h.split(sizes), strict=True)])
 
 
 def _matrix_power(matrix: Tensor, exponent: int) -> Tensor:

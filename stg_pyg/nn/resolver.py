@@ -1,8 +1,10 @@
 """Spatial layers by name, class or instance, all called alike."""
 
 import copy
+import functools
 import inspect
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,7 +16,11 @@ from torch_geometric.utils import scatter
 
 from stg_pyg.errors import InputError
 from stg_pyg.graph import fully_connected_edge_index
+from stg_pyg.nn.attention_propagation import AttentionPropagation
+from stg_pyg.nn.edge_mlp_propagation import EdgeMLPPropagation
+from stg_pyg.nn.gru_propagation import GRUPropagation
 from stg_pyg.nn.mask_propagation import MaskPropagation
+from stg_pyg.nn.symmetric_propagation import SymmetricPropagation
 
 _UNIFORM = {"x", "edge_index", "edge_weight", "edge_attr", "batch"}
 
@@ -125,11 +131,38 @@ class ConvAdapter(torch.nn.Module):
             raise InputError(f"{name} does not fit: it mixes the pixels of node features [pixels, nodes, 1]")
 
 
+def call_spatial_conv(
+    conv: torch.nn.Module,
+    x: Tensor,
+    edge_index: Tensor,
+    *,
+    edge_weight: Tensor | None = None,
+    edge_attr: Tensor | None = None,
+    batch: Tensor | None = None,
+    **extras: Tensor | None,
+) -> Tensor:
+    r"""Calls a layer of :func:`resolve_spatial_conv`, with those of the extras that its ``forward`` names.
+
+    Args:
+        conv: the layer.
+        x: [N, *] masks.
+        edge_index: [2, E].
+        edge_weight: [E].
+        edge_attr: [E, D].
+        batch: [N] sorted graph of every node.
+        **extras: ``feat`` [N, F], the features of the nodes, ``boxes`` [N, 4], or whatever own layers ask for.
+    """
+    taken = _parameters_of(type(conv).forward)
+    extras = {key: value for key, value in extras.items() if key in taken}
+    return conv(x, edge_index, edge_weight=edge_weight, edge_attr=edge_attr, batch=batch, **extras)
+
+
 def resolve_spatial_conv(query: str | type | torch.nn.Module, **kwargs: Any) -> torch.nn.Module:
     r"""Finds a spatial layer that is called ``conv(x, edge_index, edge_weight=..., edge_attr=..., batch=...)``.
 
     Args:
         query: ``"stg"`` or ``"mask_propagation"`` (:class:`MaskPropagation`), ``"mean"`` (:class:`MeanPropagation`),
+            ``"attention"``, ``"symmetric"``, ``"gru"`` or ``"edge_mlp"`` (the class of that name), a name of a class,
             the name of a convolution of :mod:`torch_geometric.nn` such as ``"GraphConv"``, a class, or an instance.
             What does not take the call natively is wrapped into a :class:`ConvAdapter`.
         **kwargs: arguments of the class, none for an instance. ``in_channels`` and ``out_channels`` are 1 and
@@ -155,17 +188,34 @@ def resolve_spatial_conv(query: str | type | torch.nn.Module, **kwargs: Any) -> 
     return conv if _is_uniform(conv) else ConvAdapter(conv, kwargs.get("edge_dim") or 2)
 
 
+_OWN = {
+    "stg": MaskPropagation,
+    "mask_propagation": MaskPropagation,
+    "mean": MeanPropagation,
+    "attention": AttentionPropagation,
+    "symmetric": SymmetricPropagation,
+    "gru": GRUPropagation,
+    "edge_mlp": EdgeMLPPropagation,
+}
+
+
 def _class_of(name: str) -> type:
-    own = {"stg": MaskPropagation, "maskpropagation": MaskPropagation, "mean": MeanPropagation}
+    own: dict[str, type] = {normalize_string(key): cls for key, cls in _OWN.items()}
+    own |= {normalize_string(cls.__name__): cls for cls in _OWN.values()}
     stock = {key: cls for key, cls in vars(pyg_conv).items() if isinstance(cls, type)}
     stock = {key: cls for key, cls in stock.items() if issubclass(cls, MessagePassing) and cls is not MessagePassing}
     known = own | {normalize_string(key): cls for key, cls in stock.items()}
     cls = known.get(normalize_string(name))
     if cls is None:
-        names = ", ".join(["stg", "mask_propagation", "mean", *sorted(stock)])
+        names = ", ".join([*_OWN, *sorted(stock)])
         raise InputError(f"unknown spatial layer '{name}'; known names: {names}")
     return cls
 
 
 def _is_uniform(conv: torch.nn.Module) -> bool:
     return set(inspect.signature(conv.forward).parameters) >= _UNIFORM
+
+
+@functools.lru_cache
+def _parameters_of(forward: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(inspect.signature(forward).parameters)

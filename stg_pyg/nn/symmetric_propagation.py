@@ -16,7 +16,8 @@ class SymmetricPropagation(MaskPropagation):
         D_{vv} = 1 + \sum_{u \in \mathcal{N}(v)} W_{vu}
 
     It is a fixed linear step without parameters, so all backends are there. Rows do not add up to 1: a mask in
-    :math:`[0, 1]` may leave it where degrees differ. A node whose :math:`D_{vv}` is not positive sends and gets nothing.
+    :math:`[0, 1]` may leave it where degrees differ. A node whose :math:`D_{vv}` is not positive sends and gets
+    nothing.
 
     Args:
         num_steps (int): The number of steps :math:`l`. (default: :obj:`2`)

@@ -1,0 +1,192 @@
+import pytest
+import torch
+from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import stg_pyg.nn.region as region
+from stg_pyg.boxes import masks_to_boxes
+from stg_pyg.graph import fully_connected_edge_index
+from stg_pyg.nn import MaskPropagation, MaskRegions
+
+TOLERANCE = {torch.float32: {"rtol": 1e-5, "atol": 1e-6}, torch.float64: {"rtol": 1e-12, "atol": 1e-12}}
+HEIGHT, WIDTH = 9, 14
+WINDOWS = [(2, 1, 7, 5), (0, 0, 14, 9), (5, 3, 6, 9), (9, 0, 14, 3)]
+
+
+@pytest.fixture(params=[2**19, 11], ids=["one tile", "many tiles"])
+def tile(request, monkeypatch):
+    monkeypatch.setitem(region._TILE, "cpu", request.param)
+
+
+def random_batch(sizes=(3, 1, 4), dtype=torch.float64, shape=(1,)):
+    """Masks [N, *shape, H, W] that are 0 outside of the windows, edges, weights, batch, and a box of each node."""
+    edges = [fully_connected_edge_index(n) + sum(sizes[:k]) for k, n in enumerate(sizes)]
+    batch = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+    x = torch.zeros(sum(sizes), *shape, HEIGHT, WIDTH, dtype=dtype)
+    boxes = torch.tensor([WINDOWS[k] for k in batch.tolist()], dtype=torch.float32).view(-1, 4)
+    for mask, (x0, y0, x1, y1) in zip(x, boxes.int().tolist(), strict=True):
+        mask[..., y0:y1, x0:x1] = torch.rand(*shape, y1 - y0, x1 - x0, dtype=dtype)
+    edge_index = torch.cat(edges, dim=1)
+    return x, edge_index, torch.rand(edge_index.size(1), dtype=dtype), batch, boxes
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(), (1,), (2, 3)])
+@pytest.mark.parametrize("num_steps", [0, 1, 3])
+def test_equals_edgewise(num_steps, shape, dtype, tile):
+    x, edges, weight, batch, boxes = random_batch(dtype=dtype, shape=shape)
+    expected = MaskPropagation(num_steps, "edgewise")(x, edges, weight)
+    conv = MaskPropagation(num_steps, "region")
+    for given in (boxes, boxes[[0, 3, 4]], None):
+        out = conv(x, edges, weight, batch, boxes=given)
+        assert out.dtype == dtype
+        assert_close(out, expected, **TOLERANCE[dtype])
+        outside = torch.ones_like(x, dtype=torch.bool)
+        for k, (x0, y0, x1, y1) in enumerate(boxes.int().tolist()):
+            outside[k, ..., y0:y1, x0:x1] = False
+        assert (out[outside] == 0).all()
+
+
+@pytest.mark.parametrize("sizes", [(0, 2, 0, 3), (2, 2, 2), (1,), (0, 0), ()])
+def test_graphs_of_any_size(sizes):
+    x, edges, weight, batch, boxes = random_batch(sizes) if sizes else random_batch((0,))
+    expected = MaskPropagation(2, "edgewise")(x, edges, weight)
+    conv = MaskPropagation(2, "region")
+    assert_close(conv(x, edges, weight, batch), expected)
+    assert_close(conv(x, edges, weight, batch, boxes=boxes), expected)
+    regions = MaskPropagation(2).regions(x, edges, weight, batch, boxes)
+    assert regions.graphs.tolist() == batch.unique().tolist()
+    assert regions.windows.tolist() == [list(WINDOWS[k]) for k in regions.graphs.tolist()]
+
+
+def test_compact_form(tile):
+    x, edges, weight, batch, boxes = random_batch(shape=())
+    conv = MaskPropagation(2)
+    expected = conv(x, edges, weight, batch)
+    regions = conv.regions(x, edges, weight, batch, boxes)
+    assert isinstance(regions, MaskRegions)
+    assert [tuple(v.shape) for v in regions.values] == [(3, 4, 5), (1, 9, 14), (4, 6, 1)]
+    assert regions.flat.numel() == sum(v.numel() for v in regions.values)
+    for k, ((x0, y0, x1, y1), values) in enumerate(zip(WINDOWS, regions.values, strict=False)):
+        assert_close(values, expected[batch == k][:, y0:y1, x0:x1])
+    assert_close(regions.to_frame(), expected)
+    assert_close(regions.select(torch.tensor([2, 0, 1])), expected[[2, 3, 5]])
+    for threshold in (0.2, 0.6, 2.0):
+        assert_close(regions.boxes(threshold), masks_to_boxes(expected, threshold))
+
+
+def test_window_is_around_all_boxes_of_a_graph():
+    boxes = torch.tensor([[1.2, 2.0, 3.0, 4.7], [0.0, 0.0, 0.0, 0.0], [5.0, -3.0, 99.0, 3.0], [2.0, 2.0, 2.0, 5.0]])
+    boxes[1, 0] = float("nan")
+    assert region.windows_of_boxes(boxes, [3, 1], HEIGHT, WIDTH) == ((1, 0, 14, 5), (0, 0, 0, 0))
+    assert region.windows_of_boxes(boxes[:1] + 0.1, [0, 1], HEIGHT, WIDTH) == ((0, 0, 0, 0), (1, 2, 4, 5))
+    masks = torch.zeros(3, 2, HEIGHT, WIDTH)
+    masks[0, 0, 2, 3], masks[1, 1, 7, 12] = -1.0, 1.0
+    for values in (masks, masks.bool(), masks.bool().to(torch.uint8)):
+        assert region.windows_of_masks(values, [2, 1]) == ((3, 2, 13, 8), (0, 0, 0, 0))
+
+
+def test_masks_outside_of_the_boxes_count_as_zero():
+    x, edges, weight, batch, _ = random_batch((2,))
+    boxes = torch.tensor([[3.0, 1.0, 5.0, 4.0]])
+    cut = torch.zeros_like(x)
+    cut[..., 1:4, 3:5] = x[..., 1:4, 3:5]
+    out = MaskPropagation(2, "region")(x, edges, weight, batch, boxes=boxes)
+    assert_close(out, MaskPropagation(2, "edgewise")(cut, edges, weight))
+    assert_close(MaskPropagation(2, "region")(x, edges, weight, boxes=boxes), out)
+
+
+@pytest.mark.parametrize("convert", [torch.Tensor.bool, lambda x: (x > 0.5).to(torch.uint8)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_masks_may_be_bool_or_uint8(convert, dtype, tile):
+    x, edges, weight, batch, boxes = random_batch(dtype=dtype)
+    masks = convert(x)
+    expected = MaskPropagation(2, "edgewise")(masks.to(dtype), edges, weight)
+    for given in (boxes, None):
+        out = MaskPropagation(2, "region")(masks, edges, weight, batch, boxes=given)
+        assert out.dtype == dtype
+        assert_close(out, expected)
+    assert MaskPropagation(2, "region")(masks, edges, None, batch).dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("compact", [False, True])
+def test_gradients_equal_those_of_edgewise(dtype, compact, tile):
+    x, edges, weight, batch, boxes = random_batch(dtype=dtype)
+    factor = torch.rand_like(x)
+    inside = x != 0
+    grads = []
+    for conv in (MaskPropagation(2, "edgewise"), MaskPropagation(2, "region")):
+        h, w = x.clone().requires_grad_(), weight.clone().requires_grad_()
+        if compact and conv.backend == "region":
+            out = conv.regions(h, edges, w, batch, boxes).to_frame()
+        else:
+            out = conv(h, edges, w, batch, boxes=boxes)
+        (out * factor).sum().backward()
+        grads.append((h.grad * inside, w.grad))
+    for result, expected in zip(*reversed(grads), strict=True):
+        assert_close(result, expected, **TOLERANCE[dtype])
+
+
+def test_gradcheck(tile):
+    x, edges, weight, batch, boxes = random_batch((2, 3))
+    conv = MaskPropagation(3, "region")
+
+    def values(h, w):
+        return conv.regions(h, edges, w, batch, boxes).flat
+
+    assert torch.autograd.gradcheck(values, (x.requires_grad_(), weight.requires_grad_()))
+    masks = x.detach() > 0.5
+    assert torch.autograd.gradcheck(lambda w: conv(masks, edges, w, batch), (weight,))
+
+
+class LargestTensor(TorchDispatchMode):
+    """The most bytes of a storage that any operation returned."""
+
+    nbytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, list | tuple) else [out]:
+            if isinstance(tensor, torch.Tensor) and "view" not in func.name():
+                self.nbytes = max(self.nbytes, tensor.nbytes)
+        return out
+
+
+@pytest.mark.parametrize("bool_masks", [False, True])
+def test_nothing_larger_than_the_regions_is_formed(bool_masks, monkeypatch):
+    monkeypatch.setitem(region._TILE, "cpu", 64)
+    x, edges, weight, batch, _ = random_batch((6, 6, 6), torch.float32)
+    boxes = torch.tensor([[1.0, 1, 9, 8], [0, 0, 4, 4], [3, 0, 14, 5]])
+    masks = x > 0.5 if bool_masks else x
+    conv, watch = MaskPropagation(2), LargestTensor()
+    with torch.no_grad(), watch:
+        regions = conv.regions(masks.clone(), edges, weight, batch, boxes)
+    assert watch.nbytes <= max(masks.nbytes, regions.flat.nbytes)
+    assert regions.flat.nbytes < x.nbytes / 2
+    tiles = region._Tiles(masks[:, 0].unsqueeze(1), regions.layout, torch.float32)
+    assert tiles.buffer.numel() <= 6 * 14
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_and_autocast(dtype):
+    x, edges, weight, batch, boxes = random_batch(dtype=torch.float32)
+    expected = MaskPropagation(2, "edgewise")(x, edges, weight)
+    conv = MaskPropagation(2, "region")
+    out = conv(x.to(dtype), edges, weight, batch, boxes=boxes)
+    assert out.dtype == dtype
+    assert_close(out.float(), expected, rtol=0.02, atol=0.02)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert_close(conv(x, edges, weight, batch, boxes=boxes), expected)
+
+
+def test_rejects_bad_arguments():
+    x, edges, weight, batch, boxes = random_batch()
+    conv = MaskPropagation(2, "region")
+    for wrong in (boxes[:2], boxes[:, :3], boxes[0]):
+        with pytest.raises(ValueError, match="'boxes' must be"):
+            conv(x, edges, weight, batch, boxes=wrong)
+    with pytest.raises(ValueError, match="bool or uint8"):
+        conv(x.int(), edges, weight, batch)
+    with pytest.raises(ValueError, match="joins two graphs"):
+        conv(x, torch.tensor([[0], [4]]), weight[:1], batch)

@@ -16,6 +16,7 @@ NOTES = """- Time is the median over repetitions that take turns with all other 
 - `copy` is the time over that to copy the tensors that the call must read and write. `region`: the windows of the
   objects are read out of the frames and written to one new tensor. `region+frame`: they are read and written into new
   frames of zeros. All others: the masks of full frames are copied to new ones. `memory_attention`: all inputs.
+  Rows of a table that copy the same tensors are compared with the fastest median of these copies.
 - `region` is the compact form with boxes given, `region+find` finds them from the masks, which reads all frames.
 - `peak` is the most memory in MiB that PyTorch's allocator held at once for the call, the result counted, inputs not:
   from its allocation events, which the profiler records, on the CPU, from its statistics on CUDA.

@@ -97,6 +97,13 @@ def test_slow_calls_run_once_and_large_ones_not_at_all(monkeypatch):
     assert measure([Case(row, lambda: None, lambda: None, 0.0)], 3, CPU)[0]["repetitions"] == 1
 
 
+def test_rows_with_the_same_tensors_are_compared_with_the_same_copy():
+    graphs, other = Graphs.random(1, 2, 8, 8, CPU), Graphs.random(1, 2, 90, 90, CPU)
+    rows = measure([stg_case(graphs, "region", steps) for steps in (1, 2)] + [stg_case(other, "region")], 2, CPU)
+    assert rows[0]["copy_ms"] == rows[1]["copy_ms"] != rows[2]["copy_ms"]
+    assert all(row["ratio_to_copy"] == pytest.approx(row["ms"] / row["copy_ms"]) for row in rows)
+
+
 def test_skipped_rows_are_reported():
     graphs = Graphs.random(1, 2, 8, 8, CPU)
     case = stg_case(graphs, "edgewise")

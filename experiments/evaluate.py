@@ -51,6 +51,9 @@ def parse() -> argparse.Namespace:
         help="with --proposals and --checkpoint: the segmentation network adds its own proposals",
     )
     parser.add_argument("--flow", default="dis", metavar="SPEC", help="dis, raft, or a folder of .flo files")
+    parser.add_argument(
+        "--weights", default="auto", metavar="auto|none|PATH", help="of RAFT: torchvision's, random, or a local file"
+    )
     parser.add_argument("--oracle", action="store_true", help="also the J of the best proposal and of the best fusion")
     parser.add_argument("--row", default="temporal", help="row of the table to run: flow, baseline, motion, ...")
     parser.add_argument("--online-steps", type=cli.whole, help="steps of online learning; default: the checkpoint's")
@@ -126,7 +129,7 @@ def evaluate_model(
     names = [video.name for video in videos]
     if args.proposals is not None:
         open_proposals(args.proposals).check_any(names)
-    resolve_flow(args.flow, device=device)  # fails now rather than in every process
+    resolve_flow(args.flow, weights=args.weights, device=device)  # fails now rather than in every process
     job = Job(
         checkpoint=args.checkpoint,
         preset=preset,
@@ -140,6 +143,7 @@ def evaluate_model(
         online_steps=config.online_steps,
         proposals=args.proposals,
         flow=args.flow,
+        weights=args.weights,
         oracle=args.oracle,
     )
     return summarize_row(score_videos(job, names, args.processes), args.row, rows[args.row].config, unseen)

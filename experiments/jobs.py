@@ -31,7 +31,9 @@ class Job:
     proposals: Path | None = None
     """Proposals from outside."""
     flow: str = "dis"
-    """Source of flow, for :func:`stg_pyg.flow.resolve_flow`."""
+    """Source of flow, for :func:`stg_pyg.flow.resolve_flow`,"""
+    weights: str = "auto"
+    """and the weights of RAFT."""
     oracle: bool = False
     """Also score the best proposal and the best fusion of each frame."""
 

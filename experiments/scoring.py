@@ -41,7 +41,8 @@ def run_row(job: Job, row: Row, video: VideoSequence, model: STGNet | None, orac
     folder = job.folder(row, video.name)
     folder.mkdir(parents=True, exist_ok=True)
     given = given_masks(video)
-    flow = flow_for_sequence(resolve_flow(job.flow, device=job.device), video.name, video.frame_names)
+    flow = resolve_flow(job.flow, weights=job.weights, device=job.device)
+    flow = flow_for_sequence(flow, video.name, video.frame_names)
     labels_of = (
         flow_labels(video, given, flow) if model is None else stream_labels(job, video, given, model, flow, oracle)
     )

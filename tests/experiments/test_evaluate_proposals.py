@@ -115,3 +115,10 @@ def test_wrong_flow_is_named_before_anything_runs(monkeypatch, split, videos, tm
     file = write(tmp_path / "p.json", videos)
     with pytest.raises(InputError, match="flownet"):
         run(monkeypatch, "--proposals", file, "--out", tmp_path / "out", "--flow", "flownet")
+
+
+def test_weights_of_raft_are_looked_for_before_anything_runs(monkeypatch, split, videos, tmp_path):
+    file = write(tmp_path / "p.json", videos)
+    missing = tmp_path / "raft.pth"
+    with pytest.raises(InputError, match=r"raft\.pth"):
+        run(monkeypatch, "--proposals", file, "--out", tmp_path / "out", "--flow", "raft:small", "--weights", missing)

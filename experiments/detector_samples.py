@@ -5,14 +5,14 @@ Pasting (Ghiasi et al., CVPR 2021) shows an object in many places, and several a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from stg_pyg.boxes import masks_to_boxes
 from stg_pyg.lucid import PADDING_COLOUR, AnnotatedVideo, jitter_colours
@@ -183,20 +183,3 @@ class DetectionBatches(Dataset[Batch]):
             image, labels = draw_picture(rng, self.videos, self.config, int(video))
             batch.append((torch.from_numpy(image.transpose(2, 0, 1).copy()), torch.from_numpy(labels)))
         return batch
-
-
-def detection_batches(dataset: DetectionBatches, workers: int) -> Iterator[Batch]:
-    """The batches in order, drawn ahead by ``workers`` processes (0: in this one)."""
-    loader = DataLoader(
-        dataset,
-        batch_size=None,
-        shuffle=False,
-        num_workers=workers,
-        worker_init_fn=_start_worker,
-        prefetch_factor=4 if workers else None,
-    )
-    return iter(loader)
-
-
-def _start_worker(worker: int) -> None:
-    cv2.setNumThreads(0)

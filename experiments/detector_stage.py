@@ -14,15 +14,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from experiments import checkpoints
-from experiments.detector_samples import Batch, DetectionBatches, DetectionConfig, detection_batches, targets_of
+from experiments.detector_samples import Batch, DetectionBatches, DetectionConfig, targets_of
 from experiments.presets import Preset
+from experiments.training_loop import Log, run_steps
 from stg_pyg.errors import InputError
 from stg_pyg.lucid import AnnotatedVideo
 from stg_pyg.nn.detector import Detector
 from stg_pyg.recall import RecallTable, box_recall
-from stg_pyg.training import AveragedWeights, learning_rate
-
-SAVE_EVERY_SECONDS = 120.0
+from stg_pyg.training import AveragedWeights, batches, learning_rate
 
 
 def train_detector(
@@ -64,37 +63,24 @@ def train_detector(
         start, log, average.updates = content["step"], content["log"], content["step"]
     steps = preset.detector_steps
 
-    def save(step: int) -> None:
-        state = {"net": detector.state_dict(), "optimizer": optimizer.state_dict(), "log": log}
-        made_of = {**detector.to_checkpoint(), "weights": average.net.state_dict()}
-        content = {"kind": "detector", "preset": preset.name, "step": step, **made_of, **state}
-        checkpoints.save(path, content)
-
     config = DetectionConfig(size=preset.detector_size)
-    dataset = DetectionBatches(videos, config, preset.detector_batch_size, (start, steps), seed)
-    bar = tqdm(
-        total=steps, initial=start, desc="detector", unit="step", mininterval=2.0, dynamic_ncols=True, disable=None
-    )
-    recent: list[dict[str, float]] = []
-    saved = time.monotonic()
-    detector.train()
-    for step, batch in enumerate(detection_batches(dataset, workers), start=start):
+    drawn = batches(DetectionBatches(videos, config, preset.detector_batch_size, (start, steps), seed), workers)
+
+    def train_step(step: int) -> dict[str, float]:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps, preset.detector_learning_rate)
         torch.manual_seed(seed + step * 1_000_003)
-        recent.append(detection_step(detector, optimizer, batch, device))
+        losses = detection_step(detector, optimizer, next(drawn), device)
         average.update(detector)
-        bar.update()
-        if (step + 1) % 50 == 0:
-            log.append({"step": step + 1, **{k: float(np.mean([r[k] for r in recent])) for k in recent[0]}})
-            bar.set_postfix(loss=f"{log[-1]['loss']:.3f}")
-            recent = []
-        if time.monotonic() - saved > SAVE_EVERY_SECONDS:
-            save(step + 1)
-            saved = time.monotonic()
-    bar.close()
-    if start < steps:
-        save(steps)
+        return losses
+
+    def save(step: int, log: Log) -> None:
+        state = {"net": detector.state_dict(), "optimizer": optimizer.state_dict(), "log": log}
+        made_of = {**detector.to_checkpoint(), "weights": average.net.state_dict()}
+        checkpoints.save(path, {"kind": "detector", "preset": preset.name, "step": step, **made_of, **state})
+
+    detector.train()
+    run_steps("detector", range(start, steps), train_step, save, log)
     detector.load_state_dict(average.net.state_dict())
     detector.eval()
     return log

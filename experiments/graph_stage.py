@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 from datasets.base import VideoSequence
 from experiments import checkpoints
 from experiments.presets import Preset
+from experiments.training_loop import Log, run_steps
 from stg_pyg.losses import stg_loss_batched
 from stg_pyg.lucid import corrupt_mask
 from stg_pyg.model import STGNet
@@ -26,7 +25,6 @@ from stg_pyg.training import learning_rate
 
 CLIP_FRAMES = 6
 MAX_STRIDE = 4
-SAVE_EVERY_SECONDS = 120.0
 
 
 def train_graph(
@@ -55,31 +53,18 @@ def train_graph(
         optimizer.load_state_dict(content["optimizer"])
         start, log = content["clip"], content["log"]
 
-    def save(clip: int) -> None:
+    def train_step(clip: int) -> dict[str, float]:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(clip, clips, preset.graph_learning_rate * group["factor"], warmup=10)
+        model.train()
+        return train_clip(model, optimizer, videos, preset, np.random.default_rng([seed, 1, clip]), mixed_precision)
+
+    def save(clip: int, log: Log) -> None:
         state = {n: v for n, v in model.state_dict().items() if not n.startswith("segmentation.")}
         content = {"kind": "graph", "preset": preset.name, "clip": clip, "graph": state, "log": log}
         checkpoints.save(path, {**content, "optimizer": optimizer.state_dict()})
 
-    bar = tqdm(total=clips, initial=start, desc="graph", unit="clip", mininterval=2.0, dynamic_ncols=True, disable=None)
-    recent: list[dict[str, float]] = []
-    saved = time.monotonic()
-    for clip in range(start, clips):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(clip, clips, preset.graph_learning_rate * group["factor"], warmup=10)
-        rng = np.random.default_rng([seed, 1, clip])
-        model.train()
-        recent.append(train_clip(model, optimizer, videos, preset, rng, mixed_precision))
-        bar.update()
-        if (clip + 1) % 10 == 0:
-            log.append({"step": clip + 1} | {k: float(np.mean([r[k] for r in recent])) for k in recent[0]})
-            bar.set_postfix(loss=f"{log[-1]['loss']:.3f}")
-            recent = []
-        if time.monotonic() - saved > SAVE_EVERY_SECONDS:
-            save(clip + 1)
-            saved = time.monotonic()
-    bar.close()
-    if start < clips:
-        save(clips)
+    run_steps("graph", range(start, clips), train_step, save, log, log_every=10, unit="clip")
     model.eval()
     return log
 

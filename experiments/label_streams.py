@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,6 +14,7 @@ from experiments import cli
 from experiments.jobs import Job
 from experiments.oracle import OracleScores
 from stg_pyg.coco import open_proposals
+from stg_pyg.encoded import ProposalSource
 from stg_pyg.flow import FlowEstimator, flow_between, warp
 from stg_pyg.model import STGNet
 from stg_pyg.stream import VideoSegmenter
@@ -27,6 +30,12 @@ def given_masks(video: VideoSequence) -> dict[int, np.ndarray]:
     return given
 
 
+@functools.lru_cache(maxsize=1)
+def _opened(path: Path, changed: int) -> ProposalSource:
+    """A large file is read once a process and not once a video."""
+    return open_proposals(path)
+
+
 def stream_labels(
     job: Job,
     video: VideoSequence,
@@ -40,7 +49,7 @@ def stream_labels(
     mixed_precision = cli.bfloat16_is_fast(device) and device.type == "cpu"
     first = min(given, default=video.num_frames)
     stream = VideoSegmenter(model, flow, job.preset.crop_size, mixed_precision, first_frame=first)
-    source = open_proposals(job.proposals) if job.proposals is not None else None
+    source = _opened(job.proposals, job.proposals.stat().st_mtime_ns) if job.proposals is not None else None
     if source is not None:
         source.check(video.name, video.frame_names)
     for t in range(video.num_frames):

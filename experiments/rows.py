@@ -25,25 +25,13 @@ def table_rows(config: STGConfig) -> list[Row]:
     proposals, ``greedy`` is the best by Eqs. 2 and 6 and nothing else, ``mean`` is the plain mean, and ``printed`` the
     paper's equations with the paper's constants.
     """
-    greedy = STGConfig.paper().with_options(
-        use_spatial=False,
-        use_temporal=False,
-        thr=config.thr,
-        crop_margin=config.crop_margin,
-        gaps=config.gaps,
-        online_steps=config.online_steps,
-        key_size=config.key_size,
-        own_evidence=config.own_evidence,
-    )
+    same_proposals = {
+        name: getattr(config, name) for name in ("crop_margin", "gaps", "online_steps", "key_size", "own_evidence")
+    }
+    printed = STGConfig.paper().with_options(**same_proposals)
+    greedy = printed.with_options(use_spatial=False, use_temporal=False, thr=config.thr)
     off = {"use_motion": False, "use_spatial": False, "use_temporal": False}
     mean = {"use_temporal": False, "spatial_conv": "mean", "node_gate": False, "quality_weight": 0.0}
-    printed = STGConfig.paper().with_options(
-        crop_margin=config.crop_margin,
-        gaps=config.gaps,
-        key_size=config.key_size,
-        online_steps=config.online_steps,
-        own_evidence=config.own_evidence,
-    )
     return [
         Row("flow", "flow only", None),
         Row("baseline", "baseline", config.with_options(**off)),

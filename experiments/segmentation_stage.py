@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,13 @@ from tqdm import tqdm
 from datasets.base import VideoSequence
 from experiments import checkpoints
 from experiments.presets import Preset
+from experiments.training_loop import Log, run_steps
 from stg_pyg.boxes import box_center_size, boxes_from_center_size, masks_to_boxes
 from stg_pyg.crops import crop_resize, crop_windows, normalize_image
 from stg_pyg.flow import FlowEstimator, resolve_flow, warp
 from stg_pyg.lucid import AnnotatedVideo
 from stg_pyg.training import AveragedWeights, LucidBatches, batches, learning_rate, segmentation_step
 
-SAVE_EVERY_SECONDS = 120.0
 EVALUATION_GAP = 4
 """Frames between the mask that Q is warped from and the one to be segmented."""
 
@@ -58,42 +57,22 @@ def train_segmentation(
         start, log, average.updates = content["step"], content["log"], content["step"]
     steps = preset.segmentation_steps
 
-    def save(step: int) -> None:
-        checkpoints.save(
-            path,
-            {
-                "kind": "segmentation",
-                "preset": preset.name,
-                "step": step,
-                "net": net.state_dict(),
-                "average": average.net.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "log": log,
-            },
-        )
-
     dataset = LucidBatches(videos, preset.lucid, preset.batch_size, (start, steps), seed)
-    bar = tqdm(
-        total=steps, initial=start, desc="segmentation", unit="step", mininterval=2.0, dynamic_ncols=True, disable=None
-    )
-    losses, saved = [], time.monotonic()
-    net.train()
-    for step, batch in enumerate(batches(dataset, workers), start=start):
+    drawn = batches(dataset, workers)
+
+    def train_step(step: int) -> dict[str, float]:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps, preset.learning_rate)
-        losses.append(segmentation_step(net, optimizer, batch, device, mixed_precision))
+        loss = segmentation_step(net, optimizer, next(drawn), device, mixed_precision)
         average.update(net)
-        bar.update()
-        if (step + 1) % 50 == 0:
-            log.append({"step": step + 1, "loss": sum(losses) / len(losses)})
-            bar.set_postfix(loss=f"{log[-1]['loss']:.3f}")
-            losses = []
-        if time.monotonic() - saved > SAVE_EVERY_SECONDS:
-            save(step + 1)
-            saved = time.monotonic()
-    bar.close()
-    if start < steps:
-        save(steps)
+        return {"loss": loss}
+
+    def save(step: int, log: Log) -> None:
+        state = {"net": net.state_dict(), "average": average.net.state_dict(), "optimizer": optimizer.state_dict()}
+        checkpoints.save(path, {"kind": "segmentation", "preset": preset.name, "step": step, "log": log, **state})
+
+    net.train()
+    run_steps("segmentation", range(start, steps), train_step, save, log)
     net.load_state_dict(average.net.state_dict())
     net.eval()
     return log

@@ -55,8 +55,6 @@ class STGConfig:
     """Weight of the box term of Eq. 6; lambda2 = 1 - lambda1."""
     quality_weight: float = 0.0
     """Weight of a proposal's gate, which does not come from Q, added to Eq. 6."""
-    appearance_weight: float = 0.0
-    """Weight of a proposal's likeness to the first frame, cos(X, X of the given mask), added to Eq. 6."""
     thr: float = 0.2
     """Threshold on h for the output, and for Eq. 6 when not training."""
     key_size: int = 128

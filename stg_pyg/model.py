@@ -221,8 +221,6 @@ class STGNet(nn.Module):
             scores = selection_scores_batched(binary, boxes, p, q, graphs.batch, config.lambda1)
             if config.quality_weight > 0 and not self.training:
                 scores = scores + config.quality_weight * gate
-            if config.appearance_weight > 0 and not self.training:
-                scores = scores + config.appearance_weight * graphs.anchor
             return scores, select_best(scores, graphs.batch, len(frame.obj_ids))
 
     def refine(self, frame: FrameInput, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:

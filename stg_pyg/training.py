@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -15,6 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 from stg_pyg.crops import normalize_image
 from stg_pyg.lucid import AnnotatedVideo, LucidConfig, draw_sample
 from stg_pyg.nn.segmentation import segmentation_loss
+
+T = TypeVar("T")
 
 
 class LucidBatches(Dataset[tuple[Tensor, Tensor, Tensor]]):
@@ -54,8 +57,8 @@ def _start_worker(worker: int) -> None:
     cv2.setNumThreads(0)
 
 
-def batches(dataset: LucidBatches, workers: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """The batches in order, drawn ahead by ``workers`` processes (0: in this one)."""
+def batches(dataset: Dataset[T], workers: int) -> Iterator[T]:
+    """The items of a data set of whole batches in order, drawn ahead by ``workers`` processes (0: in this one)."""
     loader = DataLoader(
         dataset,
         batch_size=None,

@@ -256,9 +256,6 @@ def test_cut_by_hand():
     assert half.shape == (10, 10, 3) and (half == 77).all()
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a window that is reduced twice as finely first is shifted by a quarter of a pixel"
-)
 @pytest.mark.parametrize("scale", [2, 4])
 def test_cut_averages_whole_pixels(scale):
     image = np.random.default_rng(0).integers(0, 255, (32, 48), dtype=np.uint8)

@@ -10,13 +10,14 @@ import torch
 from test_cli import command, error_line
 
 from datasets import SyntheticVideos, VideoSequence
-from experiments import checkpoints, detector_samples, detector_stage
-from experiments.detector_samples import DetectionBatches, DetectionConfig, detection_batches, draw_picture, targets_of
+from experiments import checkpoints, detector_samples, detector_stage, training_loop
+from experiments.detector_samples import DetectionBatches, DetectionConfig, draw_picture, targets_of
 from experiments.detector_stage import evaluate_detector, load_detector, make_optimizer, train_detector
 from experiments.presets import PRESETS
 from stg_pyg.errors import InputError
 from stg_pyg.nn.detector import Detector
 from stg_pyg.proposals import Proposals
+from stg_pyg.training import batches
 
 CPU = torch.device("cpu")
 TINY = dataclasses.replace(
@@ -144,7 +145,7 @@ def test_targets_of_a_label_map():
 @pytest.mark.parametrize("workers", [0, 1])
 def test_batches_depend_on_seed_and_step_only(workers):
     def draw(steps, seed, workers):
-        return list(detection_batches(DetectionBatches(videos(), CONFIG, 2, steps, seed), workers))
+        return list(batches(DetectionBatches(videos(), CONFIG, 2, steps, seed), workers))
 
     whole, rest = draw((0, 4), 3, 0), draw((2, 4), 3, workers)
     for a, b in zip(whole[2:], rest, strict=True):
@@ -158,7 +159,7 @@ def test_training_resumes_bit_for_bit(tmp_path, monkeypatch, workers):
     run(undisturbed, tmp_path / "a.pt")
     path = tmp_path / "b.pt"
     with monkeypatch.context() as patch:
-        patch.setattr(detector_stage, "SAVE_EVERY_SECONDS", -1.0)
+        patch.setattr(training_loop, "SAVE_EVERY_SECONDS", -1.0)
         kill_after(patch, 2)
         with pytest.raises(Killed):
             run(make(), path)

@@ -18,7 +18,7 @@ from torch import nn
 
 from datasets import SyntheticVideos, VideoSequence
 from datasets.cache import cached
-from experiments import checkpoints, graph_stage, scoring, segmentation_stage, train
+from experiments import checkpoints, graph_stage, scoring, segmentation_stage, train, training_loop
 from experiments.graph_stage import draw_clip, train_graph
 from experiments.presets import PRESETS, Preset
 from experiments.rows import table_rows
@@ -270,7 +270,7 @@ def test_segmentation_resumes_bit_for_bit(tmp_path, monkeypatch, workers):
     run_segmentation(undisturbed, tmp_path / "a.pt")
     path = tmp_path / "b.pt"
     with monkeypatch.context() as patch:
-        patch.setattr(segmentation_stage, "SAVE_EVERY_SECONDS", -1.0)
+        patch.setattr(training_loop, "SAVE_EVERY_SECONDS", -1.0)
         patch.setattr(segmentation_stage, "segmentation_step", killer(segmentation_stage.segmentation_step, 3))
         with pytest.raises(Killed):
             run_segmentation(tiny_model(0).segmentation, path)
@@ -293,7 +293,7 @@ def test_graph_resumes_bit_for_bit(tmp_path, monkeypatch):
     run_graph(undisturbed, tmp_path / "a.pt")
     path = tmp_path / "b.pt"
     with monkeypatch.context() as patch:
-        patch.setattr(graph_stage, "SAVE_EVERY_SECONDS", -1.0)
+        patch.setattr(training_loop, "SAVE_EVERY_SECONDS", -1.0)
         patch.setattr(graph_stage, "train_clip", killer(graph_stage.train_clip, 2))
         with pytest.raises(Killed):
             run_graph(tiny_model(0), path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import overload
 
 import numpy as np
@@ -45,6 +46,11 @@ class VideoSequence(ABC):
     def requested_frames(self) -> list[int]:
         """Indices of the frames whose results the benchmark takes, ascending; the others are there to be seen only."""
         return list(range(self.num_frames))
+
+    @property
+    def files(self) -> list[Path]:
+        """All files that the video is read from; empty where there are none."""
+        return []
 
     @property
     def num_frames(self) -> int:

@@ -16,9 +16,12 @@ from pycocotools import mask as coco_mask
 from datasets.base import UInt8Array, VideoDataset, VideoSequence
 from stg_pyg.encoded import find_fault
 from stg_pyg.errors import InputError
-from stg_pyg.io import read_image
+from stg_pyg.io import is_inside, read_image
 
 MAX_OBJECTS = 255
+_MOST_PIXELS = 2**28
+_FARTHEST = 4
+"""Coordinates of polygons are at most so many sides of the picture."""
 
 Segmentation = list[NDArray[np.float32]] | list[int] | bytes
 """Polygons [2 K] of (x, y) in turn, the runs of an uncompressed RLE, or a compressed RLE."""
@@ -78,7 +81,10 @@ class CocoPicture(VideoSequence):
                 codes: Any = None if problem else {"size": [height, width], "counts": segmentation}
             elif segmentation and isinstance(segmentation[0], np.ndarray):
                 polygons = [polygon.astype(float).tolist() for polygon in segmentation]  # type: ignore[union-attr]
-                codes = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
+                # pycocotools walks along the outline, and out of its memory when that is too long.
+                limit = _FARTHEST * max(height, width)
+                far = any(not abs(value) <= limit for polygon in polygons for value in polygon)
+                codes = None if far else coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
             else:
                 whole = sum(segmentation) == height * width and min(segmentation) >= 0  # type: ignore[arg-type,type-var]
                 runs = {"size": [height, width], "counts": segmentation}
@@ -146,17 +152,23 @@ def _index(path: Path) -> list[Picture]:
             if compact:
                 objects.setdefault(entry["image_id"], []).append((entry["id"], compact))
         images = [entry for entry in content["images"] if entry["id"] in objects]
-        return [
-            Picture(str(entry["file_name"]), (int(entry["height"]), int(entry["width"])), tuple(objects[entry["id"]]))
-            for entry in images
-        ]
+        return [_picture(entry, objects[entry["id"]]) for entry in images]
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise InputError(
             f"{path}: holds no instance annotations of COCO's format ({type(error).__name__} {error}); "
             "download the file again"
         ) from error
+
+
+def _picture(entry: dict[str, Any], objects: list[tuple[int, Segmentation]]) -> Picture:
+    name, height, width = str(entry["file_name"]), int(entry["height"]), int(entry["width"])
+    if not is_inside(name):
+        raise ValueError(f"{name[:80]!r} is no name of a picture below the folder")
+    if min(height, width) < 1 or height * width > _MOST_PIXELS:
+        raise ValueError(f"{name} of {width} x {height} pixels")
+    return Picture(name, (height, width), tuple(objects))
 
 
 def _compact(segmentation: Any) -> Segmentation:
@@ -164,4 +176,7 @@ def _compact(segmentation: Any) -> Segmentation:
     if isinstance(segmentation, dict):
         counts = segmentation["counts"]
         return counts.encode() if isinstance(counts, str) else [int(n) for n in counts]
-    return [np.asarray(polygon, np.float32) for polygon in segmentation if len(polygon) >= 6]
+    polygons = [np.asarray(polygon, np.float64) for polygon in segmentation if len(polygon) >= 6]
+    if not all(polygon.ndim == 1 and polygon.size % 2 == 0 and np.abs(polygon).max() < 1e9 for polygon in polygons):
+        raise ValueError("a polygon is no list of finite x and y in turn")
+    return [polygon.astype(np.float32) for polygon in polygons]

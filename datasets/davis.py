@@ -15,6 +15,7 @@ import numpy as np
 from datasets.base import UInt8Array, VideoDataset, VideoSequence
 from datasets.files import FileSequence, by_stem, check_complete, check_root, find_files
 from stg_pyg.errors import InputError
+from stg_pyg.io import is_inside
 
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
@@ -110,7 +111,8 @@ class DAVIS(VideoDataset):
         for y, path in wanted:
             if path.is_file():
                 return y, path
-        present = sorted(p.relative_to(self.root).as_posix() for p in (self.root / "ImageSets").glob("*/*.txt"))
+        files = [path for path in (self.root / "ImageSets").glob("*/*.txt") if path.is_file()]
+        present = sorted(path.relative_to(self.root).as_posix() for path in files)
         raise InputError(
             f"{self.root}: has no list ImageSets/{year or '<year>'}/{self.split}.txt of split {self.split!r}; "
             f"lists present: {', '.join(present) or 'none'}"
@@ -133,9 +135,16 @@ class DAVIS(VideoDataset):
 
 def _read_list(path: Path) -> list[str]:
     """Sequence names in order: one a line, or the folder of the first path of a line."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as text; give one sequence a line") from error
     names: dict[str, None] = {}
-    for line in path.read_text(encoding="utf-8-sig").splitlines():
+    for line in lines:
         words = line.split()
         if words:
-            names[PurePosixPath(words[0]).parent.name or words[0]] = None
+            name = PurePosixPath(words[0]).parent.name or words[0]
+            if not is_inside(name):
+                raise InputError(f"{path}: {name[:80]!r} is no name of a sequence; give one sequence a line")
+            names[name] = None
     return list(names)

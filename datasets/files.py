@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 
 from datasets.base import UInt8Array, VideoSequence
@@ -28,8 +29,25 @@ class FileSequence(VideoSequence):
         self._images = list(images)
         self._annotations = annotations
 
+    @cached_property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the first frame in pixels, which all others have too."""
+        height, width = read_image(self._images[0]).shape[:2]
+        return height, width
+
     def image(self, t: int) -> UInt8Array:
-        return read_image(self._images[t])
+        image = read_image(self._images[t])
+        if image.shape[:2] != self.size:
+            (height, width), (rows, columns) = image.shape[:2], self.size
+            raise InputError(
+                f"{self._images[t]}: is {width} x {height} pixels but the first frame is {columns} x {rows}; "
+                "make all frames of a video one size"
+            )
+        return image
+
+    @property
+    def files(self) -> list[Path]:
+        return [*self._images, *self._annotations.values()]
 
     def annotated(self, t: int) -> bool:
         return self.frame_names[t] in self._annotations

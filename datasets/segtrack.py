@@ -56,6 +56,10 @@ class SegTrackSequence(FileSequence):
         super().__init__(name, images, next(iter(masks.values())))
         self._masks = masks
 
+    @property
+    def files(self) -> list[Path]:
+        return [*self._images, *(path for files in self._masks.values() for path in files.values())]
+
     def labels(self, t: int) -> UInt8Array:
         labels = np.zeros(self.size, np.uint8)
         for obj_id, files in sorted(self._masks.items()):

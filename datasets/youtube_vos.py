@@ -166,10 +166,12 @@ def _read_meta(path: Path) -> dict[str, dict[int, dict[str, Any]]]:
         content = json.loads(path.read_bytes())["videos"]
         for name in sorted(content):
             objects = {int(obj_id): dict(entry) for obj_id, entry in content[name]["objects"].items()}
+            for entry in objects.values():
+                entry["frames"] = list(entry.get("frames", ()))
             videos[name] = dict(sorted(objects.items()))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
             f"{path}: is no meta.json of YouTube-VOS ({type(error).__name__} {error}); expected "
             '{"videos": {<video>: {"objects": {"1": {"category": ..., "frames": [...]}}}}}'

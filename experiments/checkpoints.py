@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from experiments.presets import Preset, find_preset
 from stg_pyg.config import STGConfig
@@ -20,7 +20,7 @@ FORMAT = "stg_pyg-1"
 
 def save(path: Path, content: dict[str, Any]) -> None:
     """Writes tensors and plain values under a temporary name, then renames."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.tmp")  # always the same: what a killed run left is written over
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **content}, buffer)
     try:
@@ -46,7 +46,18 @@ def load(path: Path, kind: str) -> dict[str, Any]:
         raise InputError(f"{path}: not a readable checkpoint; train again or copy it again") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT or content.get("kind") != kind:
         raise InputError(f"{path}: not a {kind} checkpoint of this version of stg_pyg ({FORMAT})")
-    return content
+    return _Content(path, content)
+
+
+class _Content(dict[str, Any]):
+    """What a checkpoint holds; what it should hold and does not is bad input."""
+
+    def __init__(self, path: Path, content: dict[str, Any]) -> None:
+        super().__init__(content)
+        self._path = path
+
+    def __missing__(self, name: str) -> Any:
+        raise InputError(f"{self._path}: has no {name}, so another version of stg_pyg made it; train again")
 
 
 def load_weights(module: nn.Module, state: dict[str, Any], path: Path) -> None:
@@ -55,6 +66,8 @@ def load_weights(module: nn.Module, state: dict[str, Any], path: Path) -> None:
     Raises:
         InputError: names or shapes differ, or a weight is not finite.
     """
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise InputError(f"{path}: has no weights where they belong; train again or copy it again")
     bad = [name for name, value in state.items() if value.is_floating_point() and not bool(value.isfinite().all())]
     if bad:
         raise InputError(f"{path}: {bad[0]} has values that are not finite; take an earlier checkpoint")
@@ -93,14 +106,16 @@ def save_model(path: Path, model: STGNet, preset: Preset, seed: int) -> None:
     save(path, content)
 
 
-def load_model(path: Path) -> tuple[STGNet, Preset]:
+def load_model(path: str | Path) -> tuple[STGNet, Preset]:
     """The model of a checkpoint and the preset it was trained by."""
+    path = Path(path)
     content = load(path, "model")
     try:
         preset = find_preset(content["preset"])
         model = build_model(preset, STGConfig.from_dict(content["config"]))
     except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-    state = {name: v.float() if v.is_floating_point() else v for name, v in content["model"].items()}
-    load_weights(model, state, path)
+        raise InputError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from error
+    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise InputError(f"{path}: its configuration is not of this version of stg_pyg; train again") from error
+    load_weights(model, content["model"], path)
     return model.eval(), preset

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import random
 import sys
 from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import NoReturn
 
@@ -14,6 +16,22 @@ import numpy as np
 import torch
 
 from stg_pyg.errors import InputError
+
+_REMEDIES = {
+    errno.ENOSPC: "free space",
+    errno.EDQUOT: "free space",
+    errno.EFBIG: "free space",
+    errno.EROFS: "choose another --out",
+    errno.EACCES: "check its permissions",
+    errno.EPERM: "check its permissions",
+    errno.EEXIST: "it is in the way, remove or rename it",
+    errno.ENOTDIR: "a file is in the way of a folder, remove or rename it",
+    errno.EISDIR: "a folder is in the way of a file, remove or rename it",
+    errno.ENAMETOOLONG: "rename it",
+    errno.EMFILE: "allow more open files with ulimit -n",
+    errno.EIO: "check the disk",
+}
+"""What to do about errors of the system that no code can avoid."""
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -23,9 +41,17 @@ class OneLineParser(argparse.ArgumentParser):
         raise InputError(f"{message}; --help lists the arguments")
 
 
+def program() -> str:
+    """How the command was called, for its help."""
+    path = Path(sys.argv[0])
+    return f"python -m experiments.{path.parent.name if path.name == '__main__.py' else path.stem}"
+
+
 def make_parser(description: str, out: str | None = None) -> argparse.ArgumentParser:
     """A parser with the arguments that every command has; without ``out``, ``--out`` is required."""
-    parser = OneLineParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = OneLineParser(
+        prog=program(), description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where the networks run")
     parser.add_argument("--seed", type=whole, default=0, help="of everything random")
     if out is None:
@@ -40,6 +66,17 @@ def whole(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 0")
     return int(text)
+
+
+def seconds(text: str) -> float:
+    """A number of seconds, for argparse."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds")
+    return value
 
 
 def choose_device(name: str) -> torch.device:
@@ -86,13 +123,28 @@ def make_folder(path: Path) -> None:
         raise InputError(f"{path}: is read-only; choose another --out")
 
 
+def _fail(message: str) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(2) from None
+
+
 def run(main: Callable[[], None]) -> None:
     """Runs a command: exit status 0 when done, 2 with one line on stderr for bad input, 130 when interrupted."""
     try:
         main()
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        _fail(str(error))
+    except OSError as error:
+        if error.errno not in _REMEDIES:
+            raise
+        _fail(f"{error.filename or 'writing'}: {error.strerror}; {_REMEDIES[error.errno]} and start again")
+    except (MemoryError, torch.OutOfMemoryError):
+        _fail("out of memory; take smaller frames or fewer --processes and start again, finished work is kept")
+    except BrokenProcessPool:
+        _fail(
+            "a process was killed from outside, perhaps for want of memory; start again with fewer --processes, "
+            "finished work is kept"
+        )
     except KeyboardInterrupt:
         print(
             "interrupted; what was finished is kept (training goes on with --resume, other commands when run again)",

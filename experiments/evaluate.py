@@ -19,7 +19,7 @@ from stg_pyg import protocols
 from stg_pyg.coco import open_proposals
 from stg_pyg.errors import InputError
 from stg_pyg.flow import resolve_flow
-from stg_pyg.io import write_json
+from stg_pyg.io import remove_leftovers, write_json
 from stg_pyg.submission import check_stored_masks, check_submission_path, write_submission
 
 
@@ -57,7 +57,17 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--oracle", action="store_true", help="also the J of the best proposal and of the best fusion")
     parser.add_argument("--row", default="temporal", help="row of the table to run: flow, baseline, motion, ...")
     parser.add_argument("--online-steps", type=cli.whole, help="steps of online learning; default: the checkpoint's")
+    parser.add_argument(
+        "--online-seconds",
+        type=cli.seconds,
+        help="most seconds of online learning a video; scores then depend on how fast the machine is",
+    )
     parser.add_argument("--overlays", action="store_true", help="also write the masks drawn over the frames")
+    parser.add_argument(
+        "--trace",
+        action="store_true",
+        help="also write OUT/trace/<sequence>/<frame>.npz, how every frame came about, for experiments.report",
+    )
     parser.add_argument(
         "--submit",
         type=Path,
@@ -141,10 +151,12 @@ def evaluate_model(
         seed=args.seed,
         overlays=args.overlays,
         online_steps=config.online_steps,
+        online_seconds=args.online_seconds,
         proposals=args.proposals,
         flow=args.flow,
         weights=args.weights,
         oracle=args.oracle,
+        trace=args.trace,
     )
     return summarize_row(score_videos(job, names, args.processes), args.row, rows[args.row].config, unseen)
 
@@ -207,6 +219,7 @@ def main() -> None:
         summary = evaluate_predictions(args.predictions, videos, preset.dataset, args.processes, unseen)
     else:
         summary = evaluate_model(args, preset, videos, unseen)
+    remove_leftovers(args.out)
     write_json(args.out / "metrics.json", summary)
     print(format_scores(summary))
     if args.submit is not None:

@@ -28,6 +28,8 @@ class Job:
     overlays: bool = False
     online_steps: int | None = None
     """Steps of online learning; none: those of the checkpoint."""
+    online_seconds: float | None = None
+    """Most seconds of it; none: as long as the steps take."""
     proposals: Path | None = None
     """Proposals from outside."""
     flow: str = "dis"
@@ -36,9 +38,18 @@ class Job:
     """and the weights of RAFT."""
     oracle: bool = False
     """Also score the best proposal and the best fusion of each frame."""
+    frames: int | None = None
+    """Frames of each video, from its first one on; none: all."""
+    online_seed: int | None = None
+    """Of online learning; none: ``seed``, which the videos of some data sets depend on too."""
+    trace: bool = False
+    """Also write how every frame came about, for a job of one row."""
 
     def folder(self, row: Row, sequence: str) -> Path:
         return self.out / sequence if len(self.rows) == 1 else self.out / row.name / sequence
+
+    def trace_folder(self, sequence: str) -> Path:
+        return self.out / "trace" / sequence
 
 
 def settings_of(job: Job) -> dict[str, Any]:
@@ -55,7 +66,11 @@ def settings_of(job: Job) -> dict[str, Any]:
         "seed": job.seed,
         "overlays": job.overlays,
         "online_steps": job.online_steps,
+        "online_seconds": job.online_seconds,
         "proposals": None if job.proposals is None else stamp(job.proposals),
         "flow": stamp(flow) if flow.exists() else job.flow,
         "oracle": job.oracle,
+        "frames": job.frames,
+        "online_seed": job.online_seed,
+        "trace": job.trace,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from stg_pyg.encoded import ProposalSource
 from stg_pyg.flow import FlowEstimator, flow_between, warp
 from stg_pyg.model import STGNet
 from stg_pyg.stream import VideoSegmenter
+from stg_pyg.trace import Tracer
 
 
 def given_masks(video: VideoSequence) -> dict[int, np.ndarray]:
@@ -52,17 +54,20 @@ def stream_labels(
     source = _opened(job.proposals, job.proposals.stat().st_mtime_ns) if job.proposals is not None else None
     if source is not None:
         source.check(video.name, video.frame_names)
-    for t in range(video.num_frames):
-        image = video.image(t)
-        if t < first:
-            yield np.zeros(image.shape[:2], np.uint8)
-            continue
-        proposals = None if source is None else source.frame(video.name, video.frame_names[t], image.shape[:2])
-        with torch.no_grad():
-            result = stream.step(image, proposals, given.get(t))
-        if oracle is not None and 0 < t < video.num_frames - 1:
-            oracle.add(result, video.labels(t), proposals)
-        yield result.labels.numpy()
+    with Tracer(model, job.trace_folder(video.name)) if job.trace else contextlib.nullcontext() as tracer:
+        for t in range(video.num_frames):
+            image = video.image(t)
+            if t < first:
+                yield np.zeros(image.shape[:2], np.uint8)
+                continue
+            proposals = None if source is None else source.frame(video.name, video.frame_names[t], image.shape[:2])
+            with torch.no_grad():
+                result = stream.step(image, proposals, given.get(t))
+            if oracle is not None and 0 < t < video.num_frames - 1:
+                oracle.add(result, video.labels(t), proposals)
+            if tracer is not None:
+                tracer.write(video.frame_names[t], result, given.get(t))
+            yield result.labels.numpy()
 
 
 def flow_labels(video: VideoSequence, given: dict[int, np.ndarray], flow: FlowEstimator) -> Iterator[np.ndarray]:

@@ -40,6 +40,8 @@ class Preset:
     learning_rate: float = 2e-3
     graph_steps: int = 2400
     """Frames of videos that the graph is trained on."""
+    graph_batch_size: int = 1
+    """Clips of a step of the graph's training."""
     graph_learning_rate: float = 1e-3
     graph_frame_size: int = 480
     """Longer side of the frames while the graph is trained, so that flow and pasting cost less."""

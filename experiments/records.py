@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from stg_pyg.io import write_atomic
 _CODE = (
     "stg_pyg/**/*.py",
     "datasets/*.py",
-    *(f"experiments/{n}.py" for n in ("checkpoints", "label_streams", "scoring")),
+    *(f"experiments/{n}.py" for n in ("checkpoints", "label_streams", "learning", "scoring")),
 )
 
 
@@ -48,7 +49,10 @@ class Records:
 
     def forget(self, name: str) -> None:
         """Deletes the record of a video that is about to be done again."""
-        self._path(name).unlink(missing_ok=True)
+        path = self._path(name)
+        path.unlink(missing_ok=True)
+        for half_written in path.parent.glob(f".{path.name}.*.tmp"):
+            half_written.unlink(missing_ok=True)
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.json"
@@ -60,6 +64,17 @@ def file_digest(path: Path) -> str:
     with open(path, "rb") as file:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
+    return digest.hexdigest()
+
+
+def state_digest(files: Iterable[Path]) -> str:
+    """SHA-256 of the names, sizes and times of files, which tells whether they were changed without reading them."""
+    digest = hashlib.sha256()
+    for path in files:
+        state = path.stat() if path.exists() else None
+        digest.update(
+            f"{path.name} {state and (state.st_size, state.st_mtime_ns)}\n".encode("utf-8", "surrogateescape")
+        )
     return digest.hexdigest()
 
 

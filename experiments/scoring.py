@@ -6,7 +6,6 @@ import dataclasses
 import os
 import sys
 import time
-import zlib
 from collections.abc import Collection, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
@@ -19,27 +18,32 @@ import torch
 from tqdm import tqdm
 
 from datasets.base import VideoSequence
+from datasets.first_frames import first_frames
 from experiments import checkpoints, cli, distributed
 from experiments.jobs import Job, settings_of
 from experiments.label_streams import flow_labels, given_masks, stream_labels
+from experiments.learning import Learned, learn
 from experiments.oracle import OracleScores, merge_oracles
 from experiments.presets import open_split
-from experiments.records import Records
+from experiments.records import Records, state_digest
 from experiments.rows import Row
 from stg_pyg.config import STGConfig
 from stg_pyg.errors import InputError
 from stg_pyg.flow import flow_for_sequence, resolve_flow
-from stg_pyg.io import overlay, read_label_map, write_image, write_label_map
+from stg_pyg.io import overlay, read_label_map, remove_leftovers, write_image, write_label_map
 from stg_pyg.metrics import score_sequence
 from stg_pyg.model import STGNet
-from stg_pyg.online import learn_online
 from stg_pyg.protocols import dataset_scores, frames_to_score, has_annotations, nothing_to_score
+from stg_pyg.trace import forget_traces
 
 
 def run_row(job: Job, row: Row, video: VideoSequence, model: STGNet | None, oracle: OracleScores | None) -> float:
     """Writes the masks of one row for one video; returns the seconds that took, reading and writing apart."""
     folder = job.folder(row, video.name)
-    folder.mkdir(parents=True, exist_ok=True)
+    cli.make_folder(folder)
+    for killed in (folder, folder / "overlays"):
+        remove_leftovers(killed)
+    forget_traces(job.trace_folder(video.name))
     given = given_masks(video)
     flow = resolve_flow(job.flow, weights=job.weights, device=job.device)
     flow = flow_for_sequence(flow, video.name, video.frame_names)
@@ -77,41 +81,30 @@ def score_folder(folder: Path, video: VideoSequence, dataset: str = "davis2017")
     return score_sequence(frames, labels, **frames_to_score(dataset, video))
 
 
-def score_video(job: Job, name: str) -> dict[str, Any]:
+def videos_of(job: Job) -> list[VideoSequence]:
+    """The videos of a job's split, with as many frames as it takes."""
+    return first_frames(open_split(job.preset, job.split, job.root, job.seed), job.frames)
+
+
+def score_video(job: Job, name: str, learned: Learned | None = None) -> dict[str, Any]:
     """All rows of one video: {row: {"scores", "seconds"}} and the seconds of online learning.
 
-    Runs in a process of its own with one thread, so that results do not depend on how many run beside it.
+    Runs in a process of its own with one thread, so that results do not depend on how many run beside it. ``learned``:
+    what another job with the same checkpoint has learned on this video already.
     """
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    video = next(v for v in open_split(job.preset, job.split, job.root, job.seed) if v.name == name)
+    video = next(v for v in videos_of(job) if v.name == name)
     if job.checkpoint is not None:
         model, _ = checkpoints.load_model(job.checkpoint)
     else:
         model = checkpoints.untrained_model(job.preset.name)
-    device = torch.device(job.device)
-    config, segmentation = model.config, model.segmentation
-    steps = config.online_steps if job.online_steps is None else job.online_steps
-    started = time.perf_counter()
-    given = sorted(given_masks(video).items())
-    if steps and given and segmentation is not None and any(row.config for row in job.rows):
-        t, first = given[0]
-        segmentation = learn_online(
-            segmentation,
-            video.image(t),
-            first,
-            job.preset.lucid,
-            steps=steps,
-            batch_size=job.preset.online_batch_size,
-            peak=job.preset.online_learning_rate,
-            device=device,
-            mixed_precision=cli.bfloat16_is_fast(device),
-            seed=zlib.crc32(name.encode()) ^ job.seed,
-        )
+    learned = learned or learn(job, model, video)
     result: dict[str, Any] = {
-        "online_seconds": time.perf_counter() - started,
+        "online_seconds": learned.seconds,
         "num_frames": video.num_frames,
         "frames": video.frame_names,
+        "files": state_digest(video.files),
         "dataset": job.preset.dataset,
         "categories": video.categories,
         "first_frame_of": video.first_frame_of,
@@ -121,8 +114,8 @@ def score_video(job: Job, name: str) -> dict[str, Any]:
         variant = None
         if row.config is not None:
             variant = with_config(job, model, row.config)
-            variant.segmentation = segmentation
-            variant.to(device).eval()
+            learned.put_into(variant)
+            variant.to(torch.device(job.device)).eval()
         oracle = OracleScores() if job.oracle and variant is not None else None
         seconds = run_row(job, row, video, variant, oracle)
         result[row.name] = {
@@ -162,7 +155,7 @@ def score_videos(job: Job, names: Sequence[str], processes: int = 0) -> dict[str
 def score_share(job: Job, names: Sequence[str], processes: int = 0) -> Records:
     """The part of :func:`score_videos` that is this rank's; the results are in the records that it returns."""
     world = distributed.world()
-    videos = {video.name: video for video in open_split(job.preset, job.split, job.root, job.seed)}
+    videos = {video.name: video for video in videos_of(job)}
     records = Records(job.out / ".done", settings_of(job))
     job = dataclasses.replace(job, device=str(distributed.device_of_rank(torch.device(job.device))))
     mine = distributed.share({name: videos[name].num_frames for name in names}, world)
@@ -195,16 +188,16 @@ def _score_in_processes(job: Job, records: Records, names: Sequence[str], count:
             raise
 
 
-def record_video(job: Job, records: Records, name: str) -> None:
+def record_video(job: Job, records: Records, name: str, learned: Learned | None = None) -> None:
     """:func:`score_video`, kept in the records; a video that is stopped half-way has none and starts anew."""
     records.forget(name)
-    records.save(name, score_video(job, name))
+    records.save(name, score_video(job, name, learned))
 
 
 def finished_result(job: Job, records: Records, video: VideoSequence) -> dict[str, Any] | None:
-    """The result of a video with a record of the same settings and frames, if all its masks are there."""
+    """The result of a video with a record of the same settings and files, if all its masks are there."""
     result = records.load(video.name)
-    if result is None or result["frames"] != video.frame_names:
+    if result is None or (result["frames"], result.get("files")) != (video.frame_names, state_digest(video.files)):
         return None
     masks = (job.folder(row, video.name) / f"{frame}.png" for row in job.rows for frame in video.frame_names)
     return result if all(mask.is_file() for mask in masks) else None
@@ -219,7 +212,7 @@ def collect(job: Job, names: Sequence[str], records: Records, folder: Path | Non
     Raises:
         InputError: other ranks have stopped without doing it.
     """
-    videos = {video.name: video for video in open_split(job.preset, job.split, job.root, job.seed)}
+    videos = {video.name: video for video in videos_of(job)}
     results: dict[str, dict[str, Any]] = {}
 
     def missing() -> list[str]:

@@ -81,6 +81,8 @@ class STGConfig:
     """Look for a lost object among all proposals of the frame that come from outside, or else on a grid of boxes."""
     online_steps: int = 0
     """Steps of online learning on the first frame (OL of Table 4)."""
+    online_key_steps: int = 0
+    """Steps of online learning of the memory keys, where there is any online learning."""
 
     def __post_init__(self) -> None:
         choices = {
@@ -153,4 +155,20 @@ class STGConfig:
             raise InputError(
                 f"unknown configuration {', '.join(unknown)}: the checkpoint is of another version of stg_pyg"
             )
+        wrong = [f.name for f in fields(cls) if f.name in values and not _is_of(f.type, values[f.name])]
+        if wrong:
+            raise InputError(f"{wrong[0]} = {values[wrong[0]]!r} is no value that this version of stg_pyg takes")
         return cls(**{**values, "gaps": tuple(values.get("gaps", (1,)))})
+
+
+def _is_of(annotation: Any, value: Any) -> bool:
+    """Whether a value is of the type that a field is annotated with."""
+    kinds: dict[str, tuple[type, ...]] = {"bool": (bool,), "int": (int,), "float": (int, float), "str": (str,)}
+    for part in str(annotation).split(" | "):
+        if part == "None" and value is None:
+            return True
+        if part.startswith("tuple") and isinstance(value, list | tuple):
+            return all(_is_of(part.removeprefix("tuple[").partition(",")[0], item) for item in value)
+        if type(value) in kinds.get(part, ()):
+            return True
+    return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -21,6 +22,8 @@ from stg_pyg.errors import InputError
 
 PathLike = str | os.PathLike[str]
 UInt8Array = NDArray[np.uint8]
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")  # no others, as some are read by running a program
+_LONGEST_NAME = 200  # bytes; file systems take 255, suffixes and temporary names included
 _MAX_GREY_LEVELS = 32  # more of them, 255 included, is an anti-aliased black and white mask rather than object ids
 
 
@@ -40,13 +43,24 @@ def natural_sort_key(name: PathLike) -> list[tuple[int, int | str]]:
     return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts if part]
 
 
+def is_inside(name: str) -> bool:
+    """Whether a name out of a file, such as ``car`` or ``cars/red``, is of a file below the folder it is joined to."""
+    parts = re.split(r"[/\\]", name)
+    if not {"", ".", ".."}.isdisjoint(parts) or "\0" in name or re.match("[A-Za-z]:", name):
+        return False
+    try:
+        return all(len(os.fsencode(part)) <= _LONGEST_NAME for part in parts)
+    except UnicodeEncodeError:
+        return False
+
+
 def read_image(path: PathLike) -> UInt8Array:
     """A picture as uint8 [H, W, 3] RGB; transparency is dropped and the EXIF orientation applied.
 
     Raises:
         InputError: the file is missing, truncated or not a picture.
     """
-    image = ImageOps.exif_transpose(_open(path))
+    image = _upright(_open(path))
     if image.mode.startswith("I") or image.mode == "F":
         return np.repeat(_sixteen_bits_to_eight(np.asarray(image))[..., None], 3, axis=2)
     return np.array(image.convert("RGB"))
@@ -150,7 +164,7 @@ def _open(path: PathLike) -> Image.Image:
     if not os.path.exists(path):
         raise InputError(f"{path}: no such file; check the path")
     try:
-        image = Image.open(path)
+        image = Image.open(path, formats=_FORMATS)
         image.load()
     except UnidentifiedImageError as error:
         raise InputError(f"{path}: is not a picture; give a PNG or JPEG file") from error
@@ -158,11 +172,20 @@ def _open(path: PathLike) -> Image.Image:
         raise InputError(f"{path}: may not be read; check its permissions") from error
     except IsADirectoryError as error:
         raise InputError(f"{path}: is a folder; give a PNG or JPEG file") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{path}: has more than {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels; reduce it") from error
+    except Exception as error:  # decoders of broken files raise errors of all kinds
         raise InputError(
             f"{path}: cannot be decoded ({error}); it may be cut short, copy or export it again"
         ) from error
     return image
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # whatever is wrong with the note of a camera, the picture itself was decoded
+        return image
 
 
 def _sixteen_bits_to_eight(values: NDArray[Any]) -> UInt8Array:
@@ -226,6 +249,13 @@ def _jsonable(obj: Any) -> Any:
     return obj
 
 
+def remove_leftovers(folder: PathLike) -> None:
+    """Deletes what :func:`write_atomic` had half written into a folder when its process was killed."""
+    for path in Path(folder).glob(".*.tmp"):
+        if re.fullmatch(r"\..+\.[0-9a-f]{8}\.tmp", path.name):
+            path.unlink(missing_ok=True)
+
+
 def write_atomic(path: PathLike, write: Callable[[IO[bytes]], Any]) -> None:
     """Write beside ``path`` and rename, so that a reader or an interrupted run never meets half a file."""
     target = Path(path)
@@ -236,7 +266,8 @@ def write_atomic(path: PathLike, write: Callable[[IO[bytes]], Any]) -> None:
             write(file)
         os.replace(temporary, target)
     except OSError as error:
-        raise InputError(f"{target}: cannot be written ({error.strerror or error}); choose another folder") from error
+        remedy = "free space or choose" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "choose"
+        raise InputError(f"{target}: cannot be written ({error.strerror or error}); {remedy} another folder") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -1,9 +1,9 @@
 """Training crops of the segmentation network, dreamt from annotated frames.
 
 A sample is a crop of a frame, the mask of one object in it, and a rough mask Q such as propagation would deliver. Q
-comes either from a second annotated frame, warped by optical flow between the two crops, or, as in lucid data dreaming
-(Khoreva et al., IJCV 2019), from the object's own mask, deformed; both are then degraded the way real ones are. NumPy
-and OpenCV only, so that workers may be forked.
+is the mask of a previous frame, warped by optical flow between the two crops, or the object's own mask, deformed;
+either is then degraded the way real ones are. Both frames are of the video, or both are dreamt from one annotated frame
+(lucid data dreaming, :mod:`stg_pyg.dreams`). NumPy and OpenCV only, so that workers may be forked.
 """
 
 from __future__ import annotations
@@ -14,7 +14,11 @@ from typing import NamedTuple, Protocol
 import cv2
 import numpy as np
 
-PADDING_COLOUR = (124, 116, 104)
+from stg_pyg.dream_layers import object_ids
+from stg_pyg.dreams import DreamCache, Dreamer
+from stg_pyg.errors import InputError
+from stg_pyg.rough_masks import deform, misplace, warp_by_flow
+from stg_pyg.windows import cut
 
 
 class AnnotatedVideo(Protocol):
@@ -57,17 +61,47 @@ class LucidConfig:
     absent_share: float = 0.08
     background_share: float = 0.15
     distractor_share: float = 0.15
-    moved_share: float = 0.0
     max_rotation: float = 20.0
+    dream_share: float = 0.0
+    """Samples whose two frames are dreamt from one; their Q always comes from flow."""
 
 
-def draw_sample(rng: np.random.Generator, videos: list[AnnotatedVideo], config: LucidConfig, video: int) -> Sample:
-    """A sample of the video at position ``video``; the other videos lend backgrounds and distractors."""
-    source = videos[video]
-    t, other, obj = _draw_frames(rng, source, config)
+def draw_sample(
+    rng: np.random.Generator,
+    videos: list[AnnotatedVideo],
+    config: LucidConfig,
+    video: int,
+    dreamers: DreamCache | None = None,
+) -> Sample:
+    """A sample of the video at position ``video``; the other videos lend backgrounds and distractors.
+
+    ``dreamers`` keeps what dreams of the same frame share, for one list of videos; samples do not depend on it.
+    """
+    t, other, obj = _draw_frames(rng, videos[video], config)
+    if config.dream_share > 0 and rng.random() < config.dream_share:
+        image, labels = videos[video].image(t), videos[video].labels(t)
+        assert labels is not None
+        dreamer = Dreamer(image, labels) if dreamers is None else dreamers.get((video, t), image, labels)
+        crop, q, target = _dreamt_crops(rng, dreamer, obj, config)
+    else:
+        crop, q, target = _real_crops(rng, videos[video], (t, other, obj), config)
+    q = degrade(rng, q, target, config)
+    if rng.random() < config.background_share:
+        crop = _swap_background(rng, crop, target, _foreign_crop(rng, videos, config.size))
+    if rng.random() < config.distractor_share:
+        crop, target = _paste_distractor(rng, crop, target, videos, config)
+    if rng.random() < 0.5:
+        crop, q, target = crop[:, ::-1], q[:, ::-1], target[:, ::-1]
+    crop = jitter_colours(rng, np.ascontiguousarray(crop))
+    return Sample(crop, np.ascontiguousarray(q), np.ascontiguousarray(target))
+
+
+def _real_crops(
+    rng: np.random.Generator, source: AnnotatedVideo, chosen: tuple[int, int | None, int], config: LucidConfig
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Crop, Q and target of a frame of the video."""
+    t, other, obj = chosen
     image, mask = source.image(t), _mask(source, t, obj)
-    if config.moved_share > 0 and rng.random() < config.moved_share:
-        image, mask = move_object(rng, image, mask)
     absent = rng.random() < config.absent_share or not mask.any()
     window = _draw_window(rng, mask, config, absent)
     crop, target = cut(image, window, config.size), cut(mask, window, config.size, mask=True)
@@ -78,18 +112,29 @@ def draw_sample(rng: np.random.Generator, videos: list[AnnotatedVideo], config: 
         q = (
             target
             if not absent
-            else _shift(rng, cut(mask, _draw_window(rng, mask, config, False), config.size, mask=True))
+            else misplace(rng, cut(mask, _draw_window(rng, mask, config, False), config.size, mask=True))
         )
         q = deform(rng, q, strength=1.0)
-    q = degrade(rng, q, target, config)
-    if rng.random() < config.background_share:
-        crop = _swap_background(rng, crop, target, _foreign_crop(rng, videos, config.size))
-    if rng.random() < config.distractor_share:
-        crop, target = _paste_distractor(rng, crop, target, videos, config)
-    if rng.random() < 0.5:
-        crop, q, target = crop[:, ::-1], q[:, ::-1], target[:, ::-1]
-    crop = jitter_colours(rng, np.ascontiguousarray(crop))
-    return Sample(crop, np.ascontiguousarray(q), np.ascontiguousarray(target))
+    return crop, q, target
+
+
+def _dreamt_crops(
+    rng: np.random.Generator, dreamer: Dreamer, obj: int, config: LucidConfig
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Crop, Q and target of a dreamt frame; the crop is where the object is or, if it has gone, where it was."""
+    dream = dreamer.dream(rng, obj)
+    frame, shape = (dreamer.parts.width, dreamer.parts.height), (config.size, config.size)
+    box, before = dreamer.box(dream.current, obj), dreamer.box(dream.previous, obj)
+    place = before if box is None else box
+    absent = rng.random() < config.absent_share or place is None
+    window = _window_around(rng, place, frame, config, absent)
+    current = dreamer.render(dream.current, window, shape, obj)
+    if absent:
+        elsewhere = _window_around(rng, place, frame, config, False)
+        mask = dreamer.render(dream.current, elsewhere, shape, obj).mask
+        return current.image, deform(rng, misplace(rng, mask), strength=1.0), current.mask
+    previous = dreamer.render(dream.previous, window, shape, obj)
+    return current.image, warp_by_flow(current.image, previous.image, previous.mask), current.mask
 
 
 def _mask(video: AnnotatedVideo, t: int, obj: int) -> np.ndarray:
@@ -105,13 +150,14 @@ def _draw_frames(rng: np.random.Generator, video: AnnotatedVideo, config: LucidC
         labels = video.labels(t)
         if labels is None or not labels.any():
             continue
-        obj = int(rng.choice(np.flatnonzero(np.bincount(labels.ravel())[1:]) + 1))
+        obj = int(rng.choice(object_ids(labels)))
         near = [t + d for d in range(-config.max_gap, config.max_gap + 1) if d and 0 <= t + d < video.num_frames]
         near = [s for s in near if video.labels(s) is not None]
         return t, int(rng.choice(near)) if near else None, obj
     annotated = [t for t in range(video.num_frames) if (labels := video.labels(t)) is not None and labels.any()]
     if not annotated:
-        raise ValueError("the video has no annotated object to draw samples from")
+        name = getattr(video, "name", "the video")
+        raise InputError(f"{name}: has no annotated object to draw samples from; take it off the list of the split")
     labels = video.labels(annotated[0])
     assert labels is not None
     return annotated[0], None, int(labels[labels > 0][0])
@@ -121,11 +167,19 @@ def _draw_window(rng: np.random.Generator, mask: np.ndarray, config: LucidConfig
     """2 x 3 matrix from crop to frame coordinates: the jittered, rotated window around the object."""
     height, width = mask.shape
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if len(rows) == 0:
+    box = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]) if len(rows) else None
+    return _window_around(rng, box, (width, height), config, absent)
+
+
+def _window_around(
+    rng: np.random.Generator, box: np.ndarray | None, frame: tuple[int, int], config: LucidConfig, absent: bool
+) -> np.ndarray:
+    """The window around a box (x0, y0, x1, y1), or anywhere in a frame of that width and height."""
+    width, height = frame
+    if box is None:
         center, size = np.array([width / 2, height / 2]), np.array([width / 3, height / 3])
     else:
-        center = np.array([columns[0] + columns[-1] + 1, rows[0] + rows[-1] + 1]) / 2
-        size = np.array([columns[-1] + 1 - columns[0], rows[-1] + 1 - rows[0]], dtype=float)
+        center, size = (box[:2] + box[2:]) / 2, np.asarray(box[2:] - box[:2], dtype=float)
     if absent:
         center = rng.uniform([0, 0], [width, height])
     size = np.maximum(size * (1 + 2 * config.margin), 24)
@@ -137,50 +191,6 @@ def _draw_window(rng: np.random.Generator, mask: np.ndarray, config: LucidConfig
     linear = rotation * (size / config.size)
     offset = center - linear @ np.full(2, config.size / 2)
     return np.column_stack([linear, offset])
-
-
-def cut(image: np.ndarray, window: np.ndarray, size: int, mask: bool = False) -> np.ndarray:
-    """The ``size`` x ``size`` crop that ``window`` (2 x 3, crop to frame) maps into the frame, without aliasing."""
-    scale = float(np.sqrt(abs(np.linalg.det(window[:, :2]))))
-    matrix = window.copy()
-    factor = 2 if scale >= 1.3 else 1
-    matrix[:, :2] /= factor
-    # Pixel centres are at integers for OpenCV and at halves for the boxes.
-    matrix[:, 2] += matrix[:, :2] @ np.full(2, 0.5) - 0.5
-    border = (0, 0, 0) if mask else PADDING_COLOUR
-    crop = cv2.warpAffine(
-        image, matrix, (size * factor, size * factor), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderValue=border
-    )
-    if factor == 1:
-        return np.asarray(crop)
-    return np.asarray(cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA))
-
-
-def warp_by_flow(current: np.ndarray, previous: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The mask of the previous crop, warped to the current one by DIS flow between the two."""
-    estimator = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
-    flow = estimator.calc(
-        cv2.cvtColor(current, cv2.COLOR_RGB2GRAY),
-        cv2.cvtColor(previous, cv2.COLOR_RGB2GRAY),
-        None,  # type: ignore[call-overload]
-    )
-    rows, columns = np.indices(mask.shape, dtype=np.float32)
-    return np.asarray(cv2.remap(mask, columns + flow[..., 0], rows + flow[..., 1], cv2.INTER_LINEAR))
-
-
-def deform(rng: np.random.Generator, mask: np.ndarray, strength: float) -> np.ndarray:
-    """A mask under a random similarity and a smooth random displacement, as an object deforms between two frames."""
-    size = mask.shape[0]
-    matrix = cv2.getRotationMatrix2D(
-        (size / 2, size / 2), rng.normal(0, 6 * strength), np.exp(rng.normal(0, 0.08 * strength))
-    )
-    shift = rng.normal(0, 0.035 * strength * size, 2)
-    coarse = rng.normal(0, 0.022 * strength * size, (2, 5, 5)).astype(np.float32)
-    field = [cv2.resize(c, (size, size), interpolation=cv2.INTER_CUBIC) for c in coarse]
-    rows, columns = np.indices(mask.shape, dtype=np.float32)
-    xs = matrix[0, 0] * columns + matrix[0, 1] * rows + matrix[0, 2] + shift[0] + field[0]
-    ys = matrix[1, 0] * columns + matrix[1, 1] * rows + matrix[1, 2] + shift[1] + field[1]
-    return np.asarray(cv2.remap(mask, xs.astype(np.float32), ys.astype(np.float32), cv2.INTER_LINEAR))
 
 
 def degrade(rng: np.random.Generator, q: np.ndarray, target: np.ndarray, config: LucidConfig) -> np.ndarray:
@@ -198,7 +208,7 @@ def degrade(rng: np.random.Generator, q: np.ndarray, target: np.ndarray, config:
         return q
     draw -= config.box_share
     if draw < config.misplaced_share:
-        return _shift(rng, deform(rng, q, strength=2.0))
+        return misplace(rng, deform(rng, q, strength=2.0))
     if rng.random() < 0.3:
         q = deform(rng, q, strength=0.7)
     if rng.random() < 0.35:
@@ -227,37 +237,6 @@ def jitter_colours(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     if rng.random() < 0.15:
         x = x + rng.normal(0, rng.uniform(1, 7), x.shape).astype(np.float32)
     return np.clip(x, 0, 255).astype(np.uint8)
-
-
-def move_object(rng: np.random.Generator, image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The object cut out, its place inpainted, and put back elsewhere, turned and scaled (lucid data dreaming)."""
-    height, width = mask.shape
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if len(rows) == 0:
-        return image, mask
-    scale = 4
-    small = cv2.resize(image, (width // scale, height // scale), interpolation=cv2.INTER_AREA)
-    hole = cv2.resize(cv2.dilate(mask, np.ones((13, 13), np.uint8)), (width // scale, height // scale))
-    filled = cv2.resize(cv2.inpaint(small, (hole > 0).astype(np.uint8), 5, cv2.INPAINT_TELEA), (width, height))
-    soft_hole = cv2.GaussianBlur(cv2.dilate(mask, np.ones((7, 7), np.uint8)), (0, 0), 2)[..., None] / 255.0
-    background = image * (1 - soft_hole) + filled * soft_hole
-    center = (float(columns.mean()), float(rows.mean()))
-    matrix = cv2.getRotationMatrix2D(center, float(rng.normal(0, 12)), float(np.exp(rng.normal(0, 0.15))))
-    extent = np.array([columns[-1] - columns[0], rows[-1] - rows[0]]) + 1
-    matrix[:, 2] += rng.uniform(-0.8, 0.8, 2) * extent
-    moved = cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    moved_mask = np.asarray(cv2.warpAffine(mask, matrix, (width, height), flags=cv2.INTER_LINEAR))
-    if (moved_mask > 127).sum() < 0.3 * (mask > 127).sum():
-        return image, mask
-    alpha = cv2.GaussianBlur(moved_mask, (0, 0), 0.8)[..., None] / 255.0
-    return (moved * alpha + background * (1 - alpha)).astype(np.uint8), moved_mask
-
-
-def _shift(rng: np.random.Generator, q: np.ndarray) -> np.ndarray:
-    size = len(q)
-    angle, distance = rng.uniform(0, 2 * np.pi), rng.uniform(0.25, 0.7) * size
-    matrix = np.array([[1, 0, np.cos(angle) * distance], [0, 1, np.sin(angle) * distance]])
-    return np.asarray(cv2.warpAffine(q, matrix, (size, size)))
 
 
 def _foreign_crop(rng: np.random.Generator, videos: list[AnnotatedVideo], size: int) -> np.ndarray:
@@ -294,18 +273,3 @@ def _paste_distractor(
     soft = alpha[..., None].astype(np.float32) / 255
     target = np.where(alpha > 127, np.uint8(0), target)
     return (thing * soft + crop * (1 - soft)).astype(np.uint8), target
-
-
-def corrupt_mask(rng: np.random.Generator, mask: np.ndarray) -> np.ndarray:
-    """A mask [H, W] in [0, 1] of a frame with patches added and taken away around the object, as after drift."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if len(rows) == 0:
-        return mask
-    low = np.array([columns[0], rows[0]], dtype=float)
-    size = np.array([columns[-1], rows[-1]], dtype=float) + 1 - low
-    result = np.ascontiguousarray(mask, dtype=np.float32).copy()
-    for _ in range(int(rng.integers(1, 5))):
-        center = (low + rng.uniform(-0.15, 1.15, 2) * size).astype(int).tolist()
-        axes = np.maximum(rng.uniform(0.08, 0.35, 2) * size, 1).astype(int).tolist()
-        cv2.ellipse(result, center, axes, float(rng.uniform(0, 180)), 0, 360, 1.0 if rng.random() < 0.6 else 0.0, -1)
-    return result if result.any() else mask

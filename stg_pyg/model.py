@@ -196,6 +196,13 @@ class STGNet(nn.Module):
             gate = self.node_gate(node_evidence(graphs), graphs.score)
         if not self.config.use_spatial:
             return masks, gate
+        edge_index, edge_attr, weight = self.weighted_edges(graphs, gate)
+        graph = {"edge_weight": weight, "edge_attr": edge_attr, "batch": graphs.batch, "feat": graphs.feat}
+        nodes = call_spatial_conv(self.spatial_conv, graphs.x, edge_index, **graph)
+        return nodes[:, 0], gate
+
+    def weighted_edges(self, graphs: Batch, gate: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Edges [2, E] that propagation uses, their attributes [E, D] and weights [E]: Eq. 3, times the gate if any."""
         attributes = graphs.edge_attr if self.config.edge_iou == "box" else graphs.edge_attr[:, [0, 2]]
         weight = edge_weight(attributes, self.config.alpha)
         if self.node_gate is not None:
@@ -205,9 +212,7 @@ class STGNet(nn.Module):
         if self.config.min_edge_iou > 0:
             kept = edge_attr[:, -1] >= self.config.min_edge_iou
             edge_index, edge_attr, weight = edge_index[:, kept], edge_attr[kept], weight[kept]
-        graph = {"edge_weight": weight, "edge_attr": edge_attr, "batch": graphs.batch, "feat": graphs.feat}
-        nodes = call_spatial_conv(self.spatial_conv, graphs.x, edge_index, **graph)
-        return nodes[:, 0], gate
+        return edge_index, edge_attr, weight
 
     def select(self, graphs: Batch, nodes: Tensor, gate: Tensor, frame: FrameInput) -> tuple[Tensor, Tensor]:
         """Scores [N] of Eq. 6 and the best node [K] of every object, by the true mask and box while training."""

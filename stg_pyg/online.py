@@ -1,9 +1,11 @@
-"""Online learning: the segmentation network adapted to the annotated frames of one video (OL of Table 4)."""
+"""Online learning: the networks adapted to the annotated frames of one video (OL of Table 4)."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
+import time
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -11,6 +13,8 @@ from torch import nn
 
 from stg_pyg.lucid import LucidConfig
 from stg_pyg.training import LucidBatches, batches, learning_rate, segmentation_step
+
+WARM_UP = 10
 
 
 class AnnotatedFrames:
@@ -35,10 +39,38 @@ class AnnotatedFrames:
         return self._labels[t]
 
 
+class Schedule:
+    """Learning rates of at most ``steps`` steps within ``seconds`` seconds, whichever ends first.
+
+    The rate falls with the share of the steps or of the time that is used up, so that it has fallen when either ends.
+    With a limit of time, results depend on how fast the machine is.
+    """
+
+    def __init__(
+        self, steps: int, peak: float, seconds: float | None = None, clock: Callable[[], float] = time.monotonic
+    ):
+        self.steps, self.peak, self.seconds = steps, peak, seconds
+        self._clock, self._start = clock, clock()
+
+    def rate(self, step: int) -> float | None:
+        """Learning rate of step ``step``; none where there is no time or no step left."""
+        progress = float(step)
+        if self.seconds is not None:
+            used = (self._clock() - self._start) / self.seconds if self.seconds > 0 else 1.0
+            if used >= 1:
+                return None
+            progress = max(progress, used * self.steps)
+        if step >= self.steps:
+            return None
+        # In the first steps the rate rises with the steps done, however long they take.
+        warm = learning_rate(step, self.steps, self.peak, WARM_UP)
+        return warm if step < WARM_UP else learning_rate(int(progress), self.steps, self.peak, WARM_UP)
+
+
 def learn_online(
     net: nn.Module,
-    image: np.ndarray,
-    labels: np.ndarray,
+    image: np.ndarray | list[np.ndarray],
+    labels: np.ndarray | list[np.ndarray],
     config: LucidConfig,
     *,
     steps: int,
@@ -47,32 +79,47 @@ def learn_online(
     device: torch.device,
     mixed_precision: bool = False,
     seed: int = 0,
+    seconds: float | None = None,
 ) -> nn.Module:
-    """A copy of the network, trained on dreams of one annotated frame; the network itself stays as it is.
-
-    The statistics of the batch normalisation are frozen, as crops of one object are no fair sample.
+    """A copy of the network, trained on dreams of one or several annotated frames; the network itself stays as it is.
 
     Args:
-        image: uint8 [H, W, 3].
-        labels: uint8 [H, W].
+        image: uint8 [H, W, 3], or a list of them.
+        labels: uint8 [H, W], or one a frame.
         config: how samples are drawn; samples are taken elsewhere in the frame more often, as the background of this
             very video is what the object must be told from.
+        steps: most steps.
         peak: highest learning rate.
+        seconds: most seconds; none: as long as the steps take.
     """
     adapted = copy.deepcopy(net).to(device)
-    if steps <= 0 or not labels.any():
+    images = image if isinstance(image, list) else [image]
+    maps = labels if isinstance(labels, list) else [labels]
+    if steps <= 0 or not any(frame.any() for frame in maps):
         return adapted.eval()
-    adapted.train().requires_grad_(True)
-    for module in adapted.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.eval()
+    train_mode(adapted)
     optimizer = torch.optim.Adam(adapted.parameters(), lr=peak)
-    video = AnnotatedFrames([image], [labels])
-    own = dataclasses.replace(config, flow_share=0.0, background_share=0.0, distractor_share=0.0, absent_share=0.12)
-    dataset = LucidBatches([video], own, batch_size, (0, steps), seed)
+    dataset = LucidBatches([AnnotatedFrames(images, maps)], of_one_video(config), batch_size, (0, steps), seed)
+    schedule = Schedule(steps, peak, seconds)
     for step, batch in enumerate(batches(dataset, workers=0)):
+        rate = schedule.rate(step)
+        if rate is None:
+            break
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps, peak, warmup=10)
+            group["lr"] = rate
         with torch.enable_grad():
             segmentation_step(adapted, optimizer, batch, device, mixed_precision)
     return adapted.eval()
+
+
+def of_one_video(config: LucidConfig) -> LucidConfig:
+    """How samples are drawn where the frames of one video are all there is, and no two of them follow each other."""
+    return dataclasses.replace(config, flow_share=0.0, background_share=0.0, distractor_share=0.0, absent_share=0.12)
+
+
+def train_mode(net: nn.Module) -> None:
+    """Lets a network learn, but for the statistics of its normalisation: crops of one object are no fair sample."""
+    net.train().requires_grad_(True)
+    for module in net.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()

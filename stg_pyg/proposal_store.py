@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,11 +15,10 @@ import torch
 from stg_pyg.coco import write_coco_frames
 from stg_pyg.encoded import EncodedProposals, ProposalSource, Size, find_fault, round_features
 from stg_pyg.errors import InputError
-from stg_pyg.io import PathLike, natural_sort_key, write_atomic, write_json
+from stg_pyg.io import PathLike, is_inside, natural_sort_key, write_atomic, write_json
 
 FORMAT = "stg_pyg-proposals-1"
 META, MERGED = "meta.json", "proposals.json"
-_BROKEN = (OSError, ValueError, KeyError, EOFError, TypeError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 _AGAIN = "delete it and run experiments.proposals again"
 
 
@@ -94,7 +91,7 @@ class StoredProposals(ProposalSource):
         try:
             with np.load(path, allow_pickle=False) as file:
                 encoded = _unpack(file, size)
-        except _BROKEN as error:
+        except Exception as error:  # broken archives and headers raise errors of all kinds
             raise InputError(f"{path}: is broken or cut short; {_AGAIN}") from error
         expected = self.meta["feature_size"] or 0
         if not len(encoded):
@@ -195,7 +192,7 @@ class ProposalWriter:
         meta = read_meta(self.folder)
         before, now = meta["settings"], json.loads(json.dumps(settings))
         if before != now:
-            name = next(key for key in sorted({*before, *now}) if before.get(key) != now.get(key))
+            name = next(key for key in sorted({*before, *now}) if before.get(key, ...) != now.get(key, ...))
             raise InputError(
                 f"{self.folder}: was made with {name} {before.get(name)!r}, not {now.get(name)!r}; choose another --out"
             )
@@ -225,7 +222,7 @@ def frame_path(folder: Path, sequence: str, stem: str) -> Path:
     Raises:
         InputError: the names lead out of the folder.
     """
-    if not {"", ".", ".."}.isdisjoint([*sequence.split("/"), stem]) or "/" in stem or stem.startswith("."):
+    if not is_inside(sequence) or not is_inside(stem) or "/" in stem or stem.startswith("."):
         raise InputError(f"{folder}: {sequence!r}/{stem!r} is no name of a frame; rename the video or the frame")
     return folder / sequence / f"{stem}.npz"
 
@@ -253,8 +250,10 @@ def read_meta(folder: Path) -> dict[str, Any]:
 def _is_sound(meta: dict[str, Any]) -> bool:
     sizes, number = meta.get("sizes"), meta.get("feature_size")
     return (
-        isinstance(meta.get("settings"), dict)
+        meta.keys() >= {"settings", "feature_size", "sizes"}
+        and isinstance(meta.get("settings"), dict)
         and isinstance(sizes, dict)
+        and all(is_inside(name) for name in sizes)
         and all(
             isinstance(s, list) and len(s) == 2 and all(type(v) is int and v > 0 for v in s) for s in sizes.values()
         )

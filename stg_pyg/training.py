@@ -1,26 +1,34 @@
-"""Training of the segmentation network: reproducible batches of lucid samples, one step, averaged weights."""
+"""Training: reproducible batches of lucid samples, steps on batches that come in parts, averaged weights."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import cv2
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
 from stg_pyg.crops import normalize_image
+from stg_pyg.dreams import DreamCache
 from stg_pyg.lucid import AnnotatedVideo, LucidConfig, draw_sample
 from stg_pyg.nn.segmentation import segmentation_loss
 
 T = TypeVar("T")
+SegmentationBatch = tuple[Tensor, Tensor, Tensor]
+MAX_NORM = 5.0
+"""Norm that the gradients of the segmentation network are clipped to."""
 
 
-class LucidBatches(Dataset[tuple[Tensor, Tensor, Tensor]]):
+class LucidBatches(Dataset[SegmentationBatch]):
     """Batch ``step`` of a training run, the same whenever and by whichever worker it is drawn.
 
     Args:
@@ -38,16 +46,17 @@ class LucidBatches(Dataset[tuple[Tensor, Tensor, Tensor]]):
     ):
         self.videos, self.config, self.batch_size, self.seed = list(videos), config, batch_size, seed
         self.first, self.last = steps
+        self.dreamers = DreamCache()
 
     def __len__(self) -> int:
         return max(self.last - self.first, 0)
 
-    def __getitem__(self, position: int) -> tuple[Tensor, Tensor, Tensor]:
+    def __getitem__(self, position: int) -> SegmentationBatch:
         if position >= len(self):
             raise IndexError(position)
         rng = np.random.default_rng([self.seed, self.first + position])
         chosen = rng.integers(len(self.videos), size=self.batch_size)
-        samples = [draw_sample(rng, self.videos, self.config, int(video)) for video in chosen]
+        samples = [draw_sample(rng, self.videos, self.config, int(video), self.dreamers) for video in chosen]
         images = np.stack([sample.image.transpose(2, 0, 1) for sample in samples])
         q, targets = np.stack([sample.q for sample in samples]), np.stack([sample.target for sample in samples])
         return torch.from_numpy(images), torch.from_numpy(q), torch.from_numpy(targets)
@@ -70,23 +79,84 @@ def batches(dataset: Dataset[T], workers: int) -> Iterator[T]:
     return iter(loader)
 
 
+@dataclass(frozen=True)
+class Part(Generic[T]):
+    """Some samples of a batch."""
+
+    share: float
+    """How much of the batch they are, in (0, 1]."""
+    samples: T
+
+
+def optimisation_step(
+    net: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    parts: Sequence[Part[T]],
+    losses_of: Callable[[T], dict[str, Tensor]],
+    *,
+    max_norm: float,
+    scaler: torch.amp.GradScaler | None = None,
+) -> dict[str, float]:
+    r"""One step along the gradient of a batch that is taken in parts, clipped to the norm ``max_norm``.
+
+    .. math:: \nabla L = \sum_r \sum_{m \in r} s_m \nabla L_m
+
+    over the parts m, with their shares s, of all processes r; it is the gradient of the whole batch where L is a mean
+    over samples.
+
+    Args:
+        net: whose gradients are clipped; a ``DistributedDataParallel`` where several processes train it.
+        optimizer: of its weights.
+        parts: those of this process.
+        losses_of: losses of a part by name; the one named ``loss`` is minimised.
+        scaler: of the loss, for float16.
+
+    Returns:
+        The losses of this process's parts, each multiplied by its share, summed.
+    """
+    scaler = scaler or torch.amp.GradScaler(enabled=False)
+    replicas = dist.get_world_size() if isinstance(net, DistributedDataParallel) else 1
+    optimizer.zero_grad(set_to_none=True)
+    sums: dict[str, Tensor] = {}
+    for number, part in enumerate(parts, start=1):
+        last = number == len(parts)
+        with net.no_sync() if isinstance(net, DistributedDataParallel) and not last else nullcontext():
+            losses = losses_of(part.samples)
+            # Processes average their gradients, and the shares of all processes sum to one.
+            scaler.scale(losses["loss"] * (part.share * replicas)).backward()
+        for name, value in losses.items():
+            sums[name] = value.detach() * part.share + sums.get(name, 0.0)
+    scaler.unscale_(optimizer)
+    nn.utils.clip_grad_norm_([p for p in net.parameters() if p.requires_grad], max_norm)
+    scaler.step(optimizer)
+    scaler.update()
+    return {name: float(value) for name, value in sums.items()}
+
+
+def segmentation_losses(
+    net: nn.Module, batch: SegmentationBatch, device: torch.device, precision: torch.dtype = torch.float32
+) -> dict[str, Tensor]:
+    """The ``loss`` of a uint8 batch, whose forward pass runs in ``precision``."""
+    images, q, targets = (x.to(device).float().div_(255) for x in batch)
+    with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
+        output = net(normalize_image(images), q)
+    return {"loss": segmentation_loss(output, targets)}
+
+
 def segmentation_step(
     net: nn.Module,
     optimizer: torch.optim.Optimizer,
-    batch: tuple[Tensor, Tensor, Tensor],
+    batch: SegmentationBatch,
     device: torch.device,
     mixed_precision: bool,
 ) -> float:
     """One optimisation step on a uint8 batch; returns the loss."""
-    images, q, targets = (x.to(device).float().div_(255) for x in batch)
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=mixed_precision):
-        output = net(normalize_image(images), q)
-    loss = segmentation_loss(output, targets)
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    nn.utils.clip_grad_norm_(net.parameters(), 5.0)
-    optimizer.step()
-    return float(loss.detach())
+    precision = torch.bfloat16 if mixed_precision else torch.float32
+
+    def losses_of(samples: SegmentationBatch) -> dict[str, Tensor]:
+        return segmentation_losses(net, samples, device, precision)
+
+    return optimisation_step(net, optimizer, [Part(1.0, batch)], losses_of, max_norm=MAX_NORM)["loss"]
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: int = 100) -> float:

@@ -1,21 +1,19 @@
 import dataclasses
 
+import cv2
 import numpy as np
 import pytest
 
 from datasets import SyntheticVideos
+from stg_pyg.dreams import DreamCache
 from stg_pyg.lucid import (
-    PADDING_COLOUR,
     LucidConfig,
-    corrupt_mask,
-    cut,
-    deform,
     degrade,
     draw_sample,
     jitter_colours,
-    move_object,
-    warp_by_flow,
 )
+from stg_pyg.rough_masks import corrupt_mask, deform, warp_by_flow
+from stg_pyg.windows import PADDING_COLOUR, cut
 
 PLAIN = LucidConfig(
     size=32,
@@ -26,7 +24,6 @@ PLAIN = LucidConfig(
     absent_share=0.0,
     background_share=0.0,
     distractor_share=0.0,
-    moved_share=0.0,
 )
 
 
@@ -84,7 +81,7 @@ def videos():
     return list(SyntheticVideos("train", num_videos=3, num_frames=6, height=48, width=64))
 
 
-@pytest.mark.parametrize("config", [LucidConfig(size=32), LucidConfig(size=48, moved_share=1.0), PLAIN])
+@pytest.mark.parametrize("config", [LucidConfig(size=32), LucidConfig(size=48, dream_share=1.0), PLAIN])
 def test_same_seed_same_bytes(videos, config):
     def draw(seed):
         rng = np.random.default_rng(seed)
@@ -97,10 +94,40 @@ def test_same_seed_same_bytes(videos, config):
     assert any(a.image.tobytes() != b.image.tobytes() for a, b in zip(first, draw(6), strict=True))
 
 
+def test_samples_without_dreams_are_pinned(videos):
+    """Training that goes on from a checkpoint sees what it would have seen: another draw would shift all others."""
+    rng = np.random.default_rng(11)
+    samples = [draw_sample(rng, videos, LucidConfig(size=32), k % 3) for k in range(12)]
+    assert rng.integers(2**32) == 3705260804
+    means = [np.mean([array.mean() for array in arrays]) for arrays in zip(*samples, strict=True)]
+    np.testing.assert_allclose(means, [85.1, 34.0, 36.0], atol=1.0)  # what OpenCV computes may differ in the last bit
+
+
+def test_cached_dreams_are_the_same(videos):
+    config, cache = LucidConfig(size=32, dream_share=1.0), DreamCache(2)
+    first, second = ([np.random.default_rng(k) for k in range(12)] for _ in range(2))
+    for k, (one, two) in enumerate(zip(first, second, strict=True)):
+        a = draw_sample(one, videos, config, k % 3)
+        b = draw_sample(two, videos, config, k % 3, cache)
+        assert all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_q_of_a_dream_follows_the_target(videos):
+    config = dataclasses.replace(PLAIN, size=64, dream_share=1.0)
+    image, labels = scene(96, 128, boxes=(("1", 0, (40, 30, 90, 70)),))
+    noise = cv2.GaussianBlur(np.random.default_rng(0).normal(0, 160, image.shape), (0, 0), 1.5)
+    image = np.clip(image + 40 + noise, 0, 255).astype(np.uint8)
+    values = []
+    for seed in range(40):
+        sample = draw_sample(np.random.default_rng(seed), [Frames([image], [labels])], config, 0)
+        values.append(iou(sample.q > 127, sample.target > 127))
+    assert np.median(values) > 0.75
+
+
 def test_samples_do_not_change_the_videos():
     video = two_objects(2)
     before = [video.image(t).tobytes() + video.labels(t).tobytes() for t in range(2)]
-    config = LucidConfig(size=32, moved_share=0.5)
+    config = LucidConfig(size=32, dream_share=0.5)
     rng = np.random.default_rng(0)
     for _ in range(10):
         draw_sample(rng, [video], config, 0)
@@ -121,9 +148,9 @@ def test_target_is_the_mask_of_one_object():
     assert seen == {0, 1}
 
 
-def test_target_is_that_of_the_moved_object():
+def test_target_is_that_of_the_dreamt_object():
     rng = np.random.default_rng(1)
-    config = dataclasses.replace(PLAIN, moved_share=1.0)
+    config = dataclasses.replace(PLAIN, dream_share=1.0)
     values = []
     for _ in range(12):
         sample = draw_sample(rng, [two_objects(height=64, width=96)], config, 0)
@@ -203,7 +230,7 @@ def test_what_a_distractor_covers_is_not_target():
     assert max(covered) > 50
 
 
-@pytest.mark.parametrize("config", [PLAIN, LucidConfig(size=64), LucidConfig(size=128, moved_share=1.0)])
+@pytest.mark.parametrize("config", [PLAIN, LucidConfig(size=64), LucidConfig(size=128, dream_share=1.0)])
 @pytest.mark.parametrize(
     ("size", "box"),
     [
@@ -324,21 +351,6 @@ def test_jitter_of_colours():
     results = [jitter_colours(rng, image) for _ in range(10)]
     assert all(x.dtype == np.uint8 and x.shape == image.shape for x in results)
     assert len({x.tobytes() for x in results}) > 5
-
-
-def test_moved_object_and_mask_agree():
-    image, labels = scene(64, 96, boxes=(("1", 0, (30, 20, 60, 44)),))
-    mask = np.where(labels > 0, np.uint8(255), np.uint8(0))
-    rng = np.random.default_rng(0)
-    values, moved = [], []
-    for _ in range(10):
-        new_image, new_mask = move_object(rng, image, mask)
-        assert new_image.dtype == np.uint8 and new_image.shape == image.shape
-        values.append(iou(new_mask > 127, has_colour(new_image, 0)))
-        moved.append(iou(new_mask > 127, mask > 127))
-    assert np.median(values) > 0.8 > np.median(moved)
-    same_image, same_mask = move_object(rng, image, np.zeros_like(mask))
-    assert np.array_equal(same_image, image) and not same_mask.any()
 
 
 @pytest.mark.parametrize("box", [(10, 8, 40, 30), (20, 20, 21, 21), (0, 0, 64, 48), (60, 0, 64, 3)])

@@ -9,8 +9,8 @@ from datasets import SyntheticVideos
 from stg_pyg.crops import normalize_image
 from stg_pyg.lucid import LucidConfig
 from stg_pyg.nn.segmentation import SmallSegmentationNet, segmentation_loss
-from stg_pyg.online import AnnotatedFrames, learn_online
-from stg_pyg.training import LucidBatches
+from stg_pyg.online import AnnotatedFrames, Schedule, learn_online
+from stg_pyg.training import LucidBatches, learning_rate
 
 CONFIG = LucidConfig(size=32)
 OPTIONS = {"batch_size": 4, "peak": 2e-3, "device": torch.device("cpu")}
@@ -134,3 +134,28 @@ def test_annotated_frames_are_a_video(frames):
     assert video.num_frames == 2
     for t, (image, labels) in enumerate(frames):
         assert np.array_equal(video.image(t), image) and np.array_equal(video.labels(t), labels)
+
+
+def test_without_a_limit_of_time_the_rate_is_that_of_training():
+    schedule = Schedule(40, 1e-3)
+    rates = [schedule.rate(step) for step in range(40)]
+    assert rates == [learning_rate(step, 40, 1e-3, warmup=10) for step in range(40)]
+    assert schedule.rate(40) is None
+
+
+def test_the_rate_has_fallen_when_the_time_is_up():
+    now = [100.0]
+    schedule = Schedule(1000, 1e-3, seconds=20.0, clock=lambda: now[0])
+    assert schedule.rate(12) == pytest.approx(1e-3, rel=1e-2)
+    now[0] = 110.0
+    assert schedule.rate(13) == pytest.approx(0.5e-3, rel=0.05)
+    now[0] = 119.9
+    assert schedule.rate(14) < 2e-5
+    now[0] = 120.0
+    assert schedule.rate(15) is None
+
+
+def test_no_time_is_no_learning(net, frames):
+    assert equal(learn_online(net, *frames[0], CONFIG, steps=3, seconds=0.0, **OPTIONS).state_dict(), net.state_dict())
+    long = learn_online(net, *frames[0], CONFIG, steps=3, seconds=1e6, **OPTIONS)
+    assert equal(long.state_dict(), learn_online(net, *frames[0], CONFIG, steps=3, **OPTIONS).state_dict())

@@ -1,4 +1,5 @@
 import copy
+import functools
 from itertools import pairwise
 
 import numpy as np
@@ -9,7 +10,16 @@ from torch import nn
 from datasets import SyntheticVideos
 from stg_pyg.lucid import LucidConfig
 from stg_pyg.nn.segmentation import SegmentationOutput, SmallSegmentationNet
-from stg_pyg.training import AveragedWeights, LucidBatches, batches, learning_rate, segmentation_step
+from stg_pyg.training import (
+    AveragedWeights,
+    LucidBatches,
+    Part,
+    batches,
+    learning_rate,
+    optimisation_step,
+    segmentation_losses,
+    segmentation_step,
+)
 
 CONFIG = LucidConfig(size=32)
 CPU = torch.device("cpu")
@@ -109,6 +119,54 @@ def test_step_scales_bytes_and_clips_gradients():
     expected = (1 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
     torch.testing.assert_close(net.images[0, :, 0, 0], expected)
     assert 0 < net.weight.item() < 100
+
+
+class Grouped(nn.Module):
+    """A segmentation network whose samples do not see each other."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(4, 8, 3, padding=1), nn.GroupNorm(2, 8), nn.ReLU(), nn.Conv2d(8, 1, 1))
+        self.quality = nn.Linear(8, 1)
+
+    def forward(self, images, q):
+        x = self.layers[:3](torch.cat([images, q[:, None]], dim=1))
+        return SegmentationOutput(self.layers[3](x)[:, 0], self.quality(x.mean(dim=(2, 3)))[:, 0])
+
+
+@pytest.mark.parametrize("slices", [(slice(0, 2), slice(2, 5)), tuple(slice(k, k + 1) for k in range(5))])
+def test_a_batch_in_parts_is_the_batch(videos, slices):
+    batch = LucidBatches(videos, CONFIG, 5, (0, 1), seed=0)[0]
+    nets, losses = [Grouped(), Grouped()], []
+    nets[1].load_state_dict(nets[0].state_dict())
+    parts = [Part((part.stop - part.start) / 5, tuple(x[part] for x in batch)) for part in slices]
+    for net, own in zip(nets, ([Part(1.0, batch)], parts), strict=True):
+        optimizer = torch.optim.SGD(net.parameters(), lr=1.0)
+        for _ in range(3):
+            losses_of = functools.partial(segmentation_losses, net, device=CPU)
+            losses.append(optimisation_step(net, optimizer, own, losses_of, max_norm=100.0)["loss"])
+    assert losses[:3] == pytest.approx(losses[3:], rel=1e-5)
+    assert losses[0] - losses[2] > 0.01
+    for name, value in nets[0].state_dict().items():
+        torch.testing.assert_close(value, nets[1].state_dict()[name], rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_the_scaled_loss_of_float16_gives_the_same_step(videos):
+    batch = LucidBatches(videos, CONFIG, 2, (0, 1), seed=0)[0]
+    nets = [Grouped(), Grouped()]
+    nets[1].load_state_dict(nets[0].state_dict())
+    scalers = [None, torch.amp.GradScaler("cpu", init_scale=1024.0)]
+    for net, scaler in zip(nets, scalers, strict=True):
+        optimizer = torch.optim.SGD(net.parameters(), lr=1.0)
+        losses_of = functools.partial(segmentation_losses, net, device=CPU)
+        optimisation_step(net, optimizer, [Part(1.0, batch)], losses_of, max_norm=0.1, scaler=scaler)
+    for name, value in nets[0].state_dict().items():
+        torch.testing.assert_close(value, nets[1].state_dict()[name], rtol=1e-5, atol=1e-7, msg=name)
+    before = [p.clone() for p in nets[1].parameters()]
+    losses_of = lambda samples: {"loss": segmentation_losses(nets[1], samples, CPU)["loss"] * float("inf")}  # noqa: E731
+    optimisation_step(nets[1], optimizer, [Part(1.0, batch)], losses_of, max_norm=0.1, scaler=scalers[1])
+    assert all(torch.equal(a, b) for a, b in zip(before, nets[1].parameters(), strict=True)), "an overflow is no step"
+    assert scalers[1].get_scale() == 512.0
 
 
 @pytest.mark.parametrize(("steps", "warmup"), [(500, 100), (60, 10)])

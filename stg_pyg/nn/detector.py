@@ -58,8 +58,8 @@ class Detector(nn.Module):
         model.rpn.__class__, model.roi_heads.__class__ = ScoredRegions, ClassAgnosticHeads
         self.objectness = objectness
         self.set_limits(confidence, nms, max_detections, voting)
-        self.mixed_precision = False
-        """Whether the backbone runs in bfloat16."""
+        self.precision = torch.float32
+        """In which the backbone runs."""
         self._recipe: dict[str, Any] = {}
 
     def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -97,9 +97,10 @@ class Detector(nn.Module):
         )
 
     def _features(self, images: Tensor) -> OrderedDict[str, Tensor]:
-        with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=self.mixed_precision):
+        mixed = self.precision != torch.float32
+        with torch.autocast(images.device.type, dtype=self.precision, enabled=mixed):
             features = self.model.backbone(images)
-        return OrderedDict((name, x.float() if self.mixed_precision else x) for name, x in features.items())
+        return OrderedDict((name, x.float() if mixed else x) for name, x in features.items())
 
     def _reduce(self, image: Tensor) -> Tensor:
         """Averages where the transform's bilinear sampling would skip pixels, which is below half size."""

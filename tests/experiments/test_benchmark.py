@@ -5,9 +5,11 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from experiments import benchmark, benchmark_measure, cli
-from experiments.benchmark_cases import Case, Graphs, stg_case
-from experiments.benchmark_measure import add_speedups, exponent, fit_growth, measure, peak_mb
+from experiments import cli
+from experiments.benchmark import command as benchmark
+from experiments.benchmark import measure as benchmark_measure
+from experiments.benchmark.cases import Case, Graphs, stg_case
+from experiments.benchmark.measure import add_speedups, exponent, fit_growth, measure, peak_mb
 
 CPU = torch.device("cpu")
 KEYS = {"layer", "backend", "device", "objects", "proposals", "height", "width", "steps", "ms", "peak_mb"}

@@ -14,9 +14,8 @@ from experiments import cli
 from stg_pyg.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = sorted(
-    path.stem for path in (ROOT / "experiments").glob("*.py") if '__name__ == "__main__"' in path.read_text()
-)
+FILES = [path for path in (ROOT / "experiments").glob("**/*.py") if '__name__ == "__main__"' in path.read_text()]
+COMMANDS = sorted(path.parent.name if path.stem == "__main__" else path.stem for path in FILES)
 
 
 def command(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: object) -> int:
@@ -42,7 +41,7 @@ def error_line(capsys: pytest.CaptureFixture[str], alone: bool = True) -> str:
 
 
 def test_commands_are_found():
-    assert {"train", "evaluate", "memory"} <= set(COMMANDS)
+    assert {"train", "evaluate", "segment", "report", "ablate", "tables", "benchmark", "memory"} <= set(COMMANDS)
 
 
 @pytest.mark.parametrize("name", COMMANDS)

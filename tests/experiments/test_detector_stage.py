@@ -10,10 +10,12 @@ import torch
 from test_cli import command, error_line
 
 from datasets import SyntheticVideos, VideoSequence
-from experiments import checkpoints, detector_samples, detector_stage, training_loop
-from experiments.detector_samples import DetectionBatches, DetectionConfig, draw_picture, targets_of
-from experiments.detector_stage import evaluate_detector, load_detector, make_optimizer, train_detector
+from experiments import checkpoints
 from experiments.presets import PRESETS
+from experiments.train import detector_samples, detector_stage
+from experiments.train import loop as training_loop
+from experiments.train.detector_samples import DetectionBatches, DetectionConfig, draw_picture, targets_of
+from experiments.train.detector_stage import evaluate_detector, load_detector, make_optimizer, train_detector
 from stg_pyg.errors import InputError
 from stg_pyg.nn.detector import Detector
 from stg_pyg.proposals import Proposals
@@ -38,7 +40,7 @@ def make(seed: int = 0) -> Detector:
 
 def run(detector: Detector, path: Path, **options: Any) -> list[dict[str, float]]:
     preset = options.pop("preset", TINY)
-    options = {"device": CPU, "mixed_precision": False, "seed": 2, "workers": 0} | options
+    options = {"device": CPU, "seed": 2, "workers": 0} | options
     return train_detector(detector, videos(), preset, path, **options)
 
 

@@ -13,9 +13,10 @@ from test_cli import command
 from test_train import InProcess
 
 from datasets.fixtures import write_fixture
-from experiments import checkpoints, scoring, train
+from experiments import checkpoints, scoring
 from experiments.presets import PRESETS, Preset
 from experiments.rows import table_rows
+from experiments.train import command as train
 from stg_pyg import STGConfig, STGNet
 from stg_pyg.lucid import LucidConfig
 from stg_pyg.nn.deeplab import DeepLabV3Plus

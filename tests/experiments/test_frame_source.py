@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.frame_source import PictureFolder, VideoFile, open_source
+from experiments.segment.frame_source import PictureFolder, VideoFile, open_source
 from stg_pyg.errors import InputError
 from stg_pyg.io import write_image
 
@@ -38,11 +38,14 @@ def make_video(path: Path, count: int = 6, fps: float = 25.0, code: str = "MJPG"
     return path
 
 
-def turn_quarter(path: Path) -> None:
+def turn(path: Path, quarters: int) -> None:
     """Rewrites the matrix in the track header of an MP4, as phones do that are held upright."""
     content = bytearray(path.read_bytes())
     matrix = content.index(b"tkhd") + 4 + 40
-    content[matrix : matrix + 36] = struct.pack(">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, HEIGHT << 16, 0, 1 << 30)
+    cos, sin = ((1, 0), (0, 1), (-1, 0), (0, -1))[quarters]
+    one = 1 << 16
+    turned = struct.pack(">9i", cos * one, sin * one, 0, -sin * one, cos * one, 0, 0, 0, 1 << 30)
+    content[matrix : matrix + 36] = turned
     path.write_bytes(content)
 
 
@@ -141,13 +144,42 @@ def test_every_nth_frame_of_a_video(tmp_path):
     assert source.fps == pytest.approx(25 / 4)
 
 
-def test_videos_are_upright(tmp_path):
+@pytest.mark.parametrize("quarters", [1, 2, 3])
+def test_videos_are_upright(tmp_path, quarters):
     path = make_video(tmp_path / "clip.mp4", code="mp4v")
-    turn_quarter(path)
+    turn(path, quarters)
     source = open_source(path)
-    assert source.size == (WIDTH, HEIGHT)
+    assert source.size == ((HEIGHT, WIDTH) if quarters == 2 else (WIDTH, HEIGHT))
     _, frame = next(iter(source))
-    assert frame.shape[:2] == (WIDTH, HEIGHT) and frame[4, HEIGHT // 2, 0] > 150, "the left side is on top"
+    red = {1: frame[4, HEIGHT // 2], 2: frame[HEIGHT // 2, -4], 3: frame[-4, HEIGHT // 2]}[quarters]
+    assert frame.shape[:2] == source.size and red[0] > 150 and red[1] < 60, "the left side, clockwise"
+
+
+def test_frames_that_last_differently(tmp_path):
+    """Frames are named by their place, none is repeated or left out, and the rate is that of the whole."""
+    milliseconds = [100, 500, 100, 100, 900, 100]
+    pictures = [Image.fromarray(picture(t)) for t in range(6)]
+    path = tmp_path / "clip.gif"
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=milliseconds)
+    source = open_source(path)
+    frames = list(source)
+    assert [name for name, _ in frames] == [f"{t:05d}" for t in range(6)]
+    assert [level(frame) for _, frame in frames] == list(range(6))
+    assert len(frames) / source.fps == pytest.approx(sum(milliseconds) / 1000, rel=0.01)
+
+
+@pytest.mark.parametrize("every", [1, 2])
+@pytest.mark.parametrize("kind", ["folder", "video"])
+def test_frames_from_further_on(tmp_path, kind, every):
+    names = [f"{t:05d}" for t in range(6)]
+    path = make_folder(tmp_path / "clip", [f"{n}.png" for n in names]) if kind == "folder" else None
+    source = open_source(path or make_video(tmp_path / "clip.mp4", code="mp4v"), every)
+    whole = list(source)
+    for start in range(len(whole) + 2):
+        rest = list(source.frames(start))
+        assert [name for name, _ in rest] == names[::every][start:]
+        for (_, frame), (_, expected) in zip(rest, whole[start:], strict=True):
+            np.testing.assert_array_equal(frame, expected)
 
 
 def test_a_video_cut_short_gives_what_it_has(tmp_path):
@@ -178,8 +210,8 @@ def test_one_line_is_all_there_is_about_a_broken_video(tmp_path):
     path = make_video(tmp_path / "clip.mp4", code="mp4v")
     path.write_bytes(path.read_bytes()[:200])
     assert str(path) in error(path)
-    program = "import pathlib, sys; from experiments import cli, frame_source as f; p = pathlib.Path(sys.argv[1])\n"
-    program += "cli.run(lambda: f.open_source(p))"
+    program = "import pathlib, sys; from experiments import cli; from experiments.segment import frame_source as f\n"
+    program += "cli.run(lambda: f.open_source(pathlib.Path(sys.argv[1])))"
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", program, path], cwd=ROOT, capture_output=True, text=True, check=False
     )

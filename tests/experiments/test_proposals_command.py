@@ -229,4 +229,4 @@ def test_broken_frames(monkeypatch, capsys, tmp_path, root, detector):
     assert str(path) in error_line(capsys)
     write_image(path, np.full((10, 10, 3), 200, np.uint8))
     assert run(monkeypatch, root, tmp_path / "out") == 2
-    assert "24 x 32" in error_line(capsys)
+    assert "32 x 24" in error_line(capsys)

@@ -24,16 +24,19 @@ from segment_cases import (
 )
 from test_cli import command
 
-from experiments import checkpoints, cli, segment_run
-from experiments.frame_source import open_source
+from experiments import checkpoints, cli
+from experiments.segment import learning as segment_learning
+from experiments.segment import options as segment_options
+from experiments.segment.frame_source import open_source
+from experiments.segment.frames import FrameResult
 from stg_pyg.flow import write_flo
 from stg_pyg.io import davis_palette, write_image, write_label_map
-from stg_pyg.stream import VideoSegmenter
+from stg_pyg.stream import StepResult, VideoSegmenter
 
 
 def test_folder_of_frames(run, capsys, tmp_path, clip, first):
     out = run(clip, first)
-    assert {path.name for path in out.iterdir()} == {"clip", "run.json"}
+    assert {path.name for path in out.iterdir()} == {"clip", "confidence.json", "run.json"}
     assert {path.name for path in (out / "clip").iterdir()} == {f"{name}.png" for name in FRAMES}
     for t, name in enumerate(FRAMES):
         mask = Image.open(out / "clip" / f"{name}.png")
@@ -64,7 +67,7 @@ def test_the_labels_are_those_of_the_stream(run, clip, first, checkpoint):
 
 def test_video_file_and_overlay(run, film, first):
     out = run(film, first, "--overlay")
-    assert {path.name for path in out.iterdir()} == {"film", "run.json", "overlay.mp4"}
+    assert {path.name for path in out.iterdir()} == {"film", "confidence.json", "run.json", "overlay.mp4"}
     assert list(labels_in(out / "film")) == FRAMES
     drawn = open_source(out / "overlay.mp4")
     frames = [frame for _, frame in drawn]
@@ -122,7 +125,7 @@ def test_memory_frames(run, clip, first, monkeypatch):
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, ZeroDivisionError])
 def test_interrupted_runs_leave_whole_files(run, monkeypatch, capsys, clip, first, stop):
-    complete = run(clip, first, "--overlay")
+    complete = run(clip, first, "--overlay", "--memory-frames", 2)
     before = (complete / "overlay.mp4").read_bytes()
     step = VideoSegmenter.step
 
@@ -135,7 +138,7 @@ def test_interrupted_runs_leave_whole_files(run, monkeypatch, capsys, clip, firs
         patch.setattr(VideoSegmenter, "step", stopping)
         if stop is KeyboardInterrupt:
             run(clip, first, "--overlay", status=130)
-            assert "the same command begins again" in capsys.readouterr().err
+            assert "the same command goes on" in capsys.readouterr().err
         else:
             with pytest.raises(ZeroDivisionError):
                 run(clip, first, "--overlay")
@@ -168,13 +171,13 @@ def test_without_a_checkpoint_the_network_learns_from_the_mask(monkeypatch, caps
         return net
 
     tiny = dataclasses.replace(PRESET, width=8)
-    monkeypatch.setattr(segment_run, "find_preset", lambda name: tiny)
-    monkeypatch.setattr(segment_run, "learn_online", learning)
+    monkeypatch.setattr(segment_options, "find_preset", lambda name: tiny)
+    monkeypatch.setattr(segment_learning, "learn_online", learning)
     arguments = (clip, "--masks", first, "--out", tmp_path / "out", "--device", "cpu")
     assert command(monkeypatch, "segment", *arguments) == 0
     assert seen["steps"] == 400 and seen["peak"] == tiny.learning_rate
-    np.testing.assert_array_equal(seen["labels"], FIRST)
-    np.testing.assert_array_equal(seen["image"], VIDEO.image(0))
+    np.testing.assert_array_equal(seen["labels"], [FIRST])
+    np.testing.assert_array_equal(seen["image"], [VIDEO.image(0)])
     printed = capsys.readouterr().out
     assert "no --checkpoint" in printed and "400 steps" in printed and "does better" in printed
     assert list(labels_in(tmp_path / "out/clip")) == FRAMES
@@ -183,7 +186,7 @@ def test_without_a_checkpoint_the_network_learns_from_the_mask(monkeypatch, caps
 
 def test_online_learning_changes_the_network(run, monkeypatch, clip, first):
     learnt, steps = [], []
-    learn = segment_run.learn_online
+    learn = segment_learning.learn_online
 
     def watched(net, *arguments, **named):
         result = learn(net, *arguments, **named)
@@ -191,7 +194,7 @@ def test_online_learning_changes_the_network(run, monkeypatch, clip, first):
         steps.append(named)
         return result
 
-    monkeypatch.setattr(segment_run, "learn_online", watched)
+    monkeypatch.setattr(segment_learning, "learn_online", watched)
     out = run(clip, first, "--online-steps", 2)
     ((before, after),) = learnt
     assert any(not torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True))
@@ -211,18 +214,16 @@ def test_stored_flow(run, complaint, capsys, tmp_path, clip, first):
 
 
 def test_soft_masks_at_the_full_size():
-    class Result:
-        labels = torch.zeros(4, 4, dtype=torch.uint8)
-        obj_ids = (3, 8, 5)
-        masks = torch.zeros(3, 4, 4)
-
-    Result.masks[0, :, :2], Result.masks[1, :, 1:3], Result.masks[2] = 0.8, 0.9, 0.3
-    labels = segment_run.full_labels(Result, None, (8, 8), 0.5)
+    masks = torch.zeros(3, 4, 4)
+    masks[0, :, :2], masks[1, :, 1:3], masks[2] = 0.8, 0.9, 0.3
+    result = StepResult(torch.zeros(4, 4, dtype=torch.uint8), masks, [3, 8, 5])
+    labels = FrameResult("0", (8, 8), 0.5, None, result).labels()
     assert (labels[:, 0] == 3).all() and (labels[:, 3:5] == 8).all() and not labels[:, 7].any()
     given = np.zeros((8, 8), np.uint8)
     given[:2, :2] = 8
-    labels = segment_run.full_labels(Result, given, (8, 8), 0.5)
+    labels = FrameResult("0", (8, 8), 0.5, given, result).labels()
     assert (labels == 8).sum() == 4 and (labels[3:, :3] == 3).all()
+    assert not FrameResult("0", (8, 8), 0.5).labels().any(), "before the first mask"
 
 
 def test_help_tells_the_forms_of_masks(monkeypatch, capsys):

@@ -23,9 +23,10 @@ from segment_cases import (
 )
 from test_cli import command, error_line
 
-from experiments import checkpoints, segment_run
-from experiments.given_masks import reduce_labels
-from experiments.video_proposals import resize_proposals
+from experiments import checkpoints
+from experiments.segment import learning as segment_learning
+from experiments.segment.given_masks import reduce_labels
+from experiments.segment.video_proposals import resize_proposals
 from stg_pyg.coco import write_coco_results
 from stg_pyg.encoded import EncodedProposals
 from stg_pyg.io import write_label_map
@@ -98,7 +99,7 @@ def test_what_was_given_is_never_replaced(run, capsys, tmp_path, clip, film, fir
     out = run(clip, first, "--overlay")
     before = (out / "overlay.mp4").read_bytes()
     run(out / "overlay.mp4", first, "--overlay", status=2)
-    assert "would replace this very video" in error_line(capsys, alone=False)
+    assert "would replace this very file" in error_line(capsys, alone=False)
     run(clip, out / "clip", status=2)
     assert "results would be written" in error_line(capsys)
     assert (out / "overlay.mp4").read_bytes() == before
@@ -165,7 +166,7 @@ def test_proposals_need_no_checkpoint(monkeypatch, tmp_path, clip, first):
         return checkpoints.build_model(dataclasses.replace(PRESET, width=8)).eval()
 
     monkeypatch.setattr(checkpoints, "untrained_model", untrained_model, raising=False)
-    monkeypatch.setattr(segment_run, "learn_online", None)
+    monkeypatch.setattr(segment_learning, "learn_online", None)
     path = write_proposals(tmp_path / "p.json", "clip", FRAMES)
     arguments = (clip, "--masks", first, "--out", tmp_path / "out", "--device", "cpu", "--proposals", path)
     assert command(monkeypatch, "segment", *arguments) == 0

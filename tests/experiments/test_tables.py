@@ -11,11 +11,12 @@ from test_cli import command, error_line
 from test_train import InProcess
 
 from datasets.fixtures import write_fixture
-from experiments import checkpoints, tables
-from experiments.benchmark_roots import find_roots, splits_in
-from experiments.paper_rows import OURS_IN_PAPER, TARGETS, Result, paper_rows
+from experiments import checkpoints
 from experiments.presets import PRESETS
-from experiments.table_files import draw, to_csv, to_markdown
+from experiments.tables import command as tables
+from experiments.tables.files import draw, to_csv, to_markdown
+from experiments.tables.paper_rows import OURS_IN_PAPER, TARGETS, Result, paper_rows
+from experiments.tables.roots import find_roots, splits_in
 from stg_pyg.errors import InputError
 
 PRESET = PRESETS["synthetic-small"]
@@ -62,7 +63,7 @@ def measured(out: Path) -> dict[str, list[dict[str, str]]]:
 def test_all_benchmarks(monkeypatch, capsys, tmp_path, data, checkpoint):
     steps = []
     monkeypatch.setattr(
-        "experiments.scoring.learn_online", lambda net, *args, **options: steps.append(options["steps"]) or net
+        "experiments.learning.learn_online", lambda net, *args, **options: steps.append(options["steps"]) or net
     )
     out = tmp_path / "out"
     assert run(monkeypatch, checkpoint, out, "--root", data, "--split", "dev", "--online-steps", 7) == 0

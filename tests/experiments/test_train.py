@@ -18,11 +18,14 @@ from torch import nn
 
 from datasets import SyntheticVideos, VideoSequence
 from datasets.cache import cached
-from experiments import checkpoints, graph_stage, scoring, segmentation_stage, train, training_loop
-from experiments.graph_stage import draw_clip, train_graph
+from experiments import checkpoints, scoring
 from experiments.presets import PRESETS, Preset
 from experiments.rows import table_rows
-from experiments.segmentation_stage import evaluate_segmentation, load_segmentation, train_segmentation
+from experiments.train import command as train
+from experiments.train import graph_stage, segmentation_stage
+from experiments.train import loop as training_loop
+from experiments.train.graph_stage import draw_clip, train_graph
+from experiments.train.segmentation_stage import evaluate_segmentation, load_segmentation, train_segmentation
 from stg_pyg.errors import InputError
 from stg_pyg.io import davis_palette
 from stg_pyg.lucid import LucidConfig
@@ -179,7 +182,7 @@ def test_evaluate_agrees_with_the_table(trained, tmp_path, monkeypatch):
 def test_stages_one_by_one_give_the_same_checkpoint(trained, tmp_path, monkeypatch):
     make_tiny(monkeypatch)
     steps = ("--segmentation-steps", 4, "--graph-steps", 12, "--workers", 0, "--out", tmp_path)
-    monkeypatch.setattr("experiments.train.score_table", lambda *_: None)
+    monkeypatch.setattr("experiments.train.command.score_table", lambda *_: None)
     for stage in ("segmentation", "graph"):
         assert command(monkeypatch, "train", "--stage", stage, *steps) == 0
     a, b = (checkpoints.load_model(path / "checkpoint.pt")[0] for path in (trained, tmp_path))
@@ -190,11 +193,11 @@ def test_a_finished_run_is_scored_again_without_training(trained, tmp_path, monk
     make_tiny(monkeypatch)
     for name in ("segmentation.pt", "graph.pt"):
         shutil.copy(trained / name, tmp_path)
-    monkeypatch.setattr(segmentation_stage, "segmentation_step", killer(lambda: None, 0))
+    monkeypatch.setattr(segmentation_stage, "optimisation_step", killer(lambda: None, 0))
     monkeypatch.setattr(graph_stage, "train_clip", killer(lambda: None, 0))
     steps = ("--segmentation-steps", 4, "--graph-steps", 12, "--workers", 0, "--out", tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr("experiments.train.score_table", lambda *_: None)
+        patch.setattr("experiments.train.command.score_table", lambda *_: None)
         assert command(patch, "train", "--resume", *steps) == 0
     a, b = (checkpoints.load_model(path / "checkpoint.pt")[0] for path in (trained, tmp_path))
     assert_same_weights(a, b)
@@ -232,7 +235,7 @@ def test_arguments_are_checked_before_training(monkeypatch, capsys, tmp_path, ar
     def begin(*_: object, **__: object) -> None:
         raise RuntimeError("training began")
 
-    monkeypatch.setattr("experiments.train.train_segmentation", begin)
+    monkeypatch.setattr("experiments.train.command.train_segmentation", begin)
     assert command(monkeypatch, "train", "--out", tmp_path, *arguments) == 2
     assert str(arguments[1]) in error_line(capsys)
 
@@ -255,12 +258,12 @@ def killer(function: Callable[..., Any], calls: int) -> Callable[..., Any]:
 
 
 def run_segmentation(net: nn.Module, path: Path, preset: Preset = TINY, **options: Any) -> list[dict[str, float]]:
-    options = {"device": CPU, "mixed_precision": False, "seed": 2, "workers": 0} | options
+    options = {"device": CPU, "seed": 2, "workers": 0} | options
     return train_segmentation(net, tiny_videos(), preset, path, **options)
 
 
 def run_graph(model: STGNet, path: Path, preset: Preset = TINY, **options: Any) -> list[dict[str, float]]:
-    options = {"device": CPU, "mixed_precision": False, "seed": 2} | options
+    options = {"device": CPU, "seed": 2} | options
     return train_graph(model, tiny_videos(), preset, path, **options)
 
 
@@ -271,7 +274,7 @@ def test_segmentation_resumes_bit_for_bit(tmp_path, monkeypatch, workers):
     path = tmp_path / "b.pt"
     with monkeypatch.context() as patch:
         patch.setattr(training_loop, "SAVE_EVERY_SECONDS", -1.0)
-        patch.setattr(segmentation_stage, "segmentation_step", killer(segmentation_stage.segmentation_step, 3))
+        patch.setattr(segmentation_stage, "optimisation_step", killer(segmentation_stage.optimisation_step, 3))
         with pytest.raises(Killed):
             run_segmentation(tiny_model(0).segmentation, path)
     assert checkpoints.load(path, "segmentation")["step"] == 3
@@ -336,7 +339,7 @@ def test_finished_stages_are_left_alone(tmp_path, monkeypatch):
     run_segmentation(net, tmp_path / "s.pt")
     run_graph(model, tmp_path / "g.pt")
     before = [(tmp_path / name).read_bytes() for name in ("s.pt", "g.pt")]
-    monkeypatch.setattr(segmentation_stage, "segmentation_step", killer(lambda: None, 0))
+    monkeypatch.setattr(segmentation_stage, "optimisation_step", killer(lambda: None, 0))
     monkeypatch.setattr(graph_stage, "train_clip", killer(lambda: None, 0))
     other, other_model = tiny_model(1).segmentation, tiny_model(1)
     run_segmentation(other, tmp_path / "s.pt", resume=True)
@@ -374,9 +377,9 @@ def test_training_is_reproducible_and_depends_on_the_seed(tmp_path):
 
 def test_frames_in_memory_stay_as_they_are(tmp_path):
     videos = cached(list(tiny_videos()), 0.1)
-    preset = dataclasses.replace(TINY, lucid=LucidConfig(size=32, moved_share=0.5), batch_size=12)
+    preset = dataclasses.replace(TINY, lucid=LucidConfig(size=32, dream_share=0.5), batch_size=12)
     before = [(video.image(t).copy(), video.labels(t).copy()) for video in videos for t in range(video.num_frames)]
-    options = {"device": CPU, "mixed_precision": False}
+    options = {"device": CPU}
     train_segmentation(tiny_model(0).segmentation, videos, preset, tmp_path / "s.pt", workers=0, **options)
     train_graph(tiny_model(0), videos, preset, tmp_path / "g.pt", **options)
     after = [(video.image(t), video.labels(t)) for video in videos for t in range(video.num_frames)]

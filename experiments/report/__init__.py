@@ -1,0 +1,5 @@
+"""One HTML page of an output folder."""
+
+from experiments.report.command import main
+
+__all__ = ["main"]

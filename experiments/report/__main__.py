@@ -1,0 +1,7 @@
+"""python -m experiments.report"""
+
+from experiments import cli
+from experiments.report.command import main
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,5 @@
+"""Segmenting somebody's own video."""
+
+from experiments.segment.command import main
+
+__all__ = ["main"]

@@ -1,0 +1,7 @@
+"""python -m experiments.segment"""
+
+from experiments import cli
+from experiments.segment.command import main
+
+if __name__ == "__main__":
+    cli.run(main)

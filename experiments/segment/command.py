@@ -1,0 +1,245 @@
+"""Segments somebody's own video from the mask of its first frame: python -m experiments.segment"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from experiments import cli
+from experiments.segment.frame_source import PICTURES, VideoFile, pixels
+from experiments.segment.masks import earlier_stand, frame_names, make_masks
+from experiments.segment.options import CONFIDENCE, OVERLAY, RESULTS, STEPS_FROM_NOTHING, STEPS_ONLINE
+from experiments.segment.outputs import Scores, lost_objects, write_coco, write_confidence, write_overlay
+from experiments.segment.resume import Stand
+from experiments.segment.run import Run
+from stg_pyg.errors import InputError
+from stg_pyg.io import write_json
+
+SMALLEST_SIDE = 32
+_MOST_NOTES = 6
+
+DESCRIPTION = f"""Segments a video of your own: you give the mask of the first frame, and get a mask of every frame.
+
+The video is a file that OpenCV reads (mp4, mov, avi, webm, ...), with frames named 00000, 00001, ..., or a folder of
+pictures ({", ".join(s[1:] for s in PICTURES)}) in natural order, named by their stems.
+
+Results: OUT/<sequence>/<frame>.png, indexed PNGs with your object ids at the size of the frames;
+OUT/confidence.json, the mean of each soft mask over its pixels, null where an object has none (it is low for blurred
+masks, and cannot tell that the wrong thing is followed); and OUT/run.json, which appears last.
+
+A run that was stopped or killed goes on when the same command is started again, to the same result. With another video,
+other masks or other options it begins anew."""
+
+EPILOG = """masks, the three forms of --masks:
+  FIRST.png   objects of the first frame: an indexed PNG, a grey PNG with ids as values, or black and white for one
+              object
+  a folder    with files named as frames (<frame>.png): label maps; the later ones add objects or correct them, and
+              objects that a map does not show are left as they are
+  a folder    where no file is named as a frame: one black and white PNG an object, all of the first frame; ids are
+              1, 2, ... in natural order, and where objects overlap the later file is on top
+
+boxes and points, in pixels of the first frame, by object id; x1 and y1 are exclusive:
+  --boxes     a JSON file {"1": [x0, y0, x1, y1], "2": ...}, or a text file with lines "id x0 y0 x1 y1"
+  --points    a JSON file {"1": [[x, y], [x, y]], "2": ...}, or a text file with lines "id x y"
+  The network of --checkpoint makes the first mask of them. Look at it: it is the first of the results, and where it is
+  wrong, correct it in an editor of pictures and give it with --masks.
+
+--coco writes OUT/results.json, one entry an object and frame:
+  {"image_id": "<sequence>/<frame>", "category_id": <object id>, "bbox": [x, y, w, h], "score": <confidence>,
+   "segmentation": {"size": [H, W], "counts": "<RLE>"}}
+
+examples:
+  python -m experiments.segment holiday.mp4 --masks dog.png --checkpoint checkpoint.pt --out runs/dog --overlay
+  python -m experiments.segment holiday.mp4 --boxes boxes.json --checkpoint checkpoint.pt --online --out runs/dog
+  python -m experiments.segment frames/ --masks masks/ --checkpoint checkpoint.pt --max-size 640 --out runs/mine
+  python -m experiments.segment frames/ --masks first.png --proposals proposals.json --out runs/mine"""
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Paragraphs as written, and defaults only where there is one to tell."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        hidden = action.required or action.default is None or action.default is False
+        return action.help if hidden else super()._get_help_string(action)
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1, as an argument."""
+    number = cli.whole(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("0 is not a whole number of at least 1")
+    return number
+
+
+def parse() -> argparse.Namespace:
+    parser = cli.make_parser(DESCRIPTION)
+    parser.formatter_class, parser.epilog = _HelpFormatter, EPILOG
+    parser.add_argument("video", type=Path, metavar="VIDEO_OR_FRAMES", help="a video file, or a folder of pictures")
+    _add_what(parser.add_argument_group("what to segment, one of these (forms below)"))
+    _add_how(parser.add_argument_group("how"))
+    _add_outputs(parser.add_argument_group("more results"))
+    args = parser.parse_args()
+    if args.max_size is not None and args.max_size < SMALLEST_SIDE:
+        raise InputError(f"--max-size {args.max_size}: must be at least {SMALLEST_SIDE} pixels")
+    return args
+
+
+def _add_what(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--masks", type=Path, metavar="PNG_OR_DIR", help="the mask of the first frame, and later ones")
+    group.add_argument("--boxes", type=Path, metavar="FILE", help="boxes around the objects; a mask does better")
+    group.add_argument("--points", type=Path, metavar="FILE", help="points on the objects; a box does better")
+
+
+def _add_how(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--checkpoint", type=Path, metavar="C", help="checkpoint.pt of experiments.train")
+    group.add_argument(
+        "--proposals", type=Path, metavar="FILE", help="COCO results JSON, or a folder of experiments.proposals"
+    )
+    group.add_argument("--flow", default="dis", metavar="SPEC", help="dis, dis:fast, raft, ... or a folder of .flo")
+    group.add_argument("--flow-weights", default="auto", metavar="W", help="of raft: auto, none, or a file")
+    group.add_argument("--sequence", metavar="NAME", help="name of the video; default: of the folder or file")
+    group.add_argument(
+        "--online",
+        action="store_true",
+        help="train the network on the given frames first, also with a checkpoint that does not ask for it",
+    )
+    group.add_argument(
+        "--online-steps",
+        type=cli.whole,
+        metavar="N",
+        help="length of that training, 0 for none; default: the checkpoint's number, or where that is 0, with "
+        f"--online, {STEPS_ONLINE}; {STEPS_FROM_NOTHING} where there is neither a checkpoint nor proposals",
+    )
+    group.add_argument(
+        "--online-seconds",
+        type=cli.seconds,
+        metavar="S",
+        help="most seconds of that training; the result then depends on the machine",
+    )
+    group.add_argument("--every", type=positive, default=1, metavar="N", help="take every N-th frame")
+    group.add_argument(
+        "--max-size", type=positive, metavar="PIXELS", help="work on frames with their longer side reduced to this"
+    )
+    group.add_argument(
+        "--max-objects-at-once",
+        type=positive,
+        metavar="N",
+        help="bounds memory: proposals and graphs of a frame are made for N objects at a time, and the results merged; "
+        "default: all objects at once",
+    )
+    group.add_argument(
+        "--memory-frames", type=positive, metavar="N", help="past frames kept an object; default: the checkpoint's"
+    )
+
+
+def _add_outputs(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--overlay", action="store_true", help=f"OUT/{OVERLAY}, masks over the frames")
+    group.add_argument("--coco", action="store_true", help="OUT/results.json, COCO results (form below)")
+    group.add_argument(
+        "--alpha",
+        action="store_true",
+        help="OUT/alpha/<sequence>/<id>/<frame>.png, the soft mask of each object as a grey PNG, 0 to 255",
+    )
+    group.add_argument(
+        "--trace",
+        action="store_true",
+        help="OUT/trace/<sequence>/<frame>.npz, how every frame came about, for experiments.report",
+    )
+
+
+def settings(run: Run) -> dict[str, Any]:
+    """What the results depend on."""
+    args = run.args
+    return {
+        "video": args.video,
+        "sequence": run.sequence,
+        "masks": args.masks,
+        "boxes": args.boxes,
+        "points": args.points,
+        "object_ids": run.given.object_ids,
+        "given_frames": run.given.frames,
+        "every": args.every,
+        "size": run.source.size,
+        "processed_size": run.size,
+        "max_objects_at_once": args.max_objects_at_once,
+        "checkpoint": args.checkpoint,
+        "preset": run.preset.name,
+        "proposals": args.proposals,
+        "flow": args.flow,
+        "online_steps": run.steps,
+        "online_seconds_limit": args.online_seconds,
+        "device": run.device.type,
+        "seed": args.seed,
+        "config": run.model.config.to_dict(),
+        "fingerprint": run.saved.fingerprint,
+    }
+
+
+def notes_before(run: Run) -> list[str]:
+    """What the user should know before the work begins."""
+    ids, frames = run.given.object_ids, run.given.frames
+    what = f"object {ids[0]}" if len(ids) == 1 else f"{len(ids)} objects ({', '.join(map(str, ids))})"
+    where = f"frame {frames[0]}" if len(frames) == 1 else f"{len(frames)} frames from {frames[0]} on"
+    notes = [f"{run.source.path}: {pixels(run.source.size)}, {what} given in {where}"]
+    if run.given.note:
+        notes.append(f"note: {run.given.note}")
+    if run.from_nothing:
+        notes.append(
+            f"note: no --checkpoint and no --proposals, so a small network learns from the given mask alone "
+            f"({run.steps} steps); a checkpoint of experiments.train does better"
+        )
+    return notes
+
+
+def notes_after(run: Run, names: list[str], scores: Scores) -> list[str]:
+    """What the results leave open."""
+    notes, source = [], run.source
+    if isinstance(source, VideoFile) and source.stated_frames is not None:
+        stated, found = source.stated_frames, source.count()
+        if found < 0.95 * stated - 1:
+            notes.append(f"note: {source.path} says it has {stated} frames and {found} can be decoded; is it complete?")
+    written = set(names)
+    older = [file for file in run.folder.glob("*.png") if file.stem not in written]
+    if older:
+        notes.append(f"note: {len(older)} masks of an earlier run are in {run.folder} too, {older[0].name} among them")
+    lost = lost_objects(names, scores)
+    if len(lost) > _MOST_NOTES:
+        lost = [*lost[: _MOST_NOTES - 1], f"and more, see {run.args.out / CONFIDENCE}"]
+    return notes + [f"note: {note}" for note in lost]
+
+
+def write_outputs(run: Run, stand: Stand) -> list[str]:
+    """Writes what is made of the masks, ``run.json`` last; returns the names of the frames."""
+    args, names = run.args, frame_names(run, stand.position)
+    write_confidence(args.out / CONFIDENCE, run.sequence, names, stand.scores)
+    if args.coco:
+        write_coco(args.out / RESULTS, run.folder, names, stand.scores)
+    if args.overlay:
+        write_overlay(args.out / OVERLAY, run.source, run.folder)
+    results = {"frames": len(names), "seconds_per_frame": stand.seconds / max(len(names), 1)}
+    write_json(args.out / "run.json", settings(run) | results | {"online_seconds": stand.online_seconds})
+    run.saved.remove()
+    return names
+
+
+def main() -> None:
+    run = Run(parse())
+    args = run.args
+    print("\n".join(notes_before(run)), flush=True)
+    try:
+        stand, note = earlier_stand(run)
+        if note:
+            print(f"note: {note}", flush=True)
+        stand = make_masks(run, stand)
+        names = write_outputs(run, stand)
+    except KeyboardInterrupt:
+        print(f"interrupted; {run.folder} holds the masks so far, the same command goes on", file=sys.stderr)
+        raise SystemExit(130) from None
+    for line in notes_after(run, names, stand.scores):
+        print(line)
+    more = [args.out / OVERLAY] * args.overlay + [args.out / RESULTS] * args.coco
+    more += [args.out / "alpha" / run.sequence] * args.alpha
+    where = ", ".join(map(str, [run.folder, *more]))
+    print(f"{len(names)} masks in {where}, {stand.seconds / max(len(names), 1):.2f} s a frame")

@@ -1,0 +1,87 @@
+"""One frame of somebody's own video, between its own size and the size that is worked on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from stg_pyg.io import UInt8Array
+from stg_pyg.stream import StepResult
+
+
+@dataclass
+class FrameResult:
+    """The result of one frame [H, W]."""
+
+    name: str
+    size: tuple[int, int]
+    """(H, W)."""
+    thr: float
+    """Threshold on the soft masks."""
+    given: UInt8Array | None = None
+    """[H, W] object ids that were given for this frame."""
+    result: StepResult | None = None
+    """What the segmenter says, at the size that is worked on; nothing before the first given mask."""
+
+    def labels(self) -> UInt8Array:
+        """Object ids [H, W]: soft masks are enlarged and merged, given objects are as they were given."""
+        if self.result is None:
+            return np.zeros(self.size, np.uint8)
+        if tuple(self.result.labels.shape) == self.size:
+            return self.result.labels.numpy()
+        own = set() if self.given is None else {int(i) for i in np.unique(self.given)}
+        labels, best = np.zeros(self.size, np.uint8), np.full(self.size, self.thr, np.float32)
+        for obj_id, mask in zip(self.result.obj_ids, self.result.masks, strict=True):
+            if obj_id in own:
+                continue
+            height = self._enlarged(mask.float().cpu().numpy())
+            labels[height > best] = obj_id
+            best = np.maximum(best, height)
+        return labels if self.given is None else np.where(self.given > 0, self.given, labels).astype(np.uint8)
+
+    def alphas(self, obj_ids: list[int]) -> Iterator[tuple[int, UInt8Array]]:
+        """Every object's soft mask [H, W] as 0 to 255, one at a time; black where it is not there yet."""
+        for obj_id in obj_ids:
+            alpha = np.zeros(self.size, np.uint8)
+            if self.result is not None and obj_id in self.result.obj_ids:
+                soft = self.result.masks[self.result.obj_ids.index(obj_id)].float().cpu().numpy()
+                alpha = np.round(255 * self._enlarged(soft)).astype(np.uint8)
+            if self.given is not None:
+                of_others = (self.given > 0) & (self.given != obj_id)
+                alpha = np.where(of_others, np.uint8(0), alpha)
+                if bool((self.given == obj_id).any()):
+                    alpha = np.where(self.given == obj_id, np.uint8(255), np.uint8(0))
+            yield obj_id, alpha
+
+    def scores(self, obj_ids: list[int]) -> dict[int, float | None]:
+        """Confidence in every object: mean soft mask over the pixels that it has; None where it has none."""
+        scores: dict[int, float | None] = dict.fromkeys(obj_ids)
+        if self.result is None:
+            return scores
+        labels = self.result.labels.to(self.result.masks.device)
+        for obj_id, mask in zip(self.result.obj_ids, self.result.masks, strict=True):
+            own = labels == obj_id
+            if bool(own.any()):
+                scores[obj_id] = round(float(mask[own].mean()), 4)
+        return scores
+
+    def _enlarged(self, mask: np.ndarray) -> np.ndarray:
+        if mask.shape == self.size:
+            return mask
+        return np.asarray(cv2.resize(mask, self.size[::-1], interpolation=cv2.INTER_LINEAR))
+
+
+def reduced_size(size: tuple[int, int], max_size: int | None) -> tuple[int, int]:
+    """(H, W) with the longer side at ``max_size`` at most."""
+    scale = 1.0 if max_size is None else min(1.0, max_size / max(size))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def reduce_frame(frame: UInt8Array, size: tuple[int, int]) -> UInt8Array:
+    """The frame at a smaller size (H, W)."""
+    if frame.shape[:2] == size:
+        return frame
+    return np.asarray(cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA), np.uint8)

@@ -1,0 +1,112 @@
+"""What a run of experiments.segment works with, chosen by its arguments."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from experiments import checkpoints, cli
+from experiments.presets import Preset, find_preset
+from experiments.segment.frame_source import FrameSource
+from experiments.segment.given_masks import Given, GivenMasks
+from experiments.segment.shapes import GivenShapes
+from stg_pyg.errors import InputError
+from stg_pyg.flow import FlowEstimator, flow_for_sequence, resolve_flow
+from stg_pyg.io import is_inside
+from stg_pyg.model import STGNet
+
+PRESET = "davis2016-small"
+"""Sizes and constants where there is no checkpoint."""
+STEPS_FROM_NOTHING = 400
+STEPS_ONLINE = 150
+"""Steps of ``--online`` where the checkpoint's own number is 0."""
+STATE_FOLDER = ".state"
+OTHER_FOLDERS = (STATE_FOLDER, "alpha", "trace", "overlays")
+"""What is beside the masks in the folder of results."""
+OVERLAY = "overlay.mp4"
+RESULTS, CONFIDENCE = "results.json", "confidence.json"
+
+
+def choose_given(args: argparse.Namespace, source: FrameSource) -> Given:
+    """Masks, or boxes and points.
+
+    Raises:
+        InputError: there is none of them, or masks and others.
+    """
+    shapes = args.boxes is not None or args.points is not None
+    if args.masks is not None and shapes:
+        raise InputError("--masks excludes --boxes and --points: give the first mask, or draw it by boxes and points")
+    if args.masks is None and not shapes:
+        raise InputError("what is to be segmented? give --masks, --boxes or --points; --help tells their forms")
+    if args.masks is not None:
+        return GivenMasks(args.masks, source)
+    if args.checkpoint is None:
+        name = "--boxes" if args.boxes is not None else "--points"
+        raise InputError(f"{name}: needs a trained network to make masks of, give --checkpoint; or give --masks")
+    return GivenShapes(source, args.boxes, args.points)
+
+
+def choose_model(args: argparse.Namespace) -> tuple[STGNet, Preset]:
+    """The checkpoint's model, or one that needs no training for proposals, or one to be trained on the first mask."""
+    if args.checkpoint is not None:
+        model, preset = checkpoints.load_model(args.checkpoint)
+    elif args.proposals is not None:
+        preset = find_preset(PRESET)
+        model = checkpoints.untrained_model(preset_name=PRESET)
+    else:
+        preset = find_preset(PRESET)
+        model = checkpoints.build_model(preset).eval()
+    if args.memory_frames is not None:
+        model.config = model.config.with_options(memory_frames=args.memory_frames)
+    return model, preset
+
+
+def choose_online_steps(args: argparse.Namespace, model: STGNet) -> int:
+    """Steps of training on the given frames."""
+    if model.segmentation is None:
+        if args.online or args.online_steps:
+            raise InputError("--online: without --checkpoint and with --proposals there is no network to train")
+        return 0
+    if args.online_steps is not None:
+        return int(args.online_steps)
+    if args.checkpoint is None and args.proposals is None:
+        return STEPS_FROM_NOTHING
+    return model.config.online_steps or (STEPS_ONLINE if args.online else 0)
+
+
+def choose_flow(args: argparse.Namespace, source: FrameSource, start: str, device: object) -> FlowEstimator:
+    """The source of flow; one of stored files is told the frames from ``start`` on, the first the segmenter sees."""
+    flow = resolve_flow(args.flow, weights=args.flow_weights, device=str(device))
+    if hasattr(flow, "for_sequence"):
+        for option in ("every", "max_size"):
+            if getattr(args, option) not in (None, 1):
+                name = option.replace("_", "-")
+                raise InputError(f"--flow {args.flow}: is of the frames as they are, so it excludes --{name}")
+        first = source.position(start) or 0
+        names = [source.frame_name(t) for t in range(first, source.count())]
+        flow = flow_for_sequence(flow, args.sequence or source.name, names)
+    return flow
+
+
+def output_folder(args: argparse.Namespace, source: FrameSource) -> Path:
+    """Where the masks go.
+
+    Raises:
+        InputError: the name is none of a folder, or results would replace what was given.
+    """
+    name = args.sequence or source.name
+    if not is_inside(name) or "/" in name or "\\" in name:
+        raise InputError(f"--sequence {name}: becomes the name of a folder, so it must be short and without a slash")
+    if name in OTHER_FOLDERS:
+        raise InputError(f"--sequence {name}: OUT/{name} holds something else; name the video with --sequence")
+    folder: Path = args.out / name
+    for given in (source.path, args.masks, args.proposals):
+        if given is not None and given.is_dir() and given.resolve() == folder.resolve():
+            raise InputError(f"{given}: results would be written into this very folder; choose another --out")
+    outputs = ["run.json", CONFIDENCE, *[OVERLAY] * args.overlay, *[RESULTS] * args.coco]
+    written = {(args.out / file).resolve() for file in outputs}
+    for given in (source.path, args.masks, args.boxes, args.points, args.proposals, args.checkpoint):
+        if given is not None and given.resolve() in written:
+            raise InputError(f"{given}: results would replace this very file; choose another --out")
+    cli.make_folder(folder)
+    return folder

@@ -1,0 +1,210 @@
+"""One run over somebody's own video: what is given is checked, the network adapted, and every frame segmented."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import copy
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from experiments import cli
+from experiments.records import file_digest
+from experiments.segment.frame_source import open_source
+from experiments.segment.frames import FrameResult, reduce_frame, reduced_size
+from experiments.segment.given_masks import reduce_labels
+from experiments.segment.learning import Lesson, adapted_networks
+from experiments.segment.options import (
+    STATE_FOLDER,
+    choose_flow,
+    choose_given,
+    choose_model,
+    choose_online_steps,
+    output_folder,
+)
+from experiments.segment.resume import Fingerprint, SavedRun, fingerprint, state_of
+from experiments.segment.shapes import GivenShapes
+from experiments.segment.video_proposals import VideoProposals
+from stg_pyg.grouped_stream import GroupedSegmenter
+from stg_pyg.io import UInt8Array
+from stg_pyg.proposer import GuidedProposer
+from stg_pyg.stream import VideoSegmenter
+from stg_pyg.stream_state import restore_stream, stream_state
+from stg_pyg.trace import Tracer, forget_traces
+
+MOST_LEARNT = 24
+"""Most given frames that the network is trained on, spread over the video, so that few are in memory."""
+
+
+class Run:
+    """Everything of one run, checked before anything slow begins.
+
+    Attributes:
+        saved: what an earlier run of the same command left.
+    """
+
+    def __init__(self, args: argparse.Namespace):
+        self.args, self.device = args, cli.choose_device(args.device)
+        cli.seed_everything(args.seed)
+        torch.backends.cudnn.deterministic = True
+        self.source = open_source(args.video, args.every)
+        self.given = choose_given(args, self.source)
+        self.size = reduced_size(self.source.size, args.max_size)
+        self.model, self.preset = choose_model(args)
+        self.steps = choose_online_steps(args, self.model)
+        if isinstance(self.given, GivenShapes):
+            self._segment_shapes(self.given)
+        if self.size != self.source.size:
+            for name in self.given.frames:
+                self.given_at(name)  # complains of objects that are too small
+        self.proposals: VideoProposals | None = None
+        if args.proposals is not None:
+            self.proposals = VideoProposals(args.proposals, self.source, args.sequence)
+        self.flow = choose_flow(args, self.source, self.given.frames[0], self.device)
+        self.folder = output_folder(args, self.source)
+        self.saved = SavedRun(args.out / STATE_FOLDER / self.sequence, self.fingerprint())
+        self._stream: VideoSegmenter | None = None
+
+    @property
+    def sequence(self) -> str:
+        """Name of the video and of the folder of its masks."""
+        return self.folder.name
+
+    @property
+    def from_nothing(self) -> bool:
+        """Whether the given mask is all that the network learns from."""
+        return self.args.checkpoint is None and self.args.proposals is None
+
+    def fingerprint(self) -> Fingerprint:
+        """Of everything that the masks depend on, by what the user calls it."""
+        args = self.args
+        stored_flow = Path(args.flow) / self.sequence
+        return fingerprint(
+            {
+                "the video": state_of(args.video),
+                "--masks": state_of(args.masks),
+                "--boxes": state_of(args.boxes),
+                "--points": state_of(args.points),
+                "--checkpoint": None if args.checkpoint is None else file_digest(args.checkpoint),
+                "--proposals": state_of(args.proposals),
+                "--flow": [args.flow, args.flow_weights, state_of(stored_flow)],
+                "--sequence": self.sequence,
+                "--online-steps": self.steps,
+                "--online-seconds": self.args.online_seconds,
+                "--every": args.every,
+                "--max-size": self.size,
+                "--memory-frames": self.model.config.memory_frames,
+                "--max-objects-at-once": args.max_objects_at_once,
+                "--alpha": args.alpha,
+                "--trace": args.trace,
+                "--device": self.device.type,
+                "--seed": args.seed,
+            }
+        )
+
+    def given_at(self, name: str) -> tuple[UInt8Array | None, UInt8Array | None]:
+        """Given object ids of a frame at the full size and at the size that is worked on."""
+        labels = self.given.at(name)
+        if labels is None:
+            return None, None
+        return labels, reduce_labels(labels, self.size, f"{self.given.path}, frame {name}")
+
+    def learn(self) -> float:
+        """Trains the networks on the given frames, if they are to be trained; the seconds that took.
+
+        What an earlier run learned is taken from there.
+        """
+        if not self.steps or self.model.segmentation is None:
+            return 0.0
+        known = self.saved.load_network()
+        if known is None:
+            started = time.perf_counter()
+            networks = adapted_networks(self.model, *self._frames_to_learn(), self._lesson())
+            known = networks, time.perf_counter() - started
+            self.saved.save_network(*known)
+        for name, weights in known[0].items():
+            # Loaded in both cases, so that the network is the same to the last bit and the layout in memory.
+            network = copy.deepcopy(getattr(self.model, name))
+            network.load_state_dict(weights)
+            setattr(self.model, name, network.eval())
+        return known[1]
+
+    def _lesson(self) -> Lesson:
+        preset, fresh = self.preset, self.args.checkpoint is None
+        return Lesson(
+            self.steps,
+            self.args.online_seconds,
+            preset.lucid,
+            preset.online_batch_size,
+            preset.learning_rate if fresh else preset.online_learning_rate,
+            self.device,
+            zlib.crc32(self.sequence.encode()) ^ self.args.seed,
+        )
+
+    def _frames_to_learn(self) -> tuple[list[UInt8Array], list[UInt8Array]]:
+        """Images and labels of the given frames at the size that is worked on, the first one always among them."""
+        names = self.given.frames
+        step = max(1.0, len(names) / MOST_LEARNT)
+        wanted = {names[int(n * step)] for n in range(min(len(names), MOST_LEARNT))}
+        images, maps = [], []
+        for name, frame in self.source:
+            if name not in wanted:
+                continue
+            _, labels = self.given_at(name)
+            assert labels is not None
+            images.append(reduce_frame(frame, self.size))
+            maps.append(labels)
+            if len(images) == len(wanted):
+                break
+        return images, maps
+
+    def frames(self, start: int = 0, state: dict[str, Any] | None = None) -> Iterator[FrameResult]:
+        """The results of all frames from position ``start`` on, where :meth:`state` was ``state``."""
+        self._stream = None
+        if state is not None:
+            self._stream = self._make_segmenter()
+            restore_stream(self._stream, state)
+        with self._tracer(start) as tracer:
+            for name, frame in self.source.frames(start):
+                given, masks = self.given_at(name)
+                if self._stream is None and masks is not None:
+                    self._stream = self._make_segmenter()
+                result = None
+                if self._stream is not None:
+                    proposals = self.proposals.at(name, self.size) if self.proposals is not None else None
+                    with torch.no_grad():
+                        result = self._stream.step(reduce_frame(frame, self.size), proposals=proposals, masks=masks)
+                    if tracer is not None:
+                        tracer.write(name, result, masks)
+                yield FrameResult(name, self.source.size, self.model.config.thr, given, result)
+
+    def state(self) -> dict[str, Any] | None:
+        """The history of the video as it is between two of the :meth:`frames`."""
+        return None if self._stream is None else stream_state(self._stream)
+
+    def _tracer(self, start: int) -> contextlib.AbstractContextManager[Tracer | None]:
+        folder = self.args.out / "trace" / self.sequence
+        if not self.args.trace:
+            forget_traces(folder)
+            return contextlib.nullcontext()
+        return Tracer(self.model, folder, [self.source.frame_name(n * self.source.every) for n in range(start)])
+
+    def _make_segmenter(self) -> VideoSegmenter:
+        mixed_precision = cli.bfloat16_is_fast(self.device) and self.device.type == "cpu"
+        model = self.model.to(self.device).eval()
+        arguments = (model, self.flow, self.preset.crop_size, mixed_precision)
+        if self.args.max_objects_at_once is not None:
+            return GroupedSegmenter(*arguments, max_objects=self.args.max_objects_at_once)
+        return VideoSegmenter(*arguments)
+
+    def _segment_shapes(self, given: GivenShapes) -> None:
+        net, config = self.model.segmentation, self.model.config
+        assert net is not None
+        proposer = GuidedProposer(net.to(self.device), self.preset.crop_size, config.crop_margin)
+        _, frame = next(iter(self.source))
+        given.segment(proposer, frame, self.device)

@@ -1,0 +1,7 @@
+"""python -m experiments.tables"""
+
+from experiments import cli
+from experiments.tables.command import main
+
+if __name__ == "__main__":
+    cli.run(main)

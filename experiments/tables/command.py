@@ -1,0 +1,224 @@
+"""Tables 1-3 of the paper with our rows, as far as the data is there: python -m experiments.tables"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets.base import VideoSequence
+from experiments import checkpoints, cli, distributed
+from experiments.jobs import Job
+from experiments.presets import Preset, find_preset, open_split
+from experiments.rows import table_rows
+from experiments.scoring import collect, score_share, summarize_row
+from experiments.tables.files import draw, to_csv, to_markdown
+from experiments.tables.paper_rows import TARGETS, Result, Target, paper_rows
+from experiments.tables.roots import find_roots
+from stg_pyg.coco import open_proposals
+from stg_pyg.config import STGConfig
+from stg_pyg.errors import InputError
+from stg_pyg.flow import resolve_flow
+from stg_pyg.io import write_image, write_json, write_text
+from stg_pyg.protocols import check_categories, has_annotations
+
+METHOD = "STG-PyG (this checkpoint)"
+ROW = "temporal"
+DEFAULT_ONLINE_STEPS = 150
+NO_DATA, NO_ANNOTATIONS = "no data", "no annotations here: pack the masks with evaluate --submit"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A benchmark with data."""
+
+    target: Target
+    split: str
+    """That of the paper, or the one in its place."""
+    root: Path
+    videos: Sequence[VideoSequence]
+    preset: Preset
+
+
+def parse() -> argparse.Namespace:
+    parser = cli.make_parser(
+        "Runs a checkpoint on the benchmarks of Tables 1-3 whose data is there, without and with online learning, and "
+        "writes its scores beside the paper's: D/tables.md, D/tables.csv and D/tables.png. Started again after an "
+        "interruption, it goes on; under torchrun every process takes its part of the videos.",
+        out="runs/tables",
+    )
+    parser.add_argument(
+        "--root",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="R",
+        help="folders of data sets, or a folder of such folders; which is which is told by their layouts",
+    )
+    parser.add_argument(
+        "--checkpoint", type=Path, required=True, metavar="C", help="checkpoint.pt of experiments.train"
+    )
+    parser.add_argument(
+        "--split",
+        metavar="S",
+        help="split of DAVIS and YouTube-VOS, such as dev, where the one of the paper is missing or has no "
+        "annotations; such rows cannot be compared with the paper's and say so",
+    )
+    parser.add_argument(
+        "--learning", choices=("both", "off", "on"), default="both", help="rows with online learning, without, or both"
+    )
+    parser.add_argument(
+        "--online-steps",
+        type=cli.whole,
+        help=f"steps of online learning; default: the checkpoint's, {DEFAULT_ONLINE_STEPS} if it has none",
+    )
+    parser.add_argument(
+        "--proposals",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="proposals from elsewhere, COCO results JSON or folders of experiments.proposals; each benchmark takes "
+        "the first that has its videos",
+    )
+    parser.add_argument("--flow", default="dis", metavar="SPEC", help="dis, raft, or a folder of .flo files")
+    parser.add_argument("--processes", type=cli.whole, default=0, help="sequences at a time; 0: one a core")
+    return parser.parse_args()
+
+
+def find_runs(roots: Sequence[Path], preset: Preset, split: str | None, seed: int) -> tuple[list[Run], list[Result]]:
+    """The benchmarks that can be scored, and rows that say why the others cannot.
+
+    Args:
+        roots: folders of data sets.
+        preset: of the checkpoint.
+        split: in the place of one of the paper that cannot be scored.
+        seed: of the run.
+
+    Raises:
+        InputError: no benchmark can be scored, or a data set is incomplete.
+    """
+    found = find_roots(roots)
+    runs: list[Run] = []
+    notes: list[Result] = []
+    substituted: set[str] = set()
+    for target in sorted(TARGETS, key=lambda target: target.split == "test-dev"):  # val has the first claim on --split
+        own = dataclasses.replace(preset, dataset=target.dataset)
+        note = NO_DATA
+        for name in dict.fromkeys([target.split, split or target.split]):
+            root = found.get((target.dataset, name))
+            if root is None or (name != target.split and target.dataset in substituted):
+                continue
+            videos = open_split(own, name, root, seed)
+            if has_annotations(videos):
+                check_categories(target.dataset, videos)
+                runs.append(Run(target, name, root, videos, own))
+                substituted |= {target.dataset} if name != target.split else set()
+                break
+            note = NO_ANNOTATIONS
+        else:
+            notes.append(Result(target.key, METHOD, False, ours=True, note=note))
+    if not runs:
+        there = ", ".join(f"{name} of {dataset}" for dataset, name in sorted(found))
+        raise InputError(
+            f"{roots[0]}: has nothing to score, no split of the paper with annotations; choose another --split "
+            f"(there are {there})"
+        )
+    return runs, notes
+
+
+def make_job(args: argparse.Namespace, config: STGConfig, run: Run, steps: int) -> Job:
+    """One run of the full model."""
+    alpha = find_preset(f"{run.target.dataset}-{run.preset.size}").test_alpha
+    names = [video.name for video in run.videos]
+    proposals = next((p for p in args.proposals if set(open_proposals(p).sequences) & set(names)), None)
+    options: dict[str, Any] = {"online_steps": steps}
+    if alpha is not None:
+        options["alpha"] = alpha
+    if proposals is not None:
+        options["own_evidence"] = True
+    row = next(row for row in table_rows(config.with_options(**options)) if row.name == ROW)
+    out = args.out / f"{run.target.dataset}-{run.split}" / ("online" if steps else "offline")
+    return Job(
+        checkpoint=args.checkpoint,
+        preset=run.preset,
+        split=run.split,
+        root=run.root,
+        rows=(row,),
+        out=out,
+        device=cli.choose_device(args.device).type,
+        seed=args.seed,
+        online_steps=steps,
+        proposals=proposals,
+        flow=args.flow,
+    )
+
+
+def to_result(run: Run, summary: dict[str, Any], steps: int) -> Result:
+    """A row of the tables from the content of ``metrics.json``."""
+    groups = summary["protocol"].get("groups", {})
+    scores: dict[str, float | None] = {"J": summary["J"]["mean"], "F": summary["F"]["mean"], "G": summary["G"]}
+    if "seen" in groups:
+        scores |= {f"{measure}_{group}": groups[group][measure] for measure in "JF" for group in ("seen", "unseen")}
+    seconds = 1 / summary["fps"] + summary["online_seconds"] * len(run.videos) / _num_frames(run)
+    note = "" if run.split == run.target.split else f"{run.split}, not {run.target.split}: not comparable"
+    return Result(run.target.key, METHOD, steps > 0, scores, 1 / seconds, ours=True, note=note)
+
+
+def _num_frames(run: Run) -> int:
+    return sum(video.num_frames for video in run.videos)
+
+
+def score_runs(args: argparse.Namespace, config: STGConfig, runs: Sequence[Run]) -> list[Result] | None:
+    """Our rows; None on the ranks that only do their part."""
+    own_steps = args.online_steps if args.online_steps is not None else config.online_steps or DEFAULT_ONLINE_STEPS
+    all_steps = dict.fromkeys({"off": [0], "on": [own_steps], "both": [0, own_steps]}[args.learning])
+    jobs = [(run, steps, make_job(args, config, run, steps)) for run in runs for steps in all_steps]
+    rank, results = distributed.world().rank, []
+    with distributed.alive(args.out):
+        records = []
+        for run, steps, job in jobs:
+            if rank == 0:
+                learning = f"{steps} steps of online learning" if steps else "no online learning"
+                print(f"{run.target.title}, {len(run.videos)} videos of {run.split}, {learning}", file=sys.stderr)
+            records.append(score_share(job, [video.name for video in run.videos], args.processes))
+        if rank > 0:
+            return None
+        for (run, steps, job), record in zip(jobs, records, strict=True):
+            scored = collect(job, [video.name for video in run.videos], record, args.out)
+            summary = summarize_row(scored, ROW, job.rows[0].config)
+            write_json(job.out / "metrics.json", summary)
+            results.append(to_result(run, summary, steps))
+    return results
+
+
+def main() -> None:
+    args = parse()
+    if args.learning == "on" and args.online_steps == 0:
+        raise InputError("--online-steps 0: rows with online learning need at least 1; or give --learning off")
+    cli.make_folder(args.out)
+    model, preset = checkpoints.load_model(args.checkpoint)
+    runs, notes = find_runs(args.root, preset, args.split, args.seed)
+    resolve_flow(args.flow, device=cli.choose_device(args.device))  # fails now rather than in every process
+    try:
+        results = score_runs(args, model.config, runs)
+    except KeyboardInterrupt:
+        print(f"interrupted; the same command goes on in {args.out}", file=sys.stderr)
+        raise SystemExit(130) from None
+    if results is None:
+        return
+    rows = [*paper_rows(), *results, *notes]
+    device = cli.choose_device(args.device).type
+    footnotes = [
+        f"OL: online learning on the first frame. FPS of {METHOD}: on {device}, with the time of online learning, "
+        "without that of proposals from elsewhere; of the others: as printed in the paper, on other machines. "
+        "\\* pre-trained on YouTube-VOS."
+    ]
+    text = to_markdown(rows, footnotes)
+    write_text(args.out / "tables.md", text)
+    write_text(args.out / "tables.csv", to_csv(rows))
+    write_image(args.out / "tables.png", draw(rows))
+    print(text)

@@ -1,0 +1,7 @@
+"""python -m experiments.train"""
+
+from experiments import cli
+from experiments.train.command import main
+
+if __name__ == "__main__":
+    cli.run(main)

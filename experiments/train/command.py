@@ -1,0 +1,284 @@
+"""Trains STG-Net and scores it: python -m experiments.train"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from datasets.cache import cached
+from datasets.coco import COCO
+from experiments import checkpoints, cli, distributed
+from experiments.presets import PRESETS, Preset, find_preset, open_split
+from experiments.rows import format_table, table_rows
+from experiments.scoring import Job, score_videos, summarize_row
+from experiments.train import process_group
+from experiments.train.board import check_installed
+from experiments.train.detector_stage import evaluate_detector, load_detector, train_detector
+from experiments.train.graph_stage import CLIP_FRAMES, train_graph
+from experiments.train.loop import PRECISIONS, Log, choose_precision
+from experiments.train.segmentation_stage import evaluate_segmentation, load_segmentation, train_segmentation
+from stg_pyg.errors import InputError
+from stg_pyg.io import write_json, write_text
+from stg_pyg.lucid import AnnotatedVideo
+from stg_pyg.model import STGNet
+from stg_pyg.nn.detector import Detector
+
+STAGES = ("detector", "segmentation", "graph", "table", "all")
+
+
+def parse() -> argparse.Namespace:
+    parser = cli.make_parser(
+        "Trains the segmentation network and the spatiotemporal graph and prints the table of what each part adds. "
+        "Without arguments: synthetic videos, made from the seed, in minutes on a CPU.",
+        out="runs/train",
+    )
+    parser.add_argument("--preset", default="synthetic", help=f"one of {', '.join(PRESETS)}")
+    parser.add_argument("--root", type=Path, help="folder of the data set (not for synthetic)")
+    parser.add_argument("--split", help="videos to train on; default: the preset's")
+    parser.add_argument("--val-split", help="videos to score on; default: the preset's")
+    parser.add_argument(
+        "--stage",
+        choices=STAGES,
+        default="all",
+        help="do this stage only; all is segmentation, graph and table, without the detector, which the small method "
+        "does not need: its proposals come from propagation",
+    )
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoints in --out")
+    parser.add_argument(
+        "--coco", type=Path, metavar="ROOT", help="train detector and segmentation network on COCO first"
+    )
+    parser.add_argument("--coco-split", default="train2017", help="images of COCO to train on")
+    parser.add_argument("--coco-steps", type=cli.whole, help="length of the phase on COCO; default: the preset's")
+    parser.add_argument(
+        "--detector-steps", type=cli.whole, help="length of the detector's stage; default: the preset's"
+    )
+    parser.add_argument("--segmentation-steps", type=cli.whole, help="length of the first stage; default: the preset's")
+    parser.add_argument("--graph-steps", type=cli.whole, help="length of the second stage; default: the preset's")
+    parser.add_argument("--online-steps", type=cli.whole, help="steps of online learning on a first frame")
+    parser.add_argument(
+        "--weights",
+        metavar="auto|none|PATH",
+        help="pretrained weights that the networks start from: auto, torchvision's; none; a file or a folder with "
+        "torchvision's files; default: auto for paper presets, none for small ones",
+    )
+    parser.add_argument(
+        "--init",
+        type=Path,
+        metavar="C",
+        help="checkpoint.pt (detector.pt for --stage detector) of an earlier run to start from, as the paper starts on "
+        "DAVIS from YouTube-VOS",
+    )
+    parser.add_argument(
+        "--batch-size", type=cli.whole, help="samples of a step of detector or segmentation, over all processes"
+    )
+    parser.add_argument("--graph-batch-size", type=cli.whole, help="clips of a step of the graph, over all processes")
+    parser.add_argument(
+        "--accumulate",
+        type=cli.whole,
+        default=1,
+        help="parts that a process takes its samples of a step in, for memory",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("auto", *PRECISIONS),
+        default="auto",
+        help="of the forward pass; auto: bfloat16 where it is fast",
+    )
+    parser.add_argument("--tensorboard", action="store_true", help="write curves and pictures to OUT/tensorboard")
+    parser.add_argument("--workers", type=cli.whole, default=1, help="processes that draw training samples")
+    parser.add_argument(
+        "--threads",
+        type=cli.whole,
+        default=0,
+        help="of training on the CPU, on whose number rounding depends; 0: the cores that --workers leave",
+    )
+    parser.add_argument("--processes", type=cli.whole, default=0, help="sequences scored at a time; 0: one a core")
+    parser.add_argument("--cache-gb", type=float, default=4.0, help="memory for decoded frames")
+    return parser.parse_args()
+
+
+def preset_of(args: argparse.Namespace) -> Preset:
+    preset = find_preset(args.preset)
+    changes = {
+        "detector_steps": args.detector_steps,
+        "coco_steps": args.coco_steps,
+        "segmentation_steps": args.segmentation_steps,
+        "graph_steps": args.graph_steps,
+        "batch_size": args.batch_size,
+        "detector_batch_size": args.batch_size,
+        "graph_batch_size": args.graph_batch_size,
+        "train_split": args.split,
+        "val_split": args.val_split,
+    }
+    preset = dataclasses.replace(preset, **{name: value for name, value in changes.items() if value is not None})
+    if args.online_steps is not None:
+        preset = dataclasses.replace(preset, config=preset.config.with_options(online_steps=args.online_steps))
+    for option in ("batch_size", "graph_batch_size", "accumulate"):
+        if getattr(args, option) == 0:
+            raise InputError(f"--{option.replace('_', '-')} 0: give at least 1")
+    frames = CLIP_FRAMES * preset.graph_batch_size
+    if 0 < preset.graph_steps < frames:
+        raise InputError(f"--graph-steps {preset.graph_steps}: a step takes {frames} frames, give 0 or at least that")
+    if find_preset(args.preset).test_only:
+        raise InputError(f"--preset {args.preset}: has no videos to train on; train on another and evaluate there")
+    if preset.size == "small" and args.weights not in (None, "none"):
+        raise InputError(
+            f"--weights {args.weights}: preset {preset.name} has no pretrained weights; choose a paper preset"
+        )
+    return preset
+
+
+def score_table(args: argparse.Namespace, preset: Preset) -> None:
+    """Scores all rows on the validation videos; writes the masks, ``table.json``, ``table.md`` and ``metrics.json``."""
+    rows = table_rows(preset.config)
+    videos = open_split(preset, preset.val_split, args.root, args.seed)
+    checkpoint = args.out / "checkpoint.pt"
+    device = cli.choose_device(args.device)
+    job = Job(checkpoint, preset, preset.val_split, args.root, tuple(rows), args.out, device.type, args.seed, True)
+    results = score_videos(job, [video.name for video in videos], args.processes)
+    summaries = {row.name: summarize_row(results, row.name, row.config) for row in rows}
+    write_json(args.out / "table.json", summaries)
+    write_json(args.out / "metrics.json", summaries["temporal"])
+    table = format_table(summaries, rows)
+    write_text(args.out / "table.md", table + "\n")
+    print(f"\n{preset.val_split} of {preset.dataset}, {len(videos)} videos:\n\n{table}\n")
+
+
+def build_model(args: argparse.Namespace, preset: Preset) -> STGNet:
+    """The network of a preset, from the weights of ``--init`` or ``--weights``."""
+    if args.init is None:
+        return checkpoints.build_model(preset, weights=weights_of(args, preset))
+    earlier, origin = checkpoints.load_model(args.init)
+    if (origin.size, origin.width) != (preset.size, preset.width):
+        raise InputError(f"{args.init}: is of preset {origin.name}, whose networks are not those of {preset.name}")
+    model = checkpoints.build_model(preset)
+    wanted = model.state_dict()
+    model.load_state_dict({name: value for name, value in earlier.state_dict().items() if name in wanted}, strict=False)
+    return model
+
+
+def weights_of(args: argparse.Namespace, preset: Preset) -> str:
+    """What ``--weights`` says: ``auto``, ``none`` or a path."""
+    return args.weights or ("auto" if preset.size == "paper" else "none")
+
+
+def build_detector(args: argparse.Namespace, preset: Preset) -> Detector:
+    """The detector of a preset; one that is resumed needs no pretrained weights."""
+    for name in ("detector.pt", "detector_coco.pt"):
+        if args.resume and (args.out / name).is_file():
+            return load_detector(args.out / name)
+    if args.init is not None:
+        return load_detector(args.init)
+    if preset.size == "small":
+        return Detector.small(preset.detector_width, preset.detector_size)
+    return Detector.one_class(weights_of(args, preset))
+
+
+def train_in_phases(
+    train: Callable[..., Log],
+    net: nn.Module,
+    videos: Sequence[AnnotatedVideo],
+    preset: Preset,
+    name: str,
+    args: argparse.Namespace,
+    options: dict[str, Any],
+) -> None:
+    """Trains on COCO, if it is given, into ``<name>_coco.pt`` and then on the videos into ``<name>.pt``."""
+    first, second = (args.out / f"{name}{phase}.pt" for phase in ("_coco", ""))
+    if args.coco is not None:
+        if args.resume and second.is_file() and not first.is_file():
+            raise InputError(f"{second}: was not started from COCO; take --coco away, or choose another --out")
+        if not (args.resume and second.is_file()):
+            steps, longer = preset.coco_steps, preset
+            if steps:
+                longer = dataclasses.replace(preset, detector_steps=steps, segmentation_steps=steps)
+            log = train(net, COCO(args.coco, args.coco_split), longer, first, **options)
+            write_log(args.out / f"{name}_coco_log.json", log)
+    log = train(net, videos, preset, second, **options)
+    write_log(args.out / f"{name}_log.json", log)
+
+
+def write_log(path: Path, log: Log) -> None:
+    """Writes the log of a stage once, however many processes have it."""
+    if process_group.is_main():
+        write_json(path, log)
+
+
+def score_detector(args: argparse.Namespace, preset: Preset, detector: Detector) -> None:
+    """Recall of the proposals on the validation videos: ``detector.json``, ``detector.md``."""
+    videos = open_split(preset, preset.val_split, args.root, args.seed)
+    scores = evaluate_detector(detector, videos)
+    write_json(args.out / "detector.json", scores.to_dict())
+    write_text(args.out / "detector.md", scores.to_markdown() + "\n")
+    print(f"\nproposals on {preset.val_split} of {preset.dataset}, recall in percent:\n\n{scores.to_markdown()}\n")
+
+
+def score_segmentation(args: argparse.Namespace, preset: Preset, net: nn.Module) -> None:
+    """J of crops of the validation videos with and without Q: ``segmentation.json``."""
+    scores = evaluate_segmentation(net, open_split(preset, preset.val_split, args.root, args.seed), preset)
+    write_json(args.out / "segmentation.json", scores)
+    print(
+        f"{scores['crops']} crops of {preset.val_split}: J {scores['with_q']:.1f} with Q, "
+        f"{scores['without_q']:.1f} without"
+    )
+
+
+def train_stages(args: argparse.Namespace, preset: Preset, device: torch.device) -> nn.Module:
+    """Trains what ``--stage`` says; returns the detector or the model."""
+    videos = cached(open_split(preset, preset.train_split, args.root, args.seed), args.cache_gb)
+    common = {
+        "device": device,
+        "precision": choose_precision(args.precision, device),
+        "seed": args.seed,
+        "resume": args.resume,
+        "tensorboard": args.out / "tensorboard" if args.tensorboard else None,
+    }
+    in_batches = common | {"workers": args.workers, "accumulate": args.accumulate}
+    if args.stage == "detector":
+        detector = build_detector(args, preset)
+        train_in_phases(train_detector, detector, videos, preset, "detector", args, in_batches)
+        return detector
+    model = build_model(args, preset)
+    assert model.segmentation is not None
+    if args.stage in ("segmentation", "all"):
+        train_in_phases(train_segmentation, model.segmentation, videos, preset, "segmentation", args, in_batches)
+    elif args.stage == "graph":
+        load_segmentation(model.segmentation, args.out / "segmentation.pt")
+    if args.stage in ("graph", "all"):
+        write_log(args.out / "graph_log.json", train_graph(model, videos, preset, args.out / "graph.pt", **common))
+        if process_group.is_main():
+            checkpoints.save_model(args.out / "checkpoint.pt", model, preset, args.seed)
+    return model
+
+
+def main() -> None:
+    args = parse()
+    preset = preset_of(args)
+    if args.tensorboard:
+        check_installed()
+    device = distributed.device_of_rank(cli.choose_device(args.device))
+    choose_precision(args.precision, device)
+    cli.make_folder(args.out)
+    cli.seed_everything(args.seed)
+    # Threads that wait for a core which draws samples cost more than they bring.
+    torch.set_num_threads(args.threads or max(1, distributed.processes_of_rank("cpu") - args.workers))
+    open_split(preset, preset.val_split, args.root, args.seed)  # fails now rather than after hours of training
+    with process_group.joined(device):
+        trained = train_stages(args, preset, device)
+    is_main = distributed.world().rank == 0
+    if args.stage == "detector" and is_main:
+        assert isinstance(trained, Detector)
+        score_detector(args, preset, trained)
+    if args.stage == "segmentation" and is_main:
+        assert isinstance(trained, STGNet) and trained.segmentation is not None
+        score_segmentation(args, preset, trained.segmentation)
+    if args.stage in ("table", "all"):
+        score_table(args, preset)
+        checkpoint, out = args.out / "checkpoint.pt", args.out
+        print(f"checkpoint {checkpoint}, masks and overlays in {out}/temporal, scores in {out}/metrics.json")

@@ -1,0 +1,69 @@
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from datasets import SyntheticVideos
+from experiments import dreams
+from stg_pyg.errors import InputError
+from stg_pyg.io import read_image, write_image, write_label_map
+from stg_pyg.lucid import Sample
+
+
+def start(monkeypatch, tmp_path, *options):
+    monkeypatch.setattr(sys, "argv", ["dreams", *map(str, options), "--out", str(tmp_path / "out")])
+    dreams.main()
+
+
+def test_sheet_of_a_split(monkeypatch, tmp_path, capsys):
+    options = ["--preset", "synthetic", "--split", "val", "--size", "32", "--samples", "5", "--columns", "2"]
+    start(monkeypatch, tmp_path, *options)
+    sheet = read_image(tmp_path / "out/dreams.png")
+    assert sheet.shape == (3 * 36 + 4, 2 * (3 * 32 + 16), 3)
+    result = json.loads((tmp_path / "out/dreams.json").read_text())
+    assert result["samples"] == 5 and result["size"] == 32 and result["samples_per_second"] > 0
+    assert "5 samples" in capsys.readouterr().out
+
+
+@pytest.fixture
+def frame(tmp_path):
+    video = SyntheticVideos("val", num_videos=1, num_frames=2, height=48, width=64)[0]
+    write_image(tmp_path / "frame.png", video.image(0))
+    write_label_map(tmp_path / "masks.png", video.labels(0))
+    write_label_map(tmp_path / "empty.png", np.zeros((48, 64), np.uint8))
+    write_label_map(tmp_path / "small.png", np.ones((10, 12), np.uint8))
+    return tmp_path
+
+
+def test_sheet_of_one_frame(monkeypatch, frame):
+    start(monkeypatch, frame, "--frame", frame / "frame.png", "--masks", frame / "masks.png", "--samples", 2)
+    assert read_image(frame / "out/dreams.png").shape == (132 + 4, 2 * (3 * 128 + 16), 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--frame {}/frame.png", "belong together"),
+        ("--frame {}/frame.png --masks {}/empty.png", "no object"),
+        ("--frame {}/frame.png --masks {}/small.png", "12 x 10 but the picture 64 x 48"),
+        ("--frame {}/none.png --masks {}/masks.png", "none.png"),
+        ("--preset synthetic --split val --video nobody", "nobody"),
+        ("--preset synthetic --split val --size 4", "--size"),
+        ("--preset synthetic --dream-share 1.5", "0 to 1"),
+        ("--preset synthetic --dream-share x", "0 to 1"),
+    ],
+)
+def test_bad_arguments_are_named(monkeypatch, frame, options, message):
+    with pytest.raises(InputError, match=message):
+        start(monkeypatch, frame, *(part.format(frame) for part in options.split()))
+
+
+def test_q_and_target_are_tinted_over_the_crop():
+    crop, left, right = np.full((16, 16, 3), 100, np.uint8), *np.zeros((2, 16, 16), np.uint8)
+    left[:, :8], right[:, 8:] = 255, 255
+    sheet = dreams.contact_sheet([Sample(crop, left, right)], columns=4)
+    pictures = [sheet[4:20, 4 + 20 * k : 20 + 20 * k] for k in range(3)]
+    assert np.array_equal(pictures[0], crop)
+    changed = [(picture != 100).any(axis=2) for picture in pictures]
+    assert np.array_equal(changed[1], left > 0) and np.array_equal(changed[2], right > 0)

@@ -1,0 +1,224 @@
+"""The page of a run in headless Chromium, driven by keys."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from report_cases import EVIL, davis, evaluated
+from test_cli import command
+
+from experiments.report.page import ASSETS, SCRIPTS
+from stg_pyg.io import write_json
+from stg_pyg.trace_files import read_trace
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
+__all__ = ["davis", "evaluated"]
+BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["sync_api.Browser"]:
+    binary = next(filter(None, map(shutil.which, BROWSERS)), None)
+    with sync_api.sync_playwright() as playwright:
+        try:
+            launched = playwright.chromium.launch(executable_path=binary, args=["--no-sandbox"])
+        except sync_api.Error as error:
+            pytest.skip(f"no Chromium to start: {error.message.splitlines()[0]}")
+        yield launched
+        launched.close()
+
+
+@dataclass
+class Opened:
+    """A page and what it complained of or asked for."""
+
+    page: "sync_api.Page"
+    complaints: list[str]
+    requests: list[str]
+
+    def text(self, selector: str) -> str:
+        return self.page.locator(selector).inner_text()
+
+    def press(self, *keys: str) -> None:
+        for key in keys:
+            self.page.keyboard.press(key)
+
+    def picture(self, shown: str, selector: str = "#frame") -> str:
+        """The pixels of a canvas, once it, or what it is in, says what it shows: the frame, and overlays by key."""
+        self.page.wait_for_selector(f"{selector.split()[0]}[data-shown='{shown}']")
+        return self.page.evaluate("(s) => document.querySelector(s).toDataURL()", selector)
+
+
+@pytest.fixture(scope="module")
+def report(evaluated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report") / "<i>run"
+    shutil.copytree(evaluated, folder)
+    write_json(folder / "graph_log.json", [{"step": 10 * n, "</script><b>": 1 / n} for n in range(1, 6)])
+    with pytest.MonkeyPatch.context() as patch:
+        assert command(patch, "report", folder, "--sequence", "walk", "--sequence", EVIL) == 0
+    return folder / "report.html"
+
+
+@pytest.fixture
+def opened(browser, report) -> Iterator[Opened]:
+    context = browser.new_context(viewport={"width": 1300, "height": 900}, offline=True)
+    page, complaints, requests = context.new_page(), [], []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto(report.as_uri())
+    page.wait_for_selector("body[data-ready=yes]")
+    yield Opened(page, complaints, requests)
+    assert complaints == []
+    assert [url for url in requests if not url.startswith(("data:", "file:"))] == []
+    assert sum(url.startswith("file:") for url in requests) == 1
+    context.close()
+
+
+def test_arrows_move_the_frame(opened):
+    opened.press("Home")
+    assert opened.text("#position").startswith("00000")
+    first = opened.picture("00000 r")
+    opened.press("ArrowRight", "ArrowRight")
+    assert opened.text("#position").startswith("00002") and opened.picture("00002 r") != first
+    for key, frame in {"PageDown": 12, "End": 13, "ArrowRight": 13, "PageUp": 3, "ArrowLeft": 2, "Home": 0}.items():
+        opened.press(key)
+        assert opened.text("#position").split()[0] == f"{frame:05d}", key
+    opened.page.locator("#slider").focus()
+    opened.press("ArrowRight")
+    assert opened.text("#position").startswith("00001"), "not two at a time on the slider"
+
+
+def test_it_starts_with_the_worst_frame_and_lists_the_others(opened):
+    listed = opened.page.locator("#worst li span").all_inner_texts()
+    assert len(listed) > 2 and opened.text("#position").split()[0] == listed[0].split()[0]
+    opened.press("w")
+    assert opened.text("#position").split()[0] == listed[1].split()[0]
+    opened.page.locator("#worst button").nth(2).click()
+    assert opened.text("#position").split()[0] == listed[2].split()[0]
+
+
+def test_overlays_change_the_picture_and_back(opened):
+    opened.press("Home", *["ArrowRight"] * 4)
+    before = opened.picture("00004 r")
+    for key in "rtepqg":
+        button = opened.page.locator(f"#toggles button:has(kbd:text-is('{key}'))")
+        pressed = button.get_attribute("aria-pressed")
+        opened.press(key)
+        assert opened.picture("00004" if key == "r" else f"00004 r {key}") != before, key
+        assert button.get_attribute("aria-pressed") != pressed
+        button.click()
+        assert opened.picture("00004 r") == before and button.get_attribute("aria-pressed") == pressed
+
+
+def test_play_and_stop(opened):
+    opened.press("Home", "Space")
+    position = sync_api.expect(opened.page.locator("#position"))
+    position.not_to_contain_text("00000")
+    opened.press("Space")
+    at = opened.text("#position")
+    opened.page.wait_for_timeout(250)
+    assert opened.text("#position") == at
+    opened.press("End", "Space")
+    position.not_to_contain_text("00013")
+    position.to_contain_text("00013")
+    sync_api.expect(opened.page.locator("#play")).to_have_text("▶")
+
+
+def range_of_weights(path: Path) -> tuple[float, float]:
+    """Least and greatest mean of both directions of the edges of the first object."""
+    trace = read_trace(path)
+    weight = {tuple(edge): float(w) for edge, w in zip(trace.edge_index.T, trace.edge_weight, strict=True)}
+    means = [(w + weight[v, u]) / 2 for (u, v), w in weight.items() if trace.batch[u] == 0]
+    return min(means), max(means)
+
+
+def test_why_a_node_was_selected(opened, evaluated):
+    opened.press("Home", *["ArrowRight"] * 4)
+    opened.page.wait_for_selector("#graph-where:text('00004')")
+    rows = [row.split("\t") for row in opened.page.locator("#nodes tbody tr").all_inner_texts()]
+    numbers = [[float(value) for value in row if value.replace(".", "").isdecimal()] for row in rows]
+    for _, box, mask, gate, total in numbers:
+        assert 0.4 * box + 0.6 * mask + 0.5 * gate == pytest.approx(total, abs=2e-3)
+    assert [row[4] for row in numbers] == sorted((row[4] for row in numbers), reverse=True)
+    assert opened.page.locator("#nodes tr.selected").count() == 1
+    assert "selected" in opened.page.locator("#nodes tbody tr").first.get_attribute("class")
+    assert opened.page.locator("#graph-svg g.node").count() == len(rows)
+    assert opened.page.locator("#graph-svg line").count() >= 1
+    low, high = (float(word.rstrip(",")) for word in opened.text("#graph-caption").split() if word[0].isdecimal())
+    assert (low, high) == pytest.approx(range_of_weights(evaluated / "trace/walk/00004.npz"), abs=0.01)
+    table = opened.text("#nodes")
+    opened.press("o")
+    sync_api.expect(opened.page.locator("#nodes")).not_to_have_text(table, use_inner_text=True)
+
+
+def test_attention_of_the_object_and_of_a_place(opened):
+    opened.press("Home", *["ArrowRight"] * 4)
+    whole = opened.picture("00004 object", "#memories canvas")
+    assert opened.page.locator("#memories figure").count() == 4
+    opened.page.locator("#query").click(position={"x": 2, "y": 2})
+    place = opened.picture("00004 0 0", "#memories canvas")
+    assert place != whole
+    opened.page.locator("#query").focus()
+    opened.press(*["ArrowRight", "ArrowDown"] * 3)
+    assert opened.picture("00004 3 3", "#memories canvas") != place
+    assert opened.text("#position").startswith("00004"), "the keys are those of the grid while it has the focus"
+    opened.press("a")
+    assert opened.picture("00004 object", "#memories canvas") == whole
+    opened.page.locator("#memories button").first.click()
+    assert opened.text("#position").startswith("00000")
+    sync_api.expect(opened.page.locator("#graph-note")).to_contain_text("given")
+
+
+def test_the_timeline_is_clickable(opened):
+    chart = opened.page.locator("#timeline svg").first
+    assert opened.page.locator("#timeline svg").count() == 2, "one for each object"
+    width = chart.bounding_box()["width"]
+    chart.click(position={"x": width - 9, "y": 40})
+    assert opened.text("#position").startswith("00013")
+
+
+def test_another_sequence_and_its_strip(opened):
+    strip = opened.page.locator("#strip").get_attribute("src")
+    opened.press("s")
+    sync_api.expect(opened.page.locator("#sequence")).to_have_value("1")
+    opened.press("End")
+    assert opened.text("#position").startswith("11")
+    assert opened.page.locator("#strip").get_attribute("src") != strip
+    with opened.page.expect_download() as download:
+        opened.page.locator("#strip-link").click()
+    assert download.value.path().read_bytes()[:2] == b"\xff\xd8"
+
+
+def test_help_curves_and_names(opened):
+    opened.press("?")
+    assert opened.page.locator("#help").is_visible() and "ground truth" in opened.text("#help")
+    at = opened.text("#position")
+    opened.press("ArrowRight")
+    assert opened.text("#position") == at, "keys wait while the help is open"
+    opened.press("Escape")
+    assert not opened.page.locator("#help").is_visible()
+    assert opened.page.locator("#curves svg").count() == 1 and "last 0.2" in opened.text("#curves")
+    assert "graph: </script><b>" in opened.text("#curves") and opened.page.locator("#curves b").count() == 0
+    assert opened.text("h1") == "<i>run" and EVIL in opened.text("#numbers")
+    assert opened.page.locator("#sequence option").all_inner_texts() == ["walk", EVIL]
+
+
+def test_a_page_without_any_sequence(browser, tmp_path):
+    write_json(tmp_path / "graph_log.json", [{"step": n, "loss": 2.0} for n in (1, 2)])
+    with pytest.MonkeyPatch.context() as patch:
+        assert command(patch, "report", tmp_path) == 0
+    page, complaints = browser.new_page(), []
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto((tmp_path / "report.html").as_uri())
+    page.wait_for_selector("body[data-ready=yes]")
+    page.keyboard.press("ArrowRight")
+    assert complaints == [] and page.locator("#curves svg").is_visible() and not page.locator("#video").is_visible()
+    page.close()
+
+
+def test_all_scripts_are_part_of_the_page():
+    assert sorted(SCRIPTS) == sorted(path.name for path in ASSETS.glob("*.js"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
 from pathlib import Path
@@ -102,8 +103,8 @@ def untrained_model(preset_name: str = "davis2016-small") -> STGNet:
 def save_model(path: Path, model: STGNet, preset: Preset, seed: int) -> None:
     """Writes a model with what is needed to build and run it again, its weights in half precision."""
     state = {name: v.half() if v.is_floating_point() else v for name, v in model.state_dict().items()}
-    content = {"kind": "model", "preset": preset.name, "config": model.config.to_dict(), "seed": seed, "model": state}
-    save(path, content)
+    made_of = {"preset": preset.name, "crop_size": preset.crop_size, "config": model.config.to_dict(), "seed": seed}
+    save(path, {"kind": "model", **made_of, "model": state})
 
 
 def load_model(path: str | Path) -> tuple[STGNet, Preset]:
@@ -112,6 +113,7 @@ def load_model(path: str | Path) -> tuple[STGNet, Preset]:
     content = load(path, "model")
     try:
         preset = find_preset(content["preset"])
+        preset = dataclasses.replace(preset, crop_size=int(content.get("crop_size", preset.crop_size)))
         model = build_model(preset, STGConfig.from_dict(content["config"]))
     except InputError as error:
         raise InputError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from error

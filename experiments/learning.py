@@ -51,7 +51,7 @@ def learn(job: Job, model: STGNet, video: VideoSequence) -> Learned:
         segmentation,
         video.image(t),
         labels,
-        preset.lucid,
+        preset.online_lucid,
         steps=steps,
         batch_size=preset.online_batch_size,
         peak=preset.online_learning_rate,

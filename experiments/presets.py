@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +35,14 @@ class Preset:
     crop_size: int = 128
     """Side of the crops of the segmentation network."""
     lucid: LucidConfig = field(default_factory=LucidConfig)
+    """How samples of the first phase of the segmentation network are drawn."""
     segmentation_steps: int = 4500
     batch_size: int = 24
     learning_rate: float = 2e-3
+    fine_lucid: LucidConfig | None = None
+    """How samples of the second phase are drawn, fine-tuning by lucid data dreaming (FT of Table 4); none: no phase."""
+    fine_steps: int = 0
+    fine_learning_rate: float = 1e-3
     graph_steps: int = 2400
     """Frames of videos that the graph is trained on."""
     graph_batch_size: int = 1
@@ -62,6 +67,19 @@ class Preset:
     """alpha of Eq. 3 that a model from elsewhere is run with on this benchmark; None: its own."""
     resolution: str = "480p"
     """Folder of DAVIS' frames and masks, ``480p`` or ``Full-Resolution``."""
+
+    @property
+    def online_lucid(self) -> LucidConfig:
+        """How samples of online learning are drawn: as those of the last phase, at the size that is segmented at."""
+        return replace(self.fine_lucid or self.lucid, size=self.crop_size)
+
+    @property
+    def fine(self) -> Preset | None:
+        """The preset of the second phase, if there is one."""
+        if self.fine_lucid is None or not self.fine_steps:
+            return None
+        steps, rate = self.fine_steps, self.fine_learning_rate
+        return replace(self, lucid=self.fine_lucid, segmentation_steps=steps, learning_rate=rate)
 
     @property
     def test_only(self) -> bool:
@@ -94,7 +112,16 @@ def _paper(name: str, segmentation_steps: int, train: str = "train", val: str = 
 
 def _small(name: str, train: str = "train", val: str = "val") -> Preset:
     """Networks for a CPU, trained from random weights, and online learning."""
-    return Preset(f"{name}-small", name, train, val, config=STGConfig.small().with_options(online_steps=150))
+    return Preset(
+        f"{name}-small",
+        name,
+        train,
+        val,
+        config=STGConfig.small().with_options(online_steps=150),
+        crop_size=160,
+        fine_lucid=LucidConfig(size=160, dream_share=0.3),
+        fine_steps=1800,
+    )
 
 
 def _paper_test(name: str) -> Preset:

@@ -139,7 +139,7 @@ class Run:
         return Lesson(
             self.steps,
             self.args.online_seconds,
-            preset.lucid,
+            preset.online_lucid,
             preset.online_batch_size,
             preset.learning_rate if fresh else preset.online_learning_rate,
             self.device,

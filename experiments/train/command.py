@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ from stg_pyg.lucid import AnnotatedVideo
 from stg_pyg.model import STGNet
 from stg_pyg.nn.detector import Detector
 
+FINE = "segmentation_fine.pt"
 STAGES = ("detector", "segmentation", "graph", "table", "all")
 
 
@@ -59,6 +61,9 @@ def parse() -> argparse.Namespace:
         "--detector-steps", type=cli.whole, help="length of the detector's stage; default: the preset's"
     )
     parser.add_argument("--segmentation-steps", type=cli.whole, help="length of the first stage; default: the preset's")
+    parser.add_argument(
+        "--fine-steps", type=cli.whole, help="length of its second phase, with lucid dreams; default: the preset's"
+    )
     parser.add_argument("--graph-steps", type=cli.whole, help="length of the second stage; default: the preset's")
     parser.add_argument("--online-steps", type=cli.whole, help="steps of online learning on a first frame")
     parser.add_argument(
@@ -109,6 +114,7 @@ def preset_of(args: argparse.Namespace) -> Preset:
         "detector_steps": args.detector_steps,
         "coco_steps": args.coco_steps,
         "segmentation_steps": args.segmentation_steps,
+        "fine_steps": args.fine_steps,
         "graph_steps": args.graph_steps,
         "batch_size": args.batch_size,
         "detector_batch_size": args.batch_size,
@@ -248,13 +254,27 @@ def train_stages(args: argparse.Namespace, preset: Preset, device: torch.device)
     assert model.segmentation is not None
     if args.stage in ("segmentation", "all"):
         train_in_phases(train_segmentation, model.segmentation, videos, preset, "segmentation", args, in_batches)
+        if preset.fine is not None:
+            log = train_segmentation(model.segmentation, videos, preset.fine, args.out / FINE, **in_batches)
+            write_log(args.out / "fine_log.json", log)
     elif args.stage == "graph":
-        load_segmentation(model.segmentation, args.out / "segmentation.pt")
+        load_segmentation(model.segmentation, args.out / (FINE if preset.fine is not None else "segmentation.pt"))
     if args.stage in ("graph", "all"):
         write_log(args.out / "graph_log.json", train_graph(model, videos, preset, args.out / "graph.pt", **common))
         if process_group.is_main():
             checkpoints.save_model(args.out / "checkpoint.pt", model, preset, args.seed)
+            if preset.fine is not None:
+                save_base(args, preset, model)
     return model
+
+
+def save_base(args: argparse.Namespace, preset: Preset, model: STGNet) -> None:
+    """The model with the segmentation network of the first phase: ``checkpoint_base.pt``, without FT of Table 4."""
+    base = copy.deepcopy(model)
+    assert base.segmentation is not None
+    load_segmentation(base.segmentation, args.out / "segmentation.pt")
+    preset = dataclasses.replace(preset, crop_size=preset.lucid.size)
+    checkpoints.save_model(args.out / "checkpoint_base.pt", base, preset, args.seed)
 
 
 def main() -> None:

@@ -115,7 +115,7 @@ def train_segmentation(
 
 
 def load_segmentation(net: nn.Module, path: Path) -> None:
-    """Loads the averaged weights of the first stage, finished or not, into ``net``."""
+    """Loads the averaged weights of a phase of the first stage, finished or not, into ``net``."""
     checkpoints.load_weights(net, checkpoints.load(path, "segmentation")["average"], path)
     net.eval()
 

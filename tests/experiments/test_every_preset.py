@@ -106,7 +106,7 @@ def test_a_second_training_starts_from_the_first(monkeypatch, tmp_path):
     root = data_of(name, tmp_path / "data")
     arguments = ("--preset", name, "--root", root, "--out", tmp_path / "run", "--stage", "segmentation", "--workers", 0)
     assert command(monkeypatch, "train", *arguments, "--init", tmp_path / "c.pt") == 0
-    (state,) = started
+    state = started[0]  # what the first of the two phases starts from
     for key, value in model.segmentation.state_dict().items():
         assert torch.equal(state[key], value.half().float() if value.is_floating_point() else value), key
     paper = ("--preset", "davis2017-paper", "--root", root, "--out", tmp_path / "other", "--init", tmp_path / "c.pt")

@@ -40,7 +40,8 @@ def test_paper_presets_hold_the_printed_constants():
 def test_presets_fit_together(preset: Preset):
     assert isinstance(preset.config, STGConfig)
     assert preset.lucid.size % 16 == 0 and preset.crop_size % 16 == 0  # the network has four stages of stride 2
-    assert preset.lucid.size == preset.crop_size, "the network is trained on crops of the size that it is used with"
+    last = preset.fine_lucid or preset.lucid
+    assert last.size == preset.crop_size, "the network is trained on crops of the size that it is used with"
     assert preset.config.gaps[0] == 1, "Q of Eq. 6 is the warped mask of the frame before"
     assert (preset.train_split == preset.val_split) == preset.test_only == (preset.val_split == "all")
     for count in (

@@ -485,3 +485,38 @@ def test_clips_start_with_an_object():
         for image, label in zip(images, labels, strict=True):
             assert image.shape == (16, 24, 3) and label.shape == (16, 24)
             assert set(np.unique(label)) <= {0, 1, 2}
+
+
+def test_the_second_phase_goes_on_from_the_first(monkeypatch, tmp_path):
+    fine = LucidConfig(size=48, dream_share=0.5)
+    make_tiny(monkeypatch)
+    monkeypatch.setitem(
+        PRESETS, "synthetic-small", dataclasses.replace(TINY, crop_size=48, fine_lucid=fine, fine_steps=3)
+    )
+    arguments = ("train", "--workers", 0, "--segmentation-steps", 4, "--graph-steps", 6, "--online-steps", 0)
+    monkeypatch.setattr("experiments.train.command.score_table", lambda *_: None)
+    out = tmp_path / "whole"
+    assert command(monkeypatch, *arguments, "--out", out) == 0
+    model, preset = checkpoints.load_model(out / "checkpoint.pt")
+    assert preset.crop_size == preset.online_lucid.size == 48 and preset.online_lucid.dream_share == 0.5
+    base, before = checkpoints.load_model(out / "checkpoint_base.pt")
+    assert before.crop_size == before.online_lucid.size == 32
+    first, second = (
+        checkpoints.load(out / name, "segmentation") for name in ("segmentation.pt", "segmentation_fine.pt")
+    )
+    assert (first["step"], second["step"]) == (4, 3)
+    for found, phase in ((base, first), (model, second)):
+        expected = {name: v.half().float() if v.is_floating_point() else v for name, v in phase["average"].items()}
+        assert_same_weights(found.segmentation, expected)
+    assert not torch.equal(base.segmentation.mask_head.weight, model.segmentation.mask_head.weight)
+    # The phases one by one, the second one stopped and resumed, come to the same end.
+    out = tmp_path / "parts"
+    assert command(monkeypatch, *arguments, "--out", out, "--stage", "segmentation", "--fine-steps", 0) == 0
+    assert not (out / "segmentation_fine.pt").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(training_loop, "SAVE_EVERY_SECONDS", -1.0)
+        patch.setattr(segmentation_stage, "optimisation_step", killer(segmentation_stage.optimisation_step, 2))
+        with pytest.raises(Killed):
+            command(patch, *arguments, "--out", out, "--resume")
+    assert command(monkeypatch, *arguments, "--out", out, "--resume") == 0
+    assert (out / "checkpoint.pt").read_bytes() == (tmp_path / "whole" / "checkpoint.pt").read_bytes()

@@ -32,6 +32,8 @@ def reduced(name: str) -> Preset:
     preset = PRESETS[name]
     config = preset.config.with_options(key_size=32, online_steps=min(preset.config.online_steps, 1))
     changes = {"config": config, "crop_size": 32, "lucid": LucidConfig(size=32), "batch_size": 2, "width": 8}
+    if preset.fine is not None:
+        changes |= {"fine_lucid": LucidConfig(size=32, dream_share=0.5), "fine_steps": 2}
     return dataclasses.replace(preset, segmentation_steps=2, graph_steps=6, online_batch_size=2, **changes)
 
 

@@ -17,6 +17,8 @@ from stg_pyg.errors import InputError
 from stg_pyg.model import STGNet
 
 FORMAT = "stg_pyg-1"
+SHIPPED = Path(__file__).parent / "weights" / "davis2016-small.pt"
+"""The checkpoint that comes with the repository, see the page beside it."""
 
 
 def save(path: Path, content: dict[str, Any]) -> None:

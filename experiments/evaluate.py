@@ -62,6 +62,7 @@ def parse() -> argparse.Namespace:
         type=cli.seconds,
         help="most seconds of online learning a video; scores then depend on how fast the machine is",
     )
+    cli.add_update_every(parser)
     parser.add_argument("--overlays", action="store_true", help="also write the masks drawn over the frames")
     parser.add_argument(
         "--trace",
@@ -132,6 +133,7 @@ def evaluate_model(
         config = config.with_options(own_evidence=args.join and args.checkpoint is not None)
     if args.online_steps is not None:
         config = config.with_options(online_steps=args.online_steps)
+    config = cli.with_updates(config, args.update_every, args.online_steps)
     rows = {row.name: row for row in table_rows(config)}
     if args.row not in rows:
         raise InputError(f"--row {args.row}: choose one of {', '.join(rows)}")

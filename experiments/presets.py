@@ -117,9 +117,11 @@ def _small(name: str, train: str = "train", val: str = "val") -> Preset:
         name,
         train,
         val,
-        config=STGConfig.small().with_options(online_steps=150),
-        crop_size=160,
-        fine_lucid=LucidConfig(size=160, dream_share=0.3),
+        config=STGConfig.small().with_options(online_steps=150, update_every=8),
+        crop_size=128,
+        lucid=LucidConfig(size=96),
+        segmentation_steps=3600,
+        fine_lucid=LucidConfig(size=128, dream_share=0.3),
         fine_steps=1800,
     )
 

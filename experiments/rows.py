@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from stg_pyg.config import STGConfig
 
+OF_PROPOSALS = ("crop_margin", "gaps", "own_evidence")
+
 
 @dataclass(frozen=True)
 class Row:
@@ -26,7 +28,8 @@ def table_rows(config: STGConfig) -> list[Row]:
     paper's equations with the paper's constants.
     """
     same_proposals = {
-        name: getattr(config, name) for name in ("crop_margin", "gaps", "online_steps", "key_size", "own_evidence")
+        name: getattr(config, name)
+        for name in (*OF_PROPOSALS, "key_size", "online_steps", "update_every", "update_steps", "update_rate")
     }
     printed = STGConfig.paper().with_options(**same_proposals)
     greedy = printed.with_options(use_spatial=False, use_temporal=False, thr=config.thr)

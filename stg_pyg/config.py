@@ -83,6 +83,12 @@ class STGConfig:
     """Steps of online learning on the first frame (OL of Table 4)."""
     online_key_steps: int = 0
     """Steps of online learning of the memory keys, where there is any online learning."""
+    update_every: int = 0
+    """Frames between two updates of the segmentation network while the video runs; 0: none."""
+    update_steps: int = 6
+    """Steps of each update."""
+    update_rate: float = 1.5e-4
+    """Learning rate of the updates."""
 
     def __post_init__(self) -> None:
         choices = {

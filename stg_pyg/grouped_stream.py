@@ -51,6 +51,7 @@ class GroupedSegmenter(VideoSegmenter):
             return super()._segment(array, image, proposals, target)
         shared = None if proposals is None else self._share(proposals, everyone)
         outputs: list[FrameOutput] = []
+        trust: list[tuple[Tensor | None, ...]] = []
         self._flows = {}
         try:
             for start in range(0, len(everyone), self.max_objects):
@@ -60,13 +61,15 @@ class GroupedSegmenter(VideoSegmenter):
                 result = super()._segment(array, image, own, None if target is None else target[group])
                 assert result.output is not None
                 outputs.append(without_nodes(result.output))
+                trust.append((result.quality, result.agreement))
         finally:
             self.objects = everyone
             self._flows = None
         output = joined_outputs(outputs)
         ids = [state.obj_id for state in everyone]
         labels = merge_objects(output.masks.detach(), ids, self.config.thr).cpu()
-        return StepResult(labels, output.masks, ids, output)
+        quality, agreement = (torch.cat(parts) for parts in zip(*trust, strict=True))  # type: ignore[arg-type]
+        return StepResult(labels, output.masks, ids, output, None, quality, agreement)
 
     def _share(self, proposals: ProposalSet, everyone: list[ObjectState]) -> list[ProposalSet]:
         """The proposals of every group: those of its objects, by the rule for all, and those of nobody."""

@@ -20,6 +20,7 @@ from stg_pyg.memory import MemoryBank
 from stg_pyg.merge import merge_objects
 from stg_pyg.model import FrameInput, FrameOutput, STGNet
 from stg_pyg.objects import ObjectState, is_familiar
+from stg_pyg.online_updates import OnlineUpdates, agreement, expected_quality, is_trusted
 from stg_pyg.proposals import Proposals
 from stg_pyg.proposer import GuidedProposer, ObjectView, median_size
 from stg_pyg.redetect import find_again, find_among, has_collapsed
@@ -41,6 +42,10 @@ class StepResult:
     output: FrameOutput | None = None
     """Every stage of the frame; none where all objects were given."""
     frame: FrameInput | None = None
+    quality: Tensor | None = None
+    """[K] IoU with the true mask that the segmentation network expects of the best proposals of each object, and"""
+    agreement: Tensor | None = None
+    """[K] IoU of its result with Q, for the objects that were there before the frame."""
 
 
 class VideoSegmenter:
@@ -69,9 +74,14 @@ class VideoSegmenter:
     ):
         self.model, self.config = model, model.config
         self.flow = flow or DISFlow("medium", max_size=480)
+        self.updates: OnlineUpdates | None = None
         self.proposer: GuidedProposer | None = None
-        if model.segmentation is not None:
-            self.proposer = GuidedProposer(model.segmentation, crop_size, self.config.crop_margin, mixed_precision)
+        net = model.segmentation
+        if net is not None:
+            if self.config.update_every > 0 and not model.training:
+                self.updates = OnlineUpdates(net, self.config, crop_size, mixed_precision)
+                net = self.updates.net
+            self.proposer = GuidedProposer(net, crop_size, self.config.crop_margin, mixed_precision)
         self.frame_idx, self.first_frame = -1, first_frame
         self.objects: list[ObjectState] = []
         self._images: deque[np.ndarray] = deque(maxlen=max(self.config.gaps))
@@ -124,9 +134,25 @@ class VideoSegmenter:
         self._add_objects(tensor, given, proposals)
         self._remember(tensor, labels.to(self.device), given, result.output if result else None)
         self._images.append(array)
+        if self.updates is not None and proposals is None:
+            self._learn(array, labels, given, result)
         ids = [state.obj_id for state in self.objects]
         masks_out = torch.stack([soft[i] for i in ids])
-        return StepResult(labels, masks_out, ids, result.output if result else None, result.frame if result else None)
+        if result is None:
+            return StepResult(labels, masks_out, ids)
+        return replace(result, labels=labels, masks=masks_out, obj_ids=ids)
+
+    def _learn(self, array: np.ndarray, labels: Tensor, given: dict[int, Tensor], result: StepResult | None) -> None:
+        """Shows a frame and its labels to the updates of the network, which learn from them when it is time."""
+        assert self.updates is not None
+        shown = labels.cpu().numpy()
+        if given:
+            self.updates.give(self.frame_idx, array, shown, list(given))
+        elif result is not None and result.quality is not None and result.agreement is not None:
+            trusted = is_trusted(result.quality, result.agreement).tolist()
+            ids = [obj_id for obj_id, good in zip(result.obj_ids, trusted, strict=True) if good]
+            self.updates.see(self.frame_idx, array, shown, ids)
+        self.updates.learn(self.frame_idx)
 
     def _given(self, masks: np.ndarray | Tensor | None, image: Tensor) -> dict[int, Tensor]:
         if masks is None:
@@ -164,8 +190,10 @@ class VideoSegmenter:
         if search and self._find_lost(frame, output, proposals):
             output = self.model(frame)
         ids = [state.obj_id for state in self.objects]
-        labels = merge_objects(output.masks.detach(), ids, self.config.thr).cpu()
-        return StepResult(labels, output.masks, ids, output, frame)
+        masks = output.masks.detach()
+        labels = merge_objects(masks, ids, self.config.thr).cpu()
+        quality, agrees = expected_quality(frame.proposals, masks), agreement(masks, frame.q, self.config.thr)
+        return StepResult(labels, output.masks, ids, output, frame, quality, agrees)
 
     def _find_lost(self, frame: FrameInput, output: FrameOutput, outside: ProposalSet | None) -> bool:
         """Gives objects whose result has collapsed the proposals found elsewhere; tells whether there are any."""

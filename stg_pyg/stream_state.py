@@ -15,13 +15,14 @@ from stg_pyg.memory import MemoryBank
 from stg_pyg.objects import ObjectState
 from stg_pyg.stream import VideoSegmenter
 
-FORMAT = "stg_pyg-stream-1"
+FORMAT = "stg_pyg-stream-2"
 _CLASSES = {cls.__name__: cls for cls in (ColourModel, MemoryBank, ObjectState)}
-_GIVEN_AT_CONSTRUCTION = {"model", "config", "flow", "proposer"}
+_GIVEN_AT_CONSTRUCTION = {"model", "config", "flow", "proposer", "updates"}
 
 
 def stream_state(segmenter: VideoSegmenter) -> dict[str, Any]:
-    """Everything that a segmenter remembers between two steps; its network and its flow are not part of it.
+    """Everything that a segmenter remembers between two steps, with what its updates have learned; the network that it
+    began with and its flow are not part of it.
 
     Only tensors, numbers, text, lists and dictionaries, so that ``torch.save`` and ``torch.load(weights_only=True)``
     keep it. The tensors share memory with the segmenter: write them before its next step. Masks of 0 and 1 are packed
@@ -31,7 +32,8 @@ def stream_state(segmenter: VideoSegmenter) -> dict[str, Any]:
         TypeError: the segmenter holds something that has no plain form.
     """
     kept = {name: value for name, value in vars(segmenter).items() if name not in _GIVEN_AT_CONSTRUCTION}
-    return {"format": FORMAT, "segmenter": {name: _pack(value, name) for name, value in kept.items()}}
+    state = {"format": FORMAT, "segmenter": {name: _pack(value, name) for name, value in kept.items()}}
+    return state | ({} if segmenter.updates is None else {"updates": segmenter.updates.state()})
 
 
 def restore_stream(segmenter: VideoSegmenter, state: dict[str, Any]) -> None:
@@ -42,10 +44,14 @@ def restore_stream(segmenter: VideoSegmenter, state: dict[str, Any]) -> None:
     """
     fields = state.get("segmenter")
     known = set(vars(segmenter)) - _GIVEN_AT_CONSTRUCTION
-    if state.get("format") != FORMAT or fields is None or set(fields) != known:
+    updates = segmenter.updates
+    same_kind = ("updates" in state) == (updates is not None)
+    if state.get("format") != FORMAT or fields is None or set(fields) != known or not same_kind:
         raise InputError(f"the state of the stream is not of this version ({FORMAT}); begin the video anew")
     device = segmenter.device
     vars(segmenter).update({name: _unpack(value, device) for name, value in fields.items()})
+    if updates is not None:
+        updates.restore(state["updates"])
 
 
 def _pack(value: Any, what: str) -> Any:

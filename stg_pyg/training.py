@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from stg_pyg.crops import normalize_image
 from stg_pyg.dreams import DreamCache
-from stg_pyg.lucid import AnnotatedVideo, LucidConfig, draw_sample
+from stg_pyg.lucid import AnnotatedVideo, LucidConfig, Sample, draw_sample
 from stg_pyg.nn.segmentation import segmentation_loss
 
 T = TypeVar("T")
@@ -57,9 +57,14 @@ class LucidBatches(Dataset[SegmentationBatch]):
         rng = np.random.default_rng([self.seed, self.first + position])
         chosen = rng.integers(len(self.videos), size=self.batch_size)
         samples = [draw_sample(rng, self.videos, self.config, int(video), self.dreamers) for video in chosen]
-        images = np.stack([sample.image.transpose(2, 0, 1) for sample in samples])
-        q, targets = np.stack([sample.q for sample in samples]), np.stack([sample.target for sample in samples])
-        return torch.from_numpy(images), torch.from_numpy(q), torch.from_numpy(targets)
+        return stack_samples(samples)
+
+
+def stack_samples(samples: Sequence[Sample]) -> SegmentationBatch:
+    """Samples as one batch: images [B, 3, S, S], q [B, S, S] and targets [B, S, S], uint8."""
+    images = np.stack([sample.image.transpose(2, 0, 1) for sample in samples])
+    q, targets = np.stack([sample.q for sample in samples]), np.stack([sample.target for sample in samples])
+    return torch.from_numpy(images), torch.from_numpy(q), torch.from_numpy(targets)
 
 
 def _start_worker(worker: int) -> None:

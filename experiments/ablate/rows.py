@@ -145,6 +145,7 @@ def own_cases(sources: Mapping[str, Source], online: bool = True) -> list[Case]:
         ("no gate of the nodes", full.with_options(node_gate=False)),
         ("no quality term in Eq. 6", full.with_options(quality_weight=0.0)),
         ("no re-detection", full.with_options(redetect=False)),
+        ("no updates while the video runs", full.with_options(update_every=0)),
     ]
     cases = [Case("full", "full model", full)]
     cases += [Case(_name(label), label, config) for label, config in without if config != full]

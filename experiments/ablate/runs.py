@@ -80,7 +80,9 @@ def make_runs(setup: Setup, case: Case, frames: int | None) -> list[Run]:
     """
     steps = setup.online_steps if case.online and case.config is not None else 0
     source = setup.sources[case.weights]
-    config = None if case.config is None else case.config.with_options(online_steps=steps)
+    config = case.config
+    if config is not None:
+        config = config.with_options(online_steps=steps, update_every=config.update_every if steps else 0)
     runs = []
     for seed in setup.online_seeds if steps else (None,):
         job = Job(

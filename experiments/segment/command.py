@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from experiments import cli
+from experiments import checkpoints, cli
 from experiments.segment.frame_source import PICTURES, VideoFile, pixels
 from experiments.segment.masks import earlier_stand, frame_names, make_masks
 from experiments.segment.options import CONFIDENCE, OVERLAY, RESULTS, STEPS_FROM_NOTHING, STEPS_ONLINE
@@ -73,6 +73,11 @@ def positive(text: str) -> int:
     return number
 
 
+def checkpoint_or_none(text: str) -> Path | str | None:
+    """A checkpoint as an argument."""
+    return {"none": None, "shipped": "shipped"}.get(text, Path(text))
+
+
 def parse() -> argparse.Namespace:
     parser = cli.make_parser(DESCRIPTION)
     parser.formatter_class, parser.epilog = _HelpFormatter, EPILOG
@@ -81,6 +86,8 @@ def parse() -> argparse.Namespace:
     _add_how(parser.add_argument_group("how"))
     _add_outputs(parser.add_argument_group("more results"))
     args = parser.parse_args()
+    if args.checkpoint == "shipped":
+        args.checkpoint = None if args.proposals is not None else checkpoints.SHIPPED
     if args.max_size is not None and args.max_size < SMALLEST_SIDE:
         raise InputError(f"--max-size {args.max_size}: must be at least {SMALLEST_SIDE} pixels")
     return args
@@ -93,7 +100,14 @@ def _add_what(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_how(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--checkpoint", type=Path, metavar="C", help="checkpoint.pt of experiments.train")
+    group.add_argument(
+        "--checkpoint",
+        type=checkpoint_or_none,
+        metavar="C",
+        default="shipped",
+        help="checkpoint.pt of experiments.train; shipped: the weights that come with the repository, for "
+        "non-commercial use (with --proposals no network); none: a small network learns from what is given alone",
+    )
     group.add_argument(
         "--proposals", type=Path, metavar="FILE", help="COCO results JSON, or a folder of experiments.proposals"
     )
@@ -118,6 +132,7 @@ def _add_how(group: argparse._ArgumentGroup) -> None:
         metavar="S",
         help="most seconds of that training; the result then depends on the machine",
     )
+    cli.add_update_every(group)
     group.add_argument("--every", type=positive, default=1, metavar="N", help="take every N-th frame")
     group.add_argument(
         "--max-size", type=positive, metavar="PIXELS", help="work on frames with their longer side reduced to this"
@@ -170,6 +185,7 @@ def settings(run: Run) -> dict[str, Any]:
         "flow": args.flow,
         "online_steps": run.steps,
         "online_seconds_limit": args.online_seconds,
+        "update_every": run.model.config.update_every,
         "device": run.device.type,
         "seed": args.seed,
         "config": run.model.config.to_dict(),
@@ -187,8 +203,13 @@ def notes_before(run: Run) -> list[str]:
         notes.append(f"note: {run.given.note}")
     if run.from_nothing:
         notes.append(
-            f"note: no --checkpoint and no --proposals, so a small network learns from the given mask alone "
-            f"({run.steps} steps); a checkpoint of experiments.train does better"
+            f"note: --checkpoint none, so a small network learns from the given mask alone ({run.steps} steps); the "
+            "weights that come with the repository, or those of experiments.train, do better"
+        )
+    if run.args.checkpoint == checkpoints.SHIPPED:
+        notes.append(
+            f"note: with the weights of {checkpoints.SHIPPED.name}, trained on DAVIS 2016 and so not for commercial "
+            "use (CC BY-NC 4.0); --checkpoint takes others, or none"
         )
     return notes
 

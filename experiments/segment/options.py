@@ -42,7 +42,7 @@ def choose_given(args: argparse.Namespace, source: FrameSource) -> Given:
         return GivenMasks(args.masks, source)
     if args.checkpoint is None:
         name = "--boxes" if args.boxes is not None else "--points"
-        raise InputError(f"{name}: needs a trained network to make masks of, give --checkpoint; or give --masks")
+        raise InputError(f"{name}: needs a trained network to make masks of, a --checkpoint; or give --masks")
     return GivenShapes(source, args.boxes, args.points)
 
 
@@ -58,6 +58,7 @@ def choose_model(args: argparse.Namespace) -> tuple[STGNet, Preset]:
         model = checkpoints.build_model(preset).eval()
     if args.memory_frames is not None:
         model.config = model.config.with_options(memory_frames=args.memory_frames)
+    model.config = cli.with_updates(model.config, args.update_every, args.online_steps)
     return model, preset
 
 

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 
 from experiments import cli
+from experiments.learning import Lesson, adapted_networks
 from experiments.records import file_digest
 from experiments.segment.frame_source import open_source
 from experiments.segment.frames import FrameResult, reduce_frame, reduced_size
 from experiments.segment.given_masks import reduce_labels
-from experiments.segment.learning import Lesson, adapted_networks
 from experiments.segment.options import (
     STATE_FOLDER,
     choose_flow,
@@ -27,6 +27,7 @@ from experiments.segment.options import (
     choose_online_steps,
     output_folder,
 )
+from experiments.segment.progress import progress_of
 from experiments.segment.resume import Fingerprint, SavedRun, fingerprint, state_of
 from experiments.segment.shapes import GivenShapes
 from experiments.segment.video_proposals import VideoProposals
@@ -96,6 +97,7 @@ class Run:
                 "--sequence": self.sequence,
                 "--online-steps": self.steps,
                 "--online-seconds": self.args.online_seconds,
+                "--update-every": self.model.config.update_every,
                 "--every": args.every,
                 "--max-size": self.size,
                 "--memory-frames": self.model.config.memory_frames,
@@ -124,8 +126,11 @@ class Run:
         known = self.saved.load_network()
         if known is None:
             started = time.perf_counter()
-            networks = adapted_networks(self.model, *self._frames_to_learn(), self._lesson())
-            known = networks, time.perf_counter() - started
+            images, labels = self._frames_to_learn()
+            with progress_of(self.model.segmentation, self.steps):
+                networks = adapted_networks(self.model, images, labels, self._lesson())
+            weights = {name: network.state_dict() for name, network in networks.items()}
+            known = weights, time.perf_counter() - started
             self.saved.save_network(*known)
         for name, weights in known[0].items():
             # Loaded in both cases, so that the network is the same to the last bit and the layout in memory.

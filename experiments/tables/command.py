@@ -135,7 +135,7 @@ def make_job(args: argparse.Namespace, config: STGConfig, run: Run, steps: int) 
     alpha = find_preset(f"{run.target.dataset}-{run.preset.size}").test_alpha
     names = [video.name for video in run.videos]
     proposals = next((p for p in args.proposals if set(open_proposals(p).sequences) & set(names)), None)
-    options: dict[str, Any] = {"online_steps": steps}
+    options: dict[str, Any] = {"online_steps": steps, "update_every": config.update_every if steps else 0}
     if alpha is not None:
         options["alpha"] = alpha
     if proposals is not None:

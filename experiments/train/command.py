@@ -60,11 +60,17 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--detector-steps", type=cli.whole, help="length of the detector's stage; default: the preset's"
     )
-    parser.add_argument("--segmentation-steps", type=cli.whole, help="length of the first stage; default: the preset's")
+    parser.add_argument(
+        "--segmentation-steps",
+        type=cli.whole,
+        help="length of the first phase of the segmentation network; default: the preset's",
+    )
     parser.add_argument(
         "--fine-steps", type=cli.whole, help="length of its second phase, with lucid dreams; default: the preset's"
     )
-    parser.add_argument("--graph-steps", type=cli.whole, help="length of the second stage; default: the preset's")
+    parser.add_argument(
+        "--graph-steps", type=cli.whole, help="frames of videos that the graph is trained on; default: the preset's"
+    )
     parser.add_argument("--online-steps", type=cli.whole, help="steps of online learning on a first frame")
     parser.add_argument(
         "--weights",

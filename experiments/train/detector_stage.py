@@ -52,7 +52,7 @@ def train_detector(
 
     Args:
         precision: of the backbone on a GPU.
-        workers, accumulate, tensorboard: as for :func:`experiments.segmentation_stage.train_segmentation`.
+        workers, accumulate, tensorboard: as for :func:`experiments.train.segmentation_stage.train_segmentation`.
 
     Returns:
         One entry {"step", "loss", "loss_..."} every 50 steps.

@@ -25,7 +25,7 @@ from segment_cases import (
 from test_cli import command
 
 from experiments import checkpoints, cli
-from experiments.segment import learning as segment_learning
+from experiments import learning as online
 from experiments.segment import options as segment_options
 from experiments.segment.frame_source import open_source
 from experiments.segment.frames import FrameResult
@@ -172,21 +172,32 @@ def test_without_a_checkpoint_the_network_learns_from_the_mask(monkeypatch, caps
 
     tiny = dataclasses.replace(PRESET, width=8)
     monkeypatch.setattr(segment_options, "find_preset", lambda name: tiny)
-    monkeypatch.setattr(segment_learning, "learn_online", learning)
-    arguments = (clip, "--masks", first, "--out", tmp_path / "out", "--device", "cpu")
+    monkeypatch.setattr(online, "learn_online", learning)
+    arguments = (clip, "--masks", first, "--out", tmp_path / "out", "--device", "cpu", "--checkpoint", "none")
     assert command(monkeypatch, "segment", *arguments) == 0
     assert seen["steps"] == 400 and seen["peak"] == tiny.learning_rate
     np.testing.assert_array_equal(seen["labels"], [FIRST])
     np.testing.assert_array_equal(seen["image"], [VIDEO.image(0)])
     printed = capsys.readouterr().out
-    assert "no --checkpoint" in printed and "400 steps" in printed and "does better" in printed
+    assert "--checkpoint none" in printed and "400 steps" in printed and "do better" in printed
     assert list(labels_in(tmp_path / "out/clip")) == FRAMES
     assert command(monkeypatch, "segment", *arguments, "--online-steps", 7) == 0 and seen["steps"] == 7
 
 
+def test_the_shipped_checkpoint_is_the_default(monkeypatch, capsys, tmp_path, clip, first, checkpoint):
+    monkeypatch.setattr(checkpoints, "SHIPPED", checkpoint)
+    arguments = (clip, "--masks", first, "--device", "cpu", "--out")
+    assert command(monkeypatch, "segment", *arguments, tmp_path / "shipped") == 0
+    assert "not for commercial use" in capsys.readouterr().out
+    assert command(monkeypatch, "segment", *arguments, tmp_path / "named", "--checkpoint", checkpoint) == 0
+    shipped, named = (labels_in(tmp_path / name / "clip") for name in ("shipped", "named"))
+    for frame, labels in shipped.items():
+        np.testing.assert_array_equal(labels, named[frame])
+
+
 def test_online_learning_changes_the_network(run, monkeypatch, clip, first):
     learnt, steps = [], []
-    learn = segment_learning.learn_online
+    learn = online.learn_online
 
     def watched(net, *arguments, **named):
         result = learn(net, *arguments, **named)
@@ -194,7 +205,7 @@ def test_online_learning_changes_the_network(run, monkeypatch, clip, first):
         steps.append(named)
         return result
 
-    monkeypatch.setattr(segment_learning, "learn_online", watched)
+    monkeypatch.setattr(online, "learn_online", watched)
     out = run(clip, first, "--online-steps", 2)
     ((before, after),) = learnt
     assert any(not torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True))

@@ -24,7 +24,7 @@ from segment_cases import (
 from test_cli import command, error_line
 
 from experiments import checkpoints
-from experiments.segment import learning as segment_learning
+from experiments import learning as online
 from experiments.segment.given_masks import reduce_labels
 from experiments.segment.video_proposals import resize_proposals
 from stg_pyg.coco import write_coco_results
@@ -166,7 +166,7 @@ def test_proposals_need_no_checkpoint(monkeypatch, tmp_path, clip, first):
         return checkpoints.build_model(dataclasses.replace(PRESET, width=8)).eval()
 
     monkeypatch.setattr(checkpoints, "untrained_model", untrained_model, raising=False)
-    monkeypatch.setattr(segment_learning, "learn_online", None)
+    monkeypatch.setattr(online, "learn_online", None)
     path = write_proposals(tmp_path / "p.json", "clip", FRAMES)
     arguments = (clip, "--masks", first, "--out", tmp_path / "out", "--device", "cpu", "--proposals", path)
     assert command(monkeypatch, "segment", *arguments) == 0

@@ -12,8 +12,9 @@ from segment_cases import COUNT, FIRST, FRAMES, VIDEO, checkpoint, clip, film, f
 from test_cli import command
 
 from experiments import checkpoints
-from experiments.segment import learning as segment_learning
+from experiments import learning as online
 from experiments.segment import resume as segment_resume
+from stg_pyg import online_updates
 from stg_pyg.io import write_label_map
 from stg_pyg.online import learn_online
 from stg_pyg.stream import VideoSegmenter
@@ -58,9 +59,11 @@ def results(out: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("after", [False, True])
-def test_a_run_that_is_killed_again_and_again_comes_to_the_same_end(run, tmp_path, clip, masks, after):
-    """Killed at every sixth write of a file, a frame having five with its state."""
-    everything = ("--online", "--online-steps", 2, "--alpha", "--coco", "--overlay")
+def test_a_run_that_is_killed_again_and_again_comes_to_the_same_end(run, monkeypatch, tmp_path, clip, masks, after):
+    """Killed at every sixth write of a file, a frame having five with its state; the network is updated on the way."""
+    for name in ("MIN_QUALITY", "MIN_AGREEMENT"):
+        monkeypatch.setattr(online_updates, name, -1.0)
+    everything = ("--online", "--online-steps", 2, "--update-every", 2, "--alpha", "--coco", "--overlay")
     with one_thread():
         expected = results(run(clip, masks, *everything, out="whole"))
     kills = 0
@@ -99,14 +102,14 @@ def test_killed_while_it_learns(run, tmp_path, monkeypatch, clip, first):
         os.kill(os.getpid(), signal.SIGKILL)
 
     with monkeypatch.context() as patch:
-        patch.setattr(segment_learning, "learn_online", killing)
+        patch.setattr(online, "learn_online", killing)
         assert run_killed(lambda: run(clip, first, *options, out="killed") and 0, at=99)
     assert results(run(clip, first, *options, out="killed")) == expected
 
 
 def test_what_was_learned_is_not_learned_again(run, tmp_path, monkeypatch, clip, first):
     assert run_killed(lambda: run(clip, first, "--online-steps", 1, out="killed") and 0, at=3, after=True)
-    monkeypatch.setattr(segment_learning, "learn_online", None)
+    monkeypatch.setattr(online, "learn_online", None)
     out = run(clip, first, "--online-steps", 1, out="killed")
     assert json.loads((out / "run.json").read_text())["online_seconds"] > 0
 
@@ -125,7 +128,7 @@ def test_keys_that_were_learned_are_kept_too(run, tmp_path, monkeypatch, clip, f
     assert run_killed(lambda: run(clip, first, "--online-steps", 1, out="killed") and 0, at=3, after=True)
     saved = torch.load(tmp_path / "killed/.state/clip/network.pt", weights_only=True)
     assert saved["weights"].keys() == {"segmentation", "key_encoder"}
-    monkeypatch.setattr(segment_learning, "learn_keys_online", None)
+    monkeypatch.setattr(online, "learn_keys_online", None)
     assert results(run(clip, first, "--online-steps", 1, out="killed")) == expected
 
 

@@ -26,7 +26,7 @@ from test_cli import command, error_line
 from torch import nn
 
 from experiments import checkpoints
-from experiments.segment import learning as segment_learning
+from experiments import learning as online
 from experiments.segment import run as segment_run
 from experiments.segment.shapes import read_boxes, read_points
 from stg_pyg.errors import InputError
@@ -103,7 +103,7 @@ def test_the_network_learns_from_the_mask_that_it_made(shaped, copying, monkeypa
         seen.update(labels=labels)
         return net
 
-    monkeypatch.setattr(segment_learning, "learn_online", learning)
+    monkeypatch.setattr(online, "learn_online", learning)
     (tmp_path / "boxes.json").write_text('{"7": [4, 6, 24, 30]}')
     labels = labels_in(shaped("--boxes", tmp_path / "boxes.json", "--online"))[FRAMES[0]]
     np.testing.assert_array_equal(seen["labels"], [labels])
@@ -128,7 +128,7 @@ def test_shapes_are_refused(shaped, capsys, monkeypatch, tmp_path, clip, first):
     points.write_text('{"3": [[4, 4], [4, -3]]}')
     assert "object 3 lies outside" in line("--points", points)
     points.write_text('{"3": [[4, 4]]}')
-    arguments = (clip, "--points", points, "--device", "cpu", "--out", tmp_path / "refused")
+    arguments = (clip, "--points", points, "--device", "cpu", "--out", tmp_path / "refused", "--checkpoint", "none")
     assert command(monkeypatch, "segment", *arguments) == 2
     assert "--points: needs a trained network" in error_line(capsys)
 
@@ -244,7 +244,7 @@ def test_several_given_frames_are_learned(run, monkeypatch, tmp_path, clip):
         seen.update(images=images, labels=labels, **arguments)
         return net
 
-    monkeypatch.setattr(segment_learning, "learn_online", learning)
+    monkeypatch.setattr(online, "learn_online", learning)
     for t in (0, 1, 3, 4):
         write_label_map(tmp_path / "masks" / f"{FRAMES[t]}.png", VIDEO.labels(t))
     run(clip, tmp_path / "masks", "--online")

@@ -122,7 +122,7 @@ def _small(name: str, train: str = "train", val: str = "val") -> Preset:
         lucid=LucidConfig(size=96),
         segmentation_steps=3600,
         fine_lucid=LucidConfig(size=128, dream_share=0.3),
-        fine_steps=1800,
+        fine_steps=1500,
     )
 
 

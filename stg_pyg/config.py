@@ -85,7 +85,7 @@ class STGConfig:
     """Steps of online learning of the memory keys, where there is any online learning."""
     update_every: int = 0
     """Frames between two updates of the segmentation network while the video runs; 0: none."""
-    update_steps: int = 6
+    update_steps: int = 4
     """Steps of each update."""
     update_rate: float = 1.5e-4
     """Learning rate of the updates."""

@@ -25,7 +25,7 @@ MIN_AGREEMENT = 0.8
 """and when it has this IoU with Q, the mask of the frame before warped by flow."""
 BEST = 3
 """Proposals whose expected IoU counts."""
-BATCH_SIZE = 12
+BATCH_SIZE = 8
 LATE_FRAMES = 4
 """Trusted frames that are learned from, the latest ones,"""
 LATE_EVERY = 2

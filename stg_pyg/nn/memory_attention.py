@@ -10,6 +10,7 @@ from torch_geometric.utils import degree
 
 UPDATES = ("paper", "gated")
 _INITIAL_GATE = 0.1
+_WIDEST_FUSED = 256
 
 
 class PixelGate(torch.nn.Module):
@@ -153,10 +154,13 @@ class MemoryAttention(MessagePassing):
         return self.message(query[target], key[source], value[source]).view(-1, *keys.shape[-2:])
 
     def message(self, query_i: Tensor, key_j: Tensor, value_j: Tensor) -> Tensor:
+        # The fused kernels want values as wide as the keys; zeros beside them cost less than forming the logits.
+        width = key_j.size(2) if key_j.size(2) <= _WIDEST_FUSED else 1
+        value = F.pad(value_j, (0, width - 1))
         out = F.scaled_dot_product_attention(
-            query_i.unsqueeze(1), key_j.unsqueeze(1), value_j.unsqueeze(1), scale=1 / self.temperature
+            query_i.unsqueeze(1), key_j.unsqueeze(1), value.unsqueeze(1), scale=1 / self.temperature
         )
-        return out.flatten(1).to(value_j.dtype)
+        return out[..., 0].flatten(1).to(value_j.dtype)
 
     def _inputs(
         self, dtype: torch.dtype, keys: Tensor, memory_masks: Tensor, memory_keys: Tensor

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from experiments import cli
+from stg_pyg.config import STGConfig
 from stg_pyg.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -145,6 +146,31 @@ def test_device_and_seed():
     assert draw() == first
     cli.seed_everything(4)
     assert draw() != first
+
+
+@pytest.mark.parametrize(
+    ("tiles", "dots", "intel", "fast"),
+    [
+        (True, True, True, True),
+        (False, True, True, False),
+        (False, True, False, True),
+        (False, False, False, False),
+    ],
+)
+def test_bfloat16_on_the_cpu_depends_on_its_instructions(monkeypatch, tiles, dots, intel, fast):
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: tiles, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: dots, raising=False)
+    monkeypatch.setattr(cli, "_made_by_intel", lambda: intel)
+    assert cli.bfloat16_is_fast(torch.device("cpu")) is fast
+
+
+@pytest.mark.parametrize(
+    ("every", "online_steps", "expected"), [(None, None, 8), (None, 0, 0), (None, 5, 8), (3, 0, 3), (0, 9, 0)]
+)
+def test_updates_go_with_online_learning_unless_they_are_asked_for(every, online_steps, expected):
+    config = STGConfig.small().with_options(update_every=8)
+    assert cli.with_updates(config, every, online_steps).update_every == expected
 
 
 def test_make_folder(tmp_path):

@@ -11,6 +11,7 @@ from typing import Any
 from datasets.base import VideoSequence
 from experiments import checkpoints, cli
 from experiments.jobs import Job
+from experiments.layers_option import add_layers, check_layers, with_layers
 from experiments.presets import PRESETS, Preset, find_preset, open_split
 from experiments.rows import table_rows
 from experiments.scoring import score_videos, summarize_row
@@ -63,6 +64,7 @@ def parse() -> argparse.Namespace:
         help="most seconds of online learning a video; scores then depend on how fast the machine is",
     )
     cli.add_update_every(parser)
+    add_layers(parser, "the checkpoint's")
     parser.add_argument("--overlays", action="store_true", help="also write the masks drawn over the frames")
     parser.add_argument(
         "--trace",
@@ -134,9 +136,15 @@ def evaluate_model(
     if args.online_steps is not None:
         config = config.with_options(online_steps=args.online_steps)
     config = cli.with_updates(config, args.update_every, args.online_steps)
+    if args.temporal_conv is not None and not config.use_temporal:
+        where = "without --checkpoint" if args.checkpoint is None else f"in the configuration of {args.checkpoint}"
+        raise InputError(f"--temporal-conv: there is no temporal graph {where}")
+    config = with_layers(config, args.spatial_conv, args.temporal_conv)
     rows = {row.name: row for row in table_rows(config)}
     if args.row not in rows:
         raise InputError(f"--row {args.row}: choose one of {', '.join(rows)}")
+    if (row_config := rows[args.row].config) is not None:
+        check_layers(model, row_config, args.checkpoint)
     device = cli.choose_device(args.device)
     names = [video.name for video in videos]
     if args.proposals is not None:

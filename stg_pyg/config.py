@@ -48,7 +48,7 @@ class STGConfig:
     node_gate: bool = False
     """Multiply W_vu by a learned gate of the sending node, so that bad proposals send little."""
     num_steps: int = 2
-    """l, iterations of Eqs. 4-5."""
+    """l, iterations of Eqs. 4-5, of every own spatial layer that has steps."""
     spatial_conv: str = "stg"
     """Message-passing layer of the spatial graph, a name for :func:`stg_pyg.nn.resolve_spatial_conv`."""
     lambda1: float = 0.4
@@ -65,6 +65,10 @@ class STGConfig:
     """Cosine instead of dot product in Eq. 7."""
     temperature: float = 1.0
     """Divides the logits of Eq. 7."""
+    temporal_conv: str = "memory_attention"
+    """Layer of the temporal graph, a name for :func:`stg_pyg.nn.resolve_temporal_conv`."""
+    memory_dtype: str = "float32"
+    """The keys of the memory are stored in it: ``float32``, ``float16`` or ``bfloat16``."""
     temporal_update: str = "paper"
     """Eq. 8 as printed (``paper``) or a learned gate between h and the mean message (``gated``)."""
     gamma: float = 100.0
@@ -95,6 +99,7 @@ class STGConfig:
             "features": ("encoder", "given"),
             "edge_iou": ("box", "mask"),
             "temporal_update": ("paper", "gated"),
+            "memory_dtype": ("float32", "float16", "bfloat16"),
             "loss_reading": ("logits", "probability"),
         }
         for name, allowed in choices.items():

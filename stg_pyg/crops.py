@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -52,20 +50,59 @@ def crop_resize(images: Tensor, windows: Tensor, size: int, image_of_window: Ten
     return roi_align(images, rois, output_size=size, sampling_ratio=2, aligned=True)
 
 
-def paste(crops: Tensor, windows: Tensor, height: int, width: int) -> Tensor:
+def crop_resize_masks(masks: Tensor, windows: Tensor, size: int) -> Tensor:
+    """:func:`crop_resize` of each of N masks [N, H, W] at its own window: [N, 1, size, size], of the dtype of
+    ``windows``.
+
+    Of bool masks only the part around all windows is converted, as full frames of floats are four times as large.
+    """
+    owner = torch.arange(len(masks), device=masks.device)
+    if masks.is_floating_point() or len(masks) == 0:
+        return crop_resize(masks[:, None].to(windows.dtype), windows, size, owner)
+    height, width = masks.shape[-2:]
+    low, high = paste_extents(windows, height, width).split(2, dim=1)
+    (x0, y0), (x1, y1) = low.amin(dim=0).sub(2).clamp(min=0).tolist(), high.amax(dim=0).add(2).tolist()  # for bilinear
+    part = masks[:, None, y0:y1, x0:x1].to(windows.dtype)
+    return crop_resize(part, windows - windows.new_tensor([x0, y0, x0, y0]), size, owner)
+
+
+def paste(crops: Tensor, windows: Tensor, height: int, width: int, extents: Tensor | None = None) -> Tensor:
     """Crops [N, S, S] put back at their windows [N, 4] in an empty frame: [N, height, width], bilinear.
 
-    The inverse of :func:`crop_resize` up to resampling. Only the pixels of each window are computed.
+    The inverse of :func:`crop_resize` up to resampling. Only the pixels of each window are computed; ``extents`` are
+    :func:`paste_extents`, for a caller who has them.
     """
     frames = crops.new_zeros(len(crops), height, width)
-    for n, (x0, y0, x1, y1) in enumerate(windows.tolist()):
-        left, top = max(math.floor(x0), 0), max(math.floor(y0), 0)
-        right, bottom = min(math.ceil(x1), width), min(math.ceil(y1), height)
-        if right <= left or bottom <= top:
-            continue
-        xs = torch.arange(left, right, device=crops.device, dtype=crops.dtype) + 0.5
-        ys = torch.arange(top, bottom, device=crops.device, dtype=crops.dtype) + 0.5
-        grid_x, grid_y = 2 * (xs - x0) / (x1 - x0) - 1, 2 * (ys - y0) / (y1 - y0) - 1
-        grid = torch.stack(torch.meshgrid(grid_x, grid_y, indexing="xy"), dim=-1)
-        frames[n, top:bottom, left:right] = F.grid_sample(crops[n][None, None], grid[None], align_corners=False)[0, 0]
+    extents = paste_extents(windows, height, width) if extents is None else extents
+    for n, (left, top, right, bottom) in enumerate(extents.tolist()):
+        if right > left and bottom > top:
+            frames[n, top:bottom, left:right] = _resample(crops[n], windows[n], (left, top, right, bottom))
     return frames
+
+
+def add_pasted(frames: Tensor, crops: Tensor, windows: Tensor, extents: Tensor) -> Tensor:
+    """Frames [N, H, W] plus what :func:`paste` makes of crops [N, S, S] at windows [N, 4], without its frames."""
+    result = frames.clone()
+    for n, (left, top, right, bottom) in enumerate(extents.tolist()):
+        if right > left and bottom > top:
+            result[n, top:bottom, left:right] += _resample(crops[n], windows[n], (left, top, right, bottom))
+    return result
+
+
+def _resample(crop: Tensor, window: Tensor, extent: tuple[int, int, int, int]) -> Tensor:
+    """The pixels of ``extent`` of a crop [S, S] that lies at ``window`` [4]."""
+    x0, y0, x1, y1 = window.unbind()
+    left, top, right, bottom = extent
+    xs = torch.arange(left, right, device=crop.device, dtype=crop.dtype) + 0.5
+    ys = torch.arange(top, bottom, device=crop.device, dtype=crop.dtype) + 0.5
+    grid_x, grid_y = 2 * (xs - x0) / (x1 - x0) - 1, 2 * (ys - y0) / (y1 - y0) - 1
+    grid = torch.stack(torch.meshgrid(grid_x, grid_y, indexing="xy"), dim=-1)
+    return F.grid_sample(crop[None, None], grid[None], align_corners=False)[0, 0]
+
+
+def paste_extents(windows: Tensor, height: int, width: int) -> Tensor:
+    """Whole pixels [N, 4] that :func:`paste` writes for windows [N, 4], on the CPU; zeros for one outside the frame."""
+    low, high = windows.detach().cpu().double().split(2, dim=1)
+    limit = torch.tensor([width, height])
+    low, high = low.floor().long().clamp(min=0), torch.minimum(high.ceil().long(), limit)
+    return torch.cat([low, high], dim=1) * (low < high).all(dim=1, keepdim=True)

@@ -12,8 +12,9 @@ from torch import Tensor
 from stg_pyg.assignment import assign_proposals
 from stg_pyg.boxes import box_iou, masks_to_boxes
 from stg_pyg.config import STGConfig
+from stg_pyg.nn.region import MaskRegions, RegionLayout
 from stg_pyg.proposals import Index, Proposals
-from stg_pyg.selection import mask_iou
+from stg_pyg.selection import mask_iou, region_mask_iou
 
 Familiar = Callable[[int, Proposals], Tensor]
 
@@ -61,6 +62,7 @@ def proposals_of_objects(
             nearest = overlap[own, k].argsort(descending=True, stable=True)[: config.max_nodes]
             own = own[nearest.sort().values]
         mine = assembled(on_device(proposals.select(own.cpu()), q), q[k], config.assemble)
+        mine.extent = torch.tensor([mine.window]).expand(len(mine), 4)  # found once, used by all that follows
         passed = accepted(mine, p[k], q[k], config)
         if familiar is not None and config.min_mask_iou > 0 and not bool(passed.all()):
             passed |= familiar(k, mine)
@@ -74,7 +76,8 @@ def accepted(proposals: Proposals, p: Tensor, q: Tensor, config: STGConfig) -> T
     if config.min_box_iou > 0:
         near &= box_iou(proposals.boxes, p[None])[:, 0] >= config.min_box_iou
     if config.min_mask_iou > 0 and len(proposals):
-        near &= (mask_iou(proposals.masks, q[None])[:, 0] >= config.min_mask_iou) | ~proposals.mask_known
+        overlap = region_mask_iou(_inside_window(proposals, q.dtype), q[None])
+        near &= (overlap >= config.min_mask_iou) | ~proposals.mask_known
     return near
 
 
@@ -93,9 +96,10 @@ def assembled(proposals: Proposals, q: Tensor, share: float) -> Proposals:
     """
     if share >= 1 or len(proposals) < 2:
         return proposals
-    masks = proposals.masks.to(q.dtype).flatten(1)
+    regions = _inside_window(proposals, q.dtype)
+    masks, (x0, y0, x1, y1) = regions.values[0].flatten(1), regions.layout.windows[0]
     area = masks.sum(dim=1)
-    inside = (masks @ (q > 0.5).to(q.dtype).flatten() > share * area) & (area > 0)
+    inside = (masks @ (q[y0:y1, x0:x1] > 0.5).to(q.dtype).flatten() > share * area) & (area > 0)
     if int(inside.sum()) < 2:
         return proposals
     union = (
@@ -105,6 +109,14 @@ def assembled(proposals: Proposals, q: Tensor, share: float) -> Proposals:
     feats = None if proposals.feats is None else proposals.feats[inside].mean(dim=0, keepdim=True)
     whole = Proposals.from_masks(union[None], score[None], feats=feats, origin=["assembled"])
     return Proposals.cat([proposals, whole])
+
+
+def _inside_window(proposals: Proposals, dtype: torch.dtype) -> MaskRegions:
+    """The masks of the proposals of one object inside their window."""
+    layout = RegionLayout((len(proposals),), (proposals.window,), (1, *proposals.size))
+    return MaskRegions.cropped(
+        proposals.masks[:, None], layout, torch.zeros(1, dtype=torch.long, device=proposals.device), dtype
+    )
 
 
 def joined(outside: Proposals, own: Proposals) -> Proposals:
@@ -141,4 +153,5 @@ def on_device(proposals: Proposals, like: Tensor) -> Proposals:
         proposals.feats,
         proposals.origin,
         proposals.has_mask,
+        proposals.extent,
     )

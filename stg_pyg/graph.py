@@ -31,6 +31,7 @@ class SpatialGraph(Data):
         score: [N] scores of the proposals, optional.
         q: [H, W] warped mask :math:`Q`, optional. A batch holds [B, H, W].
         p: [4] predicted box :math:`p`, optional. A batch holds [B, 4].
+        window: [1, 4] whole pixels outside of which ``x`` is 0, optional. A batch holds [B, 4].
     """
 
     def __cat_dim__(self, key: str, value: Any, *args: Any, **kwargs: Any) -> Any:
@@ -108,6 +109,8 @@ def build_spatial_graph(
     q: Tensor | None = None,
     p: Tensor | None = None,
     mask_iou: bool = False,
+    window: tuple[int, int, int, int] | None = None,
+    keep_bool: bool = False,
 ) -> SpatialGraph:
     """The graph of one object in one frame, with the two terms of Eq. 3 as edge attributes.
 
@@ -121,6 +124,8 @@ def build_spatial_graph(
         q: [H, W] mask of the previous frame warped to this one.
         p: [4] box predicted by the motion model.
         mask_iou: adds the soft IoU of the masks as a third edge attribute.
+        window: (x0, y0, x1, y1) in whole pixels, outside of which all masks are 0; only it is read then.
+        keep_bool: leaves bool masks bool, for a layer that converts them itself.
 
     Raises:
         ValueError: the numbers of masks, boxes, features and scores differ.
@@ -131,12 +136,14 @@ def build_spatial_graph(
         raise ValueError(
             f"expected masks [N, H, W] and N boxes, features and scores, got {tuple(masks.shape)}, {sizes}"
         )
-    masks = masks if masks.is_floating_point() else masks.to(feats.dtype)
     edge_index = fully_connected_edge_index(num_nodes, feats.device)
     source, target = edge_index
-    pairs = [cosine_similarity_matrix(feats), box_iou(boxes, boxes)] + ([soft_mask_iou(masks)] if mask_iou else [])
+    pairs = [cosine_similarity_matrix(feats), box_iou(boxes, boxes)]
+    if mask_iou:
+        x0, y0, x1, y1 = window or (0, 0, masks.size(2), masks.size(1))
+        pairs.append(soft_mask_iou(_floating(masks[:, y0:y1, x0:x1], feats.dtype)))
     return SpatialGraph(
-        x=masks.unsqueeze(1),
+        x=(masks if keep_bool else _floating(masks, feats.dtype)).unsqueeze(1),
         feat=feats,
         box=boxes,
         edge_index=edge_index,
@@ -146,6 +153,7 @@ def build_spatial_graph(
         score=scores,
         q=q,
         p=p,
+        window=None if window is None else torch.tensor([window]),
     )
 
 
@@ -233,6 +241,25 @@ def batch_graphs(graphs: Sequence[SpatialGraph], *, pad: bool = False) -> Batch:
         height, width = max(h for h, _ in frames), max(w for _, w in frames)
         graphs = [_pad_graph(graph, height, width) for graph in graphs]
     return Batch.from_data_list(list(graphs))
+
+
+def batch_of_views(graphs: Sequence[SpatialGraph], x: Tensor) -> Batch:
+    """:meth:`Batch.from_data_list` of spatial graphs whose ``x`` are consecutive views of one ``x`` [N, 1, H, W], which
+    the batch then holds itself instead of a copy; masks of full frames are most of what there is to copy."""
+    light = []
+    for graph in graphs:
+        part = SpatialGraph(**{key: value for key, value in graph.to_dict().items() if key != "x"})
+        part.num_nodes = graph.x.size(0)
+        light.append(part)
+    batch = Batch.from_data_list(light)
+    batch.x = x
+    for table in (batch._slice_dict, batch._inc_dict):
+        table["x"] = table["feat"]
+    return batch
+
+
+def _floating(masks: Tensor, dtype: torch.dtype) -> Tensor:
+    return masks if masks.is_floating_point() else masks.to(dtype)
 
 
 def _pad_graph(graph: SpatialGraph, height: int, width: int) -> SpatialGraph:

@@ -14,6 +14,7 @@ from stg_pyg.encoded import EncodedProposals
 from stg_pyg.external import ProposalSet
 from stg_pyg.merge import merge_objects
 from stg_pyg.model import FrameOutput
+from stg_pyg.nn.region import RegionLayout
 from stg_pyg.objects import ObjectState
 from stg_pyg.stream import StepResult, VideoSegmenter
 
@@ -92,11 +93,14 @@ class GroupedSegmenter(VideoSegmenter):
 
 def without_nodes(output: FrameOutput) -> FrameOutput:
     """The output without its graphs, which are most of its memory."""
-    nothing = {name: getattr(output, name)[:0].clone() for name in ("nodes", "batch", "scores", "gate")}
-    return replace(output, **nothing, selected=torch.full_like(output.selected, -1), graphs=None)
+    rest: dict[str, Any] = {name: getattr(output, name)[:0].clone() for name in ("batch", "scores", "gate")}
+    layout = RegionLayout((), (), output.regions.layout.shape)
+    rest["regions"] = replace(output.regions, flat=output.regions.flat[:0].clone(), layout=layout, graphs=rest["batch"])
+    return replace(output, **rest, selected=torch.full_like(output.selected, -1), graphs=None)
 
 
 def joined_outputs(outputs: list[FrameOutput]) -> FrameOutput:
     """The outputs of groups, in order, as the output of all their objects; they must be :func:`without_nodes`."""
     names = ("masks", "chosen", "selected", "keys", "windows")
-    return replace(outputs[0], **{name: torch.cat([getattr(part, name) for part in outputs]) for name in names})
+    together: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in outputs]) for name in names}
+    return replace(outputs[0], **together)

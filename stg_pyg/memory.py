@@ -18,19 +18,31 @@ class MemoryBank:
         max_frames: most frames held, None for all.
         every: of the frames written only each ``every``-th stays; the last one written is there until the next.
         detach: store copies that are outside of the autograd graph.
+        dtype: of the keys as they are stored and read, None: as they come. Masks stay as they are.
 
     Raises:
-        ValueError: when ``max_frames`` or ``every`` is less than 1.
+        ValueError: when ``max_frames`` or ``every`` is less than 1, or ``dtype`` is not floating.
     """
 
-    def __init__(self, max_frames: int | None = None, every: int = 1, detach: bool = True) -> None:
+    dtype: torch.dtype | None = None  # also of banks that were stored by a version without it
+
+    def __init__(
+        self,
+        max_frames: int | None = None,
+        every: int = 1,
+        detach: bool = True,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         if max_frames is not None and max_frames < 1:
             raise ValueError(f"max_frames must be at least 1 or None, not {max_frames}")
         if every < 1:
             raise ValueError(f"every must be at least 1, not {every}")
+        if dtype is not None and not dtype.is_floating_point:
+            raise ValueError(f"dtype must be floating or None, not {dtype}")
         self.max_frames = max_frames
         self.every = every
         self.detach = detach
+        self.dtype = dtype
         self.clear()
 
     def clear(self) -> None:
@@ -70,7 +82,7 @@ class MemoryBank:
         slot = self._slot(frame_idx)
         if slot is None:
             return
-        self._keys = self._put(self._keys, slot, key)
+        self._keys = self._put(self._keys, slot, key if self.dtype is None else key.to(self.dtype))
         self._masks = self._put(self._masks, slot, mask if mask.is_floating_point() else mask.to(key.dtype))
         if frame_idx not in self._frames:
             self._frames[slot : slot + 1] = [frame_idx]
@@ -80,8 +92,8 @@ class MemoryBank:
     def read(self) -> tuple[Tensor, Tensor, list[int]]:
         """Masks [R, h, w], keys [R, C, h, w] and the R frames they are of.
 
-        Not sorted by time, which Eq. 7 does not ask for. Without gradients the tensors are views of the storage, valid
-        until the next write.
+        Keys are of ``dtype``, if there is one. Not sorted by time, which Eq. 7 does not ask for. Without gradients the
+        tensors are views of the storage, valid until the next write.
 
         Raises:
             ValueError: when nothing was written.

@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.data import Batch
 
-from stg_pyg.boxes import box_iou, masks_to_boxes
+from stg_pyg.boxes import masks_to_boxes, paired_box_iou
 from stg_pyg.config import STGConfig
-from stg_pyg.crops import crop_resize, crop_windows, normalize_image, paste
-from stg_pyg.graph import SpatialGraph, build_spatial_graph, edge_weight
+from stg_pyg.crops import add_pasted, crop_resize, crop_windows, normalize_image, paste, paste_extents
+from stg_pyg.errors import InputError
+from stg_pyg.graph import SpatialGraph, batch_of_views, build_spatial_graph, edge_weight
 from stg_pyg.memory import MemoryBank, read_batch
 from stg_pyg.motion import LastBox, MotionModel
 from stg_pyg.nn.colour import ColourEncoder, ColourKeys
 from stg_pyg.nn.deeplab import DeepLabV3Plus
 from stg_pyg.nn.encoders import KeyEncoder, ProposalEncoder, ResNetBackbone, SmallBackbone
-from stg_pyg.nn.memory_attention import MemoryAttention
 from stg_pyg.nn.node_gate import NodeGate
-from stg_pyg.nn.resolver import call_spatial_conv, resolve_spatial_conv
+from stg_pyg.nn.region import MaskRegions, RegionLayout, Window, graphs_of, windows_of_masks
+from stg_pyg.nn.resolver import call_spatial_regions, own_options, resolve_spatial_conv
 from stg_pyg.nn.segmentation import SmallSegmentationNet
+from stg_pyg.nn.temporal_resolver import options_taken, resolve_temporal_conv
 from stg_pyg.proposals import Proposals
-from stg_pyg.selection import mask_iou, select_best, selection_scores_batched
-
-PAPER_LAYER = ("stg", "mask_propagation", "MaskPropagation")
+from stg_pyg.selection import region_mask_iou, region_selection_scores, select_best
+from stg_pyg.stages import stage
 
 
 @dataclass
@@ -50,6 +53,11 @@ class FrameInput:
     target: Tensor | None = None
     """[K, H, W] true masks, for the selection while training."""
 
+    @cached_property
+    def normal(self) -> Tensor:
+        """[3, H, W] the image as the encoders see it."""
+        return normalize_image(self.image)
+
 
 @dataclass
 class FrameOutput:
@@ -59,8 +67,8 @@ class FrameOutput:
     """[K, H, W] refined soft masks, the result."""
     chosen: Tensor
     """[K, H, W] soft masks selected from the spatial graphs."""
-    nodes: Tensor
-    """[N, H, W] reconstructed soft masks of all nodes."""
+    regions: MaskRegions
+    """[N, 1, H, W] reconstructed soft masks of all nodes, inside the windows of their objects."""
     batch: Tensor
     """[N] object position of each node."""
     selected: Tensor
@@ -75,6 +83,11 @@ class FrameOutput:
     """[K, 4] windows of the frame that the keys were computed from."""
     graphs: Batch | None = None
 
+    @cached_property
+    def nodes(self) -> Tensor:
+        """[N, H, W] reconstructed soft masks of all nodes as frames, made when they are asked for."""
+        return self.regions.to_frame()[:, 0]
+
 
 class STGNet(nn.Module):
     """Spatiotemporal graph network of Liu et al., AAAI 2021 (arXiv:2012.05499), over the proposals of one frame.
@@ -87,7 +100,11 @@ class STGNet(nn.Module):
         key_encoder: normalised crops -> keys of Eq. 7.
         segmentation: (normalised crops, Q crops) -> mask logits and quality; none: proposals come from outside only.
         spatial_conv: message-passing layer, or a name for :func:`stg_pyg.nn.resolve_spatial_conv`.
-        memory_attention: Eqs. 7-8.
+        memory_attention: another name of ``temporal_conv``.
+        temporal_conv: layer of the temporal graph, or a name for :func:`stg_pyg.nn.resolve_temporal_conv`.
+
+    Raises:
+        InputError: a layer is unknown or does not fit, or there are two for the temporal graph.
     """
 
     def __init__(
@@ -97,17 +114,21 @@ class STGNet(nn.Module):
         key_encoder: nn.Module,
         segmentation: nn.Module | None = None,
         spatial_conv: nn.Module | str | None = None,
-        memory_attention: MemoryAttention | None = None,
+        memory_attention: nn.Module | str | None = None,
+        temporal_conv: nn.Module | str | None = None,
     ):
         super().__init__()
         self.config = config
         self.feature_encoder, self.key_encoder, self.segmentation = feature_encoder, key_encoder, segmentation
         query = spatial_conv if spatial_conv is not None else config.spatial_conv
-        options = {"num_steps": config.num_steps} if query in PAPER_LAYER else {}
-        self.spatial_conv = resolve_spatial_conv(query, **options)
-        self.memory_attention = memory_attention or MemoryAttention(
-            normalize_keys=config.normalize_keys, temperature=config.temperature, update=config.temporal_update
-        )
+        self.spatial_conv = resolve_spatial_conv(query, **own_options(query, num_steps=config.num_steps))
+        given = [layer for layer in (memory_attention, temporal_conv) if layer is not None]
+        if len(given) > 1:
+            raise InputError("memory_attention and temporal_conv are the same layer: give one of them")
+        temporal = given[0] if given else config.temporal_conv
+        names = {"normalize_keys": "normalize_keys", "temperature": "temperature", "update": "temporal_update"}
+        constants = {argument: getattr(config, name) for argument, name in names.items()}
+        self.memory_attention: Any = resolve_temporal_conv(temporal, **options_taken(temporal, constants))
         self.node_gate = NodeGate() if config.node_gate else None
         self.motion = MotionModel(config.motion_steps) if config.use_motion else LastBox()
 
@@ -152,29 +173,32 @@ class STGNet(nn.Module):
     def forward(self, frame: FrameInput) -> FrameOutput:
         """One frame: graphs (Eq. 3), propagation (Eqs. 4-5), selection (Eq. 6), refinement from memory (Eqs. 7-8)."""
         graphs = self.build_graphs(frame)
-        nodes, gate = self.reconstruct(graphs)
-        scores, selected = self.select(graphs, nodes, gate, frame)
-        chosen = frame.q.clone()
-        found = selected >= 0
-        chosen[found] = nodes[selected[found]]
+        regions, gate = self.reconstruct(graphs)
+        scores, selected = self.select(graphs, regions, gate, frame)
+        chosen = frame.q
+        if len(regions.graphs):
+            inside = selected[regions.graphs] - graphs.ptr[regions.graphs]
+            chosen = chosen.index_copy(0, regions.graphs, regions.select(inside)[:, 0].to(chosen.dtype))
         masks, keys, windows = self.refine(frame, chosen)
-        return FrameOutput(masks, chosen, nodes, graphs.batch, selected, scores, gate, keys, windows, graphs)
+        return FrameOutput(masks, chosen, regions, graphs.batch, selected, scores, gate, keys, windows, graphs)
 
     def encode(self, image: Tensor, masks: Tensor, boxes: Tensor) -> Tensor:
         """Features X [N, F] of masks [N, H, W] with boxes [N, 4] in an image [3, H, W]."""
         return self.feature_encoder(normalize_image(image), boxes, masks)
 
+    @stage("graph")
     def build_graphs(self, frame: FrameInput) -> Batch:
         """The spatial graph of every object, as one batch."""
         merged = Proposals.cat(frame.proposals)
         feats = merged.feats
         if feats is None or self.config.features != "given":
-            feats = self.encode(frame.image, merged.masks, merged.boxes)
+            with stage("features"):
+                feats = self.feature_encoder(frame.normal, merged.boxes, merged.masks)
         sizes = [len(proposals) for proposals in frame.proposals]
         graphs: list[SpatialGraph] = []
         for k, (proposals, x) in enumerate(zip(frame.proposals, feats.split(sizes), strict=True)):
             graph = build_spatial_graph(
-                proposals.masks.to(feats.dtype),
+                proposals.masks,
                 proposals.boxes,
                 x,
                 obj_id=frame.obj_ids[k],
@@ -183,23 +207,25 @@ class STGNet(nn.Module):
                 q=frame.q[k],
                 p=frame.p[k],
                 mask_iou=self.config.edge_iou == "mask",
+                window=proposals.window,
+                keep_bool=True,
             )
             graph.anchor = F.cosine_similarity(x, frame.anchors[k][None], dim=1)
             graphs.append(graph)
-        return Batch.from_data_list(graphs)
+        return batch_of_views(graphs, merged.masks[:, None])
 
-    def reconstruct(self, graphs: Batch) -> tuple[Tensor, Tensor]:
-        """Reconstructed masks [N, H, W] and gates [N] of all nodes."""
-        masks = graphs.x[:, 0]
-        gate = masks.new_ones(len(masks))
+    @stage("spatial")
+    def reconstruct(self, graphs: Batch) -> tuple[MaskRegions, Tensor]:
+        """Reconstructed masks [N, 1, H, W] in the windows of their objects, and gates [N], of all nodes."""
+        proposals = proposal_regions(graphs)
+        gate = proposals.flat.new_ones(len(graphs.batch))
         if self.node_gate is not None:
-            gate = self.node_gate(node_evidence(graphs), graphs.score)
+            gate = self.node_gate(node_evidence(graphs, proposals), graphs.score)
         if not self.config.use_spatial:
-            return masks, gate
+            return proposals, gate
         edge_index, edge_attr, weight = self.weighted_edges(graphs, gate)
         graph = {"edge_weight": weight, "edge_attr": edge_attr, "batch": graphs.batch, "feat": graphs.feat}
-        nodes = call_spatial_conv(self.spatial_conv, graphs.x, edge_index, **graph)
-        return nodes[:, 0], gate
+        return call_spatial_regions(self.spatial_conv, graphs.x, edge_index, proposals.layout, **graph), gate
 
     def weighted_edges(self, graphs: Batch, gate: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Edges [2, E] that propagation uses, their attributes [E, D] and weights [E]: Eq. 3, times the gate if any."""
@@ -214,59 +240,76 @@ class STGNet(nn.Module):
             edge_index, edge_attr, weight = edge_index[:, kept], edge_attr[kept], weight[kept]
         return edge_index, edge_attr, weight
 
-    def select(self, graphs: Batch, nodes: Tensor, gate: Tensor, frame: FrameInput) -> tuple[Tensor, Tensor]:
+    @stage("selection")
+    def select(self, graphs: Batch, regions: MaskRegions, gate: Tensor, frame: FrameInput) -> tuple[Tensor, Tensor]:
         """Scores [N] of Eq. 6 and the best node [K] of every object, by the true mask and box while training."""
         config = self.config
         with torch.no_grad():
-            binary = nodes if self.training else (nodes > config.thr).to(nodes.dtype)
-            boxes = masks_to_boxes(nodes, config.thr)
+            boxes = regions.boxes(config.thr)
             p, q = frame.p, frame.q
             if self.training and frame.target is not None:
                 p, q = masks_to_boxes(frame.target), frame.target
-            scores = selection_scores_batched(binary, boxes, p, q, graphs.batch, config.lambda1)
+            threshold = None if self.training else config.thr
+            scores = region_selection_scores(regions, boxes, p, q, config.lambda1, threshold)
             if config.quality_weight > 0 and not self.training:
                 scores = scores + config.quality_weight * gate
             return scores, select_best(scores, graphs.batch, len(frame.obj_ids))
 
+    @stage("temporal")
     def refine(self, frame: FrameInput, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Masks [K, H, W] after Eqs. 7-8, with the keys and their windows, which the memory takes up."""
         height, width = chosen.shape[-2:]
         boxes = masks_to_boxes(chosen.detach(), self.config.thr)
         windows = crop_windows(boxes, self.config.crop_margin).to(chosen.dtype)
-        keys = self.encode_keys(frame.image, windows)
+        keys = self._keys(frame.normal, windows)
         if not self.config.use_temporal:
             return chosen, keys, windows
         owner = torch.arange(len(chosen), device=chosen.device)
         values = crop_resize(chosen[:, None], windows, keys.shape[-1], owner)[:, 0]
         memory_masks, memory_keys, edge_index = read_batch(frame.banks)
         refined = self.memory_attention.forward_graph(values, keys, memory_masks, memory_keys, edge_index)
+        extents = paste_extents(windows, height, width)
         if self.config.temporal_update == "paper":
-            masks = paste(refined, windows, height, width)
+            masks = paste(refined, windows, height, width, extents)
         else:
             # The values are coarse; their change is put back, so that the detail of the chosen mask stays.
-            masks = (chosen + paste(refined - values, windows, height, width)).clamp(0, 1)
+            masks = add_pasted(chosen, refined - values, windows, extents).clamp(0, 1)
         seen = (boxes[:, 2] > boxes[:, 0])[:, None, None]
         return torch.where(seen, masks, chosen), keys, windows
 
     def encode_keys(self, image: Tensor, windows: Tensor) -> Tensor:
         """Keys [K, C, S, S] of windows [K, 4] of an image [3, H, W]."""
-        return self.key_encoder(crop_resize(normalize_image(image)[None], windows, self.config.key_size))
+        return self._keys(normalize_image(image), windows)
+
+    @stage("keys")
+    def _keys(self, normal: Tensor, windows: Tensor) -> Tensor:
+        return self.key_encoder(crop_resize(normal[None], windows, self.config.key_size))
 
 
-def node_evidence(graphs: Batch) -> Tensor:
+def proposal_regions(graphs: Batch) -> MaskRegions:
+    """The masks of a batch of spatial graphs inside their windows; where those are not known they are found."""
+    sizes = (graphs.ptr[1:] - graphs.ptr[:-1]).tolist()
+    filled = [size for size in sizes if size]
+    if "window" in graphs:
+        boxes = [tuple(window) for window, size in zip(graphs.window.tolist(), sizes, strict=True) if size]
+        windows: tuple[Window, ...] = tuple(boxes)
+    else:
+        windows = windows_of_masks(graphs.x, filled)
+    layout = RegionLayout(tuple(filled), windows, (1, graphs.x.size(-2), graphs.x.size(-1)))
+    return MaskRegions.cropped(graphs.x, layout, graphs_of(graphs.batch, layout), graphs.feat.dtype)
+
+
+def node_evidence(graphs: Batch, proposals: MaskRegions | None = None) -> Tensor:
     """What speaks for each node, [N, 5]: likeness to the first frame, agreement with Q, with p, with the other nodes
-    (mean mask IoU), and the mean likeness to them (mean cosine)."""
-    masks, batch = graphs.x[:, 0].detach(), graphs.batch
-    num_graphs = len(graphs.p)
+    (mean mask IoU), and the mean likeness to them (mean cosine); ``proposals`` are :func:`proposal_regions`."""
+    proposals = proposal_regions(graphs) if proposals is None else proposals
     with torch.no_grad():
-        with_q, with_p = masks.new_zeros(len(masks)), masks.new_zeros(len(masks))
-        for k in range(num_graphs):
-            own = batch == k
-            with_q[own] = mask_iou(masks[own], graphs.q[k][None])[:, 0]
-            with_p[own] = box_iou(graphs.box[own], graphs.p[k][None])[:, 0]
-    others = masks.new_zeros(len(masks), graphs.edge_attr.shape[1])
+        with_q = region_mask_iou(proposals, graphs.q).to(graphs.anchor)
+        with_p = paired_box_iou(graphs.box, graphs.p[graphs.batch])
     target = graphs.edge_index[1]
+    others = graphs.edge_attr.new_zeros(len(graphs.batch), graphs.edge_attr.shape[1])
     others = others.index_add(0, target, graphs.edge_attr)
-    degree = torch.bincount(target, minlength=len(masks)).clamp(min=1)[:, None]
+    degree = others.new_zeros(len(graphs.batch)).index_add(0, target, others.new_ones(len(target)))
+    degree = degree.clamp(min=1)[:, None]
     others = others / degree
     return torch.stack([graphs.anchor, with_q, with_p, others[:, -1], others[:, 0]], dim=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,6 @@ from torch import Tensor, nn
 
 from stg_pyg.crops import crop_windows, normalize_image
 from stg_pyg.dreams import Dreamer
-from stg_pyg.nn.memory_attention import MemoryAttention
 from stg_pyg.online import Schedule, train_mode
 
 DRAWS = 20
@@ -19,7 +19,7 @@ DRAWS = 20
 
 def learn_keys_online(
     encoder: nn.Module,
-    attention: MemoryAttention,
+    attention: nn.Module,
     image: np.ndarray,
     labels: np.ndarray,
     *,
@@ -40,7 +40,7 @@ def learn_keys_online(
 
     Args:
         encoder: K, normalised crops [N, 3, S, S] -> keys [N, C, g, g].
-        attention: how keys are compared; not trained.
+        attention: how keys are compared; not trained. One without ``messages`` does not say how, and the keys stay.
         image: uint8 [H, W, 3].
         labels: uint8 [H, W] object ids.
         crop_size: S.
@@ -49,7 +49,7 @@ def learn_keys_online(
         seconds: most seconds; none: as long as the steps take.
     """
     adapted = copy.deepcopy(encoder).to(device)
-    if steps <= 0 or not labels.any():
+    if steps <= 0 or not labels.any() or not hasattr(attention, "messages"):
         return adapted.eval()
     train_mode(adapted)
     optimizer = torch.optim.Adam(adapted.parameters(), lr=peak)
@@ -70,7 +70,7 @@ def learn_keys_online(
     return adapted.eval()
 
 
-def retrieval_loss(encoder: nn.Module, attention: MemoryAttention, crops: Tensor, masks: Tensor) -> Tensor:
+def retrieval_loss(encoder: nn.Module, attention: Any, crops: Tensor, masks: Tensor) -> Tensor:
     """The loss of :func:`learn_keys_online` for a memory and a current crop.
 
     Args:

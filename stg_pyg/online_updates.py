@@ -16,7 +16,6 @@ from stg_pyg.dreams import DreamCache
 from stg_pyg.lucid import LucidConfig, draw_sample
 from stg_pyg.online import AnnotatedFrames, of_one_video, train_mode
 from stg_pyg.proposals import Proposals
-from stg_pyg.selection import paired_mask_iou
 from stg_pyg.training import SegmentationBatch, segmentation_step, stack_samples
 
 MIN_QUALITY = 0.75
@@ -46,8 +45,9 @@ def expected_quality(proposals: Sequence[Proposals], like: Tensor) -> Tensor:
 
 def agreement(masks: Tensor, q: Tensor, thr: float) -> Tensor:
     """IoU [K] of the results [K, H, W] above ``thr`` with Q [K, H, W], 0 where both are empty."""
-    binary = [(x > limit).to(masks.dtype) for x, limit in ((masks, thr), (q, 0.5))]
-    return paired_mask_iou(binary[0], binary[1], torch.arange(len(masks), device=masks.device))
+    a, b = (masks > thr).flatten(1), (q > 0.5).flatten(1)
+    both, either = (a & b).sum(dim=1), (a | b).sum(dim=1)
+    return both.to(masks.dtype) / either.clamp(min=1)
 
 
 def is_trusted(quality: Tensor, agreement: Tensor) -> Tensor:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from stg_pyg.boxes import masks_to_boxes
 from stg_pyg.errors import InputError
+from stg_pyg.nn.region import Window, windows_of_boxes, windows_of_masks
 
 Index = int | slice | Tensor | Sequence[int] | Sequence[bool]
 
@@ -34,6 +37,8 @@ class Proposals:
     """N names of the evidence that the proposals came from."""
     has_mask: Tensor | None = None
     """[N] bool, False where only the box is known and the mask is all zeros; None: all have a mask."""
+    extent: Tensor | None = None
+    """[N, 4] boxes in whole pixels outside of which each mask is exactly 0, always on the CPU; None: not known."""
 
     def __post_init__(self) -> None:
         if self.boxes.ndim != 2 or self.boxes.shape[1] != 4:
@@ -44,7 +49,7 @@ class Proposals:
             raise InputError(f"Proposals.scores must be [N], not {list(self.scores.shape)}")
         if self.feats is not None and self.feats.ndim != 2:
             raise InputError(f"Proposals.feats must be [N, F], not {list(self.feats.shape)}")
-        for name in ("masks", "scores", "feats", "origin", "has_mask"):
+        for name in ("masks", "scores", "feats", "origin", "has_mask", "extent"):
             field = getattr(self, name)
             if field is not None and len(field) != len(self.boxes):
                 raise InputError(f"Proposals.{name} has {len(field)} entries for {len(self.boxes)} boxes")
@@ -85,6 +90,8 @@ class Proposals:
         """
         if len(parts) == 0:
             raise InputError("Proposals.cat needs at least one part: use Proposals.empty(height, width) for none")
+        if len(parts) == 1:
+            return parts[0]
         if len({part.size for part in parts}) > 1:
             raise InputError(f"Proposals.cat got frames of different sizes {sorted({part.size for part in parts})}")
         feats = [part.feats for part in parts if len(part)] or [parts[0].feats]
@@ -97,13 +104,15 @@ class Proposals:
         has_mask: Tensor | None = None
         if any(part.has_mask is not None for part in parts):
             has_mask = torch.cat([part.mask_known for part in parts])
-        return cls(
+        extents = [part.extent for part in parts if part.extent is not None]
+        return cls._of_checked(
             boxes=torch.cat([part.boxes for part in parts]),
             masks=torch.cat([part.masks for part in parts]),
             scores=torch.cat([part.scores for part in parts]),
             feats=torch.cat(known) if known else None,
             origin=origin,
             has_mask=has_mask,
+            extent=torch.cat(extents) if len(extents) == len(parts) else None,
         )
 
     def __len__(self) -> int:
@@ -131,6 +140,13 @@ class Proposals:
         return torch.ones(len(self), dtype=torch.bool, device=self.device)
 
     @property
+    def window(self) -> Window:
+        """(x0, y0, x1, y1) in whole pixels, outside of which all masks are 0: by ``extent``, else by the masks."""
+        if self.extent is not None:
+            return windows_of_boxes(self.extent, [len(self)], *self.size)[0]
+        return windows_of_masks(self.masks[:, None], [len(self)])[0]
+
+    @property
     def device(self) -> torch.device:
         """The device of the tensors."""
         return self.boxes.device
@@ -153,11 +169,35 @@ class Proposals:
             origin = [origin[i] for i in torch.arange(len(self), device=self.device)[index].tolist()]
         feats = None if self.feats is None else self.feats[index]
         has_mask = None if self.has_mask is None else self.has_mask[index]
-        return Proposals(self.boxes[index], self.masks[index], self.scores[index], feats, origin, has_mask)
+        extent = None if self.extent is None else self.extent[index.cpu() if isinstance(index, Tensor) else index]
+        return Proposals(self.boxes[index], self.masks[index], self.scores[index], feats, origin, has_mask, extent)
+
+    def split(self, sizes: Sequence[int]) -> list[Proposals]:
+        """Consecutive parts of these sizes, whose tensors are views."""
+        columns: dict[str, Sequence[Any]] = {}
+        ends = list(itertools.accumulate(sizes))
+        for name in ("boxes", "masks", "scores", "feats", "has_mask", "extent"):
+            field = getattr(self, name)
+            columns[name] = [None] * len(sizes) if field is None else field.split(list(sizes))
+        origin = self.origin
+        starts = [end - size for end, size in zip(ends, sizes, strict=True)]
+        columns["origin"] = [None if origin is None else origin[a:b] for a, b in zip(starts, ends, strict=True)]
+        parts = []
+        for n in range(len(sizes)):
+            parts.append(self._of_checked(**{name: column[n] for name, column in columns.items()}))
+        return parts
+
+    @classmethod
+    def _of_checked(cls, **fields: Any) -> Proposals:
+        """Proposals of tensors that were checked before; to check them again is to wait for the device."""
+        made = cls.__new__(cls)
+        for name, field in fields.items():
+            setattr(made, name, field)
+        return made
 
     def to(self, device: torch.device | str) -> Proposals:
         """A copy with all tensors on ``device``."""
         feats = None if self.feats is None else self.feats.to(device)
         has_mask = None if self.has_mask is None else self.has_mask.to(device)
-        masks = self.masks.to(device)
-        return Proposals(self.boxes.to(device), masks, self.scores.to(device), feats, self.origin, has_mask)
+        boxes, masks, scores = self.boxes.to(device), self.masks.to(device), self.scores.to(device)
+        return Proposals(boxes, masks, scores, feats, self.origin, has_mask, self.extent)

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from stg_pyg.appearance import ColourModel
-from stg_pyg.boxes import box_center_size, boxes_from_center_size, masks_to_boxes
-from stg_pyg.crops import crop_resize, crop_windows, normalize_image, paste
+from stg_pyg.boxes import box_center_size, boxes_from_center_size, masks_to_boxes, masks_to_boxes_inside
+from stg_pyg.crops import crop_resize, crop_windows, normalize_image, paste, paste_extents
+from stg_pyg.nn.region import windows_of_boxes
 from stg_pyg.proposals import Proposals
+from stg_pyg.stages import stage
 
 CROPS_AT_ONCE = 64
 MAX_SEARCH_WINDOWS = 64
@@ -72,10 +74,23 @@ class GuidedProposer:
         - ``moved``, ``first``: the latest and the first mask, moved to the predicted box;
         - ``colour``: the predicted box and the colours of the object's first frame.
         """
-        gaps = sorted(view.warped)
-        warped = torch.stack([view.warped[gap] for gap in gaps])
-        boxes = masks_to_boxes(warped)
-        full = [(box, mask, f"q{gap}") for gap, box, mask in zip(gaps, boxes, warped, strict=True) if box[2] > box[0]]
+        return self.look_all(image, [view])[0]
+
+    @stage("look")
+    def look_all(self, image: Tensor, views: Sequence[ObjectView]) -> list[Evidence]:
+        """:meth:`look` for all objects of a frame, which waits for the device once."""
+        gaps = [sorted(view.warped) for view in views]
+        warped = [torch.stack([view.warped[gap] for gap in own]) for view, own in zip(views, gaps, strict=True)]
+        boxes = [masks_to_boxes(masks) for masks in warped]
+        seen = (torch.cat(boxes)[:, 2] > 0).cpu().split([len(own) for own in gaps])
+        flags = [part.tolist() for part in seen]
+        return [self._evidence(image, *parts) for parts in zip(views, gaps, warped, boxes, flags, strict=True)]
+
+    def _evidence(
+        self, image: Tensor, view: ObjectView, gaps: list[int], warped: Tensor, boxes: Tensor, seen: list[bool]
+    ) -> Evidence:
+        known = zip(gaps, boxes, warped, seen, strict=True)
+        full = [(box, mask, f"q{gap}") for gap, box, mask, visible in known if visible]
         full.append((view.p, warped[0], "p"))
         if view.colours is not None:
             full.append((view.p, (view.colours.posterior(image) > 0.6).to(image.dtype), "colour"))
@@ -110,6 +125,7 @@ class GuidedProposer:
         q = torch.zeros(len(windows), self.size, self.size, device=size.device)
         return Evidence(windows, q, ["search"] * len(windows))
 
+    @stage("segment")
     @torch.no_grad()
     def segment(self, image: Tensor, evidence: Evidence) -> tuple[Tensor, Tensor]:
         """Soft masks [M, S, S] in the windows and expected IoU [M] of an image [3, H, W]."""
@@ -130,13 +146,15 @@ class GuidedProposer:
         height, width = image.shape[-2:]
         merged = Evidence.cat(evidence)
         crops, scores = self.segment(image, merged)
-        masks = paste(crops, merged.windows, height, width)
-        boxes = masks_to_boxes(masks)
-        empty = boxes[:, 2] <= boxes[:, 0]
-        boxes = torch.where(empty[:, None], merged.windows, boxes)
-        sizes = [len(part.origin) for part in evidence]
-        parts = zip(boxes.split(sizes), masks.split(sizes), scores.split(sizes), evidence, strict=True)
-        return [Proposals(b, m, s, origin=list(part.origin)) for b, m, s, part in parts]
+        with stage("paste"):
+            extents = paste_extents(merged.windows, height, width)
+            masks = paste(crops, merged.windows, height, width, extents)
+            sizes = [len(part.origin) for part in evidence]
+            around = windows_of_boxes(extents, sizes, height, width)
+            parts = zip(masks.split(sizes), around, strict=True)
+            boxes = torch.cat([masks_to_boxes_inside(part, window) for part, window in parts])
+            boxes = torch.where(boxes[:, 2:3] <= boxes[:, 0:1], merged.windows, boxes)
+            return Proposals(boxes, masks, scores, origin=merged.origin, extent=extents).split(sizes)
 
 
 def median_size(boxes: Sequence[Tensor]) -> Tensor:

@@ -23,12 +23,16 @@ CANDIDATES = 4
 MAX_CANDIDATES = 100
 
 
-def has_collapsed(mask: Tensor, median_area: float, image: Tensor, colours: ColourModel, first_likeness: float) -> bool:
-    """Whether a binary mask [H, W] is empty, far too small, or of other colours than the object."""
-    area = float(mask.sum())
-    if area < MIN_AREA * median_area or area == 0:
-        return True
-    return float(colours.likeness(image, mask[None])[0]) < MIN_LIKENESS * first_likeness
+def has_collapsed(area: float, median_area: float, likeness: float, first_likeness: float) -> bool:
+    """Whether a mask is empty, far too small, or of other colours than the object.
+
+    Args:
+        area: of the mask in pixels.
+        median_area: of the object's history.
+        likeness: :meth:`ColourModel.likeness` of the mask.
+        first_likeness: that of the object in its first frame.
+    """
+    return area == 0 or area < MIN_AREA * median_area or likeness < MIN_LIKENESS * first_likeness
 
 
 def find_again(

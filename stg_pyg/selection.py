@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 from torch_geometric.typing import WITH_TORCH_SCATTER
 
-from stg_pyg.boxes import box_iou
+from stg_pyg.boxes import box_iou, paired_box_iou
+from stg_pyg.nn.region import MaskRegions
 
 if WITH_TORCH_SCATTER:
     from torch_scatter import scatter_max as _scatter_max
@@ -61,8 +63,7 @@ def selection_scores_batched(
     Raises:
         ValueError: when ``lambda1`` is outside [0, 1] or ``batch`` is outside [0, B).
     """
-    if not 0 <= lambda1 <= 1:
-        raise ValueError(f"lambda1 must be in [0, 1], not {lambda1}")
+    _check_share(lambda1)
     mask_term = paired_mask_iou(masks, q, batch)
     if len(p) == 0:
         return mask_term
@@ -109,16 +110,68 @@ def paired_mask_iou(masks: Tensor, q: Tensor, batch: Tensor) -> Tensor:
     dtype = _working_dtype(masks, q)
     if not graphs:
         return masks.new_zeros(0, dtype=dtype)
-    with torch.autocast(masks.device.type, enabled=False):
-        targets = q.flatten(1).to(dtype)
-        counts = torch.bincount(nodes, minlength=len(q)).tolist()
+    counts = torch.bincount(nodes, minlength=len(q)).tolist()
+    targets = q.flatten(1)
+    return _iou_of_graphs(masks.flatten(1).split(counts), targets, targets.sum(dim=1, dtype=dtype))
+
+
+def region_mask_iou(regions: MaskRegions, q: Tensor, threshold: float | None = None) -> Tensor:
+    """:func:`paired_mask_iou` [N] of the masks of B graphs with q [B, H, W], reading nothing outside of their windows.
+
+    Args:
+        regions: [N] masks in windows outside of which they are 0.
+        q: [B, H, W].
+        threshold: binarises the masks first; None: they are soft.
+    """
+    dtype = torch.float64 if torch.float64 in (regions.flat.dtype, q.dtype) else torch.float32
+    parts, targets = [], []
+    own = q[regions.graphs]
+    for values, target, (x0, y0, x1, y1) in zip(regions.values, own, regions.layout.windows, strict=True):
+        part = values
+        if threshold is not None:
+            # Six times faster than a bool result that is converted, as comparisons into floats are vectorised.
+            part = torch.gt(values.detach(), threshold, out=torch.empty_like(values.detach()))
+        parts.append(part.flatten(1))
+        targets.append(target[y0:y1, x0:x1].flatten())
+    if not parts:
+        return q.new_zeros(0, dtype=dtype)
+    return _iou_of_graphs(parts, targets, own.flatten(1).sum(dim=1, dtype=dtype))
+
+
+def region_selection_scores(
+    regions: MaskRegions, boxes: Tensor, p: Tensor, q: Tensor, lambda1: float = 0.4, threshold: float | None = None
+) -> Tensor:
+    """:func:`selection_scores_batched` [N] of masks that are 0 outside of windows.
+
+    Args:
+        regions: [N] masks of the nodes of B graphs.
+        boxes: [N, 4] their boxes.
+        p: [B, 4] predicted box of every graph.
+        q: [B, H, W] warped previous mask of every graph.
+        lambda1: the share of the box term, in [0, 1].
+        threshold: binarises the masks first; None: they are soft.
+
+    Raises:
+        ValueError: when ``lambda1`` is outside [0, 1].
+    """
+    _check_share(lambda1)
+    mask_term = region_mask_iou(regions, q, threshold)
+    box_term = paired_box_iou(boxes, p[regions.batch])
+    return lambda1 * box_term + (1 - lambda1) * mask_term
+
+
+def _iou_of_graphs(parts: Sequence[Tensor], targets: Iterable[Tensor], areas: Tensor) -> Tensor:
+    """IoU [N] of the masks [N_g, P_g] of each graph with its target [P_g], whose whole areas are [G]."""
+    dtype = areas.dtype
+    with torch.autocast(areas.device.type, enabled=False):
         # A matrix-vector product a graph reads every mask once, and is several times faster than all pairs.
-        intersection, area = [], []
-        for masks_of_graph, target in zip(masks.flatten(1).split(counts), targets, strict=True):
-            part = masks_of_graph.to(dtype)
-            intersection.append(part @ target)
-            area.append(part.sum(dim=1))
-        return _ratio(torch.cat(intersection), torch.cat(area), targets.sum(dim=1)[batch])
+        intersection, area, other = [], [], []
+        for masks, target, whole in zip(parts, targets, areas, strict=True):
+            masks = masks.to(dtype)
+            intersection.append(masks @ target.to(dtype))
+            area.append(masks.sum(dim=1))
+            other.append(whole.expand(len(masks)))
+        return _ratio(torch.cat(intersection), torch.cat(area), torch.cat(other))
 
 
 def select_best(scores: Tensor, batch: Tensor, num_graphs: int) -> Tensor:
@@ -143,6 +196,11 @@ def select_best(scores: Tensor, batch: Tensor, num_graphs: int) -> Tensor:
     node = torch.arange(count, device=scores.device).where(scores == best[batch], count)
     first = node.new_full((num_graphs,), count).scatter_reduce(0, batch, node, "amin")
     return torch.where(first < count, first, -1)
+
+
+def _check_share(lambda1: float) -> None:
+    if not 0 <= lambda1 <= 1:
+        raise ValueError(f"lambda1 must be in [0, 1], not {lambda1}")
 
 
 def _working_dtype(a: Tensor, b: Tensor) -> torch.dtype:

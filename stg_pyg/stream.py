@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,6 +25,7 @@ from stg_pyg.online_updates import OnlineUpdates, agreement, expected_quality, i
 from stg_pyg.proposals import Proposals
 from stg_pyg.proposer import GuidedProposer, ObjectView, median_size
 from stg_pyg.redetect import find_again, find_among, has_collapsed
+from stg_pyg.stages import stage
 
 SEARCH_PAUSE = 3
 """Frames between two searches for an object that was not found."""
@@ -92,6 +94,7 @@ class VideoSegmenter:
         tensors = itertools.chain(self.model.parameters(), self.model.buffers())
         return next(tensors, torch.empty(0)).device
 
+    @stage("frame")
     def step(
         self,
         image: np.ndarray | Tensor,
@@ -142,6 +145,7 @@ class VideoSegmenter:
             return StepResult(labels, masks_out, ids)
         return replace(result, labels=labels, masks=masks_out, obj_ids=ids)
 
+    @stage("update")
     def _learn(self, array: np.ndarray, labels: Tensor, given: dict[int, Tensor], result: StepResult | None) -> None:
         """Shows a frame and its labels to the updates of the network, which learn from them when it is time."""
         assert self.updates is not None
@@ -191,20 +195,19 @@ class VideoSegmenter:
             output = self.model(frame)
         ids = [state.obj_id for state in self.objects]
         masks = output.masks.detach()
-        labels = merge_objects(masks, ids, self.config.thr).cpu()
+        with stage("merge"):
+            labels = merge_objects(masks, ids, self.config.thr).cpu()
         quality, agrees = expected_quality(frame.proposals, masks), agreement(masks, frame.q, self.config.thr)
         return StepResult(labels, output.masks, ids, output, frame, quality, agrees)
 
+    @stage("search")
     def _find_lost(self, frame: FrameInput, output: FrameOutput, outside: ProposalSet | None) -> bool:
         """Gives objects whose result has collapsed the proposals found elsewhere; tells whether there are any."""
         masks = (output.masks > self.config.thr).to(frame.image.dtype)
         found_any = False
-        for k, state in enumerate(self.objects):
-            likeness, area = state.first_likeness, float(np.median(state.areas))
-            if self.frame_idx < state.search_from or not has_collapsed(
-                masks[k], area, frame.image, state.colours, likeness
-            ):
-                continue
+        for k in self._collapsed(masks, frame.image):
+            state = self.objects[k]
+            likeness = state.first_likeness
             taken = (masks.sum(dim=0) - masks[k]).clamp(max=1)
             size = median_size(state.boxes)
             found: Proposals | None = None
@@ -220,21 +223,44 @@ class VideoSegmenter:
             frame.proposals[k], frame.p[k], frame.q[k] = found, found.boxes[0], found.masks[0]
         return found_any
 
+    def _collapsed(self, masks: Tensor, image: Tensor) -> list[int]:
+        """Which of the binary masks [K, H, W] are not what is known of their objects, but for those not to search."""
+        asked = [k for k, state in enumerate(self.objects) if self.frame_idx >= state.search_from]
+        if not asked:
+            return []
+        likeness = [self.objects[k].colours.likeness(image, masks[k : k + 1]) for k in asked]
+        areas = masks[asked].flatten(1).sum(dim=1)
+        rows = torch.stack([areas, torch.cat(likeness)], dim=1).tolist()  # read back once for all objects
+        states = [self.objects[k] for k in asked]
+        return [
+            k
+            for k, state, (area, alike) in zip(asked, states, rows, strict=True)
+            if has_collapsed(area, float(np.median(state.areas)), alike, state.first_likeness)
+        ]
+
+    @stage("warp")
     def _warp_history(self, array: np.ndarray) -> list[dict[int, Tensor]]:
         """Masks of the frames t - k warped to this one, by k, of every object; a missing frame is left out."""
         warped: list[dict[int, Tensor]] = [{} for _ in self.objects]
-        for gap in self.config.gaps:
-            if gap > len(self._images):
-                continue
-            known = [k for k, state in enumerate(self.objects) if self.frame_idx - gap in state.masks]
-            masks = [self.objects[k].masks[self.frame_idx - gap] for k in known]
-            if not masks or (gap != self.config.gaps[0] and not any(bool(mask.any()) for mask in masks)):
+        gaps = [gap for gap in self.config.gaps if gap <= len(self._images)]
+        for gap, known in zip(gaps, self._known_at(gaps), strict=True):
+            if not known:
                 continue
             flow, valid = self._flow_to(array, gap)
-            for k, mask in zip(known, warp(torch.stack(masks), flow, valid), strict=True):
+            masks = torch.stack([self.objects[k].masks[self.frame_idx - gap] for k in known])
+            for k, mask in zip(known, warp(masks, flow, valid), strict=True):
                 warped[k][gap] = mask
         return warped
 
+    def _known_at(self, gaps: Sequence[int]) -> list[list[int]]:
+        """Of each gap, the objects that have a mask of the frame t - gap; none where all are empty, but for Q."""
+        known = [[k for k, state in enumerate(self.objects) if self.frame_idx - gap in state.masks] for gap in gaps]
+        pairs = [(gap, k) for gap, ks in zip(gaps, known, strict=True) for k in ks]
+        flags = [self.objects[k].masks[self.frame_idx - gap].amax() > 0 for gap, k in pairs]
+        visible = {gap for (gap, _), flag in zip(pairs, torch.stack(flags).tolist(), strict=True) if flag}
+        return [ks if gap in visible or gap == self.config.gaps[0] else [] for gap, ks in zip(gaps, known, strict=True)]
+
+    @stage("flow")
     def _flow_to(self, array: np.ndarray, gap: int) -> tuple[Tensor, Tensor | None]:
         """Backward flow [H, W, 2] from this frame to the one ``gap`` before, and where it holds [H, W], if tested."""
         t, previous = self.first_frame + self.frame_idx, self._images[-gap]
@@ -247,9 +273,10 @@ class VideoSegmenter:
         self, image: Tensor, proposals: ProposalSet | None, p: Tensor, q: Tensor, warped: list[dict[int, Tensor]]
     ) -> list[Proposals]:
         if proposals is not None:
-            outside = proposals_of_objects(
-                proposals, p, q, self.config, lambda k, own: is_familiar(image, own, self.objects[k])
-            )
+            with stage("assign"):
+                outside = proposals_of_objects(
+                    proposals, p, q, self.config, lambda k, own: is_familiar(image, own, self.objects[k])
+                )
             if self.config.features != "given":
                 outside = [replace(part, feats=None) for part in outside]
             elif any(part.feats is None for part in outside):
@@ -258,11 +285,11 @@ class VideoSegmenter:
             if not self.config.own_evidence or self.proposer is None:
                 return outside
         assert self.proposer is not None
-        evidence = [
-            self.proposer.look(image, ObjectView(p[k], views, state.last_mask, state.first_mask, state.colours))
-            for k, (state, views) in enumerate(zip(self.objects, warped, strict=True))
+        views = [
+            ObjectView(p[k], own, state.last_mask, state.first_mask, state.colours)
+            for k, (state, own) in enumerate(zip(self.objects, warped, strict=True))
         ]
-        made = self.proposer.propose(image, evidence)
+        made = self.proposer.propose(image, self.proposer.look_all(image, views))
         return made if proposals is None else [joined(*pair) for pair in zip(outside, made, strict=True)]
 
     def _segmented(self, image: Tensor, proposals: Proposals, q: Tensor) -> Proposals:
@@ -293,19 +320,21 @@ class VideoSegmenter:
                 state.anchor = feature_of_mask(proposals, mask, state.anchor)
             self.objects.append(state)
 
+    @stage("memory")
     @torch.no_grad()
     def _remember(self, image: Tensor, labels: Tensor, given: dict[int, Tensor], output: FrameOutput | None) -> None:
         """Writes the masks of this frame to the history and the memory of every object."""
-        for k, state in enumerate(self.objects):
-            mask = (labels == state.obj_id).to(image.dtype)
+        masks = [(labels == state.obj_id).to(image.dtype) for state in self.objects]
+        areas = torch.stack([mask.sum() for mask in masks]).tolist()  # read back once for all objects
+        for k, (state, mask, area) in enumerate(zip(self.objects, masks, areas, strict=True)):
             state.masks[self.frame_idx] = mask
             state.masks.pop(self.frame_idx - max(self.config.gaps), None)
-            box = masks_to_boxes(mask[None])[0]
-            if box[2] <= box[0]:
+            if not area:
                 continue
+            box = masks_to_boxes(mask[None])[0]
             state.last_mask = mask
             state.boxes.append(box)
-            state.areas.append(float(mask.sum()))
+            state.areas.append(area)
             if output is not None and state.obj_id not in given:
                 window, key = output.windows[k], output.keys[k]
             else:
@@ -326,7 +355,7 @@ class VideoSegmenter:
             anchor,
             colours,
             float(colours.likeness(image, mask[None])[0]),
-            MemoryBank(self.config.memory_frames),
+            MemoryBank(self.config.memory_frames, dtype=getattr(torch, self.config.memory_dtype)),
             deque(maxlen=history),
             deque(maxlen=50),
         )

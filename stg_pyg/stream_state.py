@@ -24,9 +24,9 @@ def stream_state(segmenter: VideoSegmenter) -> dict[str, Any]:
     """Everything that a segmenter remembers between two steps, with what its updates have learned; the network that it
     began with and its flow are not part of it.
 
-    Only tensors, numbers, text, lists and dictionaries, so that ``torch.save`` and ``torch.load(weights_only=True)``
-    keep it. The tensors share memory with the segmenter: write them before its next step. Masks of 0 and 1 are packed
-    into bits.
+    Only tensors, their dtypes, numbers, text, lists and dictionaries, so that ``torch.save`` and
+    ``torch.load(weights_only=True)`` keep it. The tensors share memory with the segmenter: write them before its next
+    step. Masks of 0 and 1 are packed into bits.
 
     Raises:
         TypeError: the segmenter holds something that has no plain form.
@@ -57,7 +57,7 @@ def restore_stream(segmenter: VideoSegmenter, state: dict[str, Any]) -> None:
 def _pack(value: Any, what: str) -> Any:
     if isinstance(value, np.generic):
         return value.item()
-    if value is None or isinstance(value, bool | int | float | str):
+    if value is None or isinstance(value, bool | int | float | str | torch.dtype):
         return value
     if isinstance(value, Tensor):
         return _pack_tensor(value.detach())
@@ -99,7 +99,7 @@ def _unpack(value: Any, device: torch.device) -> Any:
 def _pack_tensor(value: Tensor) -> dict[str, Any]:
     binary = value.is_floating_point() and value.ndim >= 2 and value.is_contiguous()
     if binary and bool(((value == 0) | (value == 1)).all()):
-        bits = np.packbits(value.cpu().numpy().astype(np.bool_))
+        bits = np.packbits(value.bool().cpu().numpy())
         return {"bits": torch.from_numpy(bits), "shape": list(value.shape), "dtype": value.dtype}
     # A view would take all of what it is a view of to the file.
     owns_memory = value.untyped_storage().nbytes() == value.numel() * value.element_size()

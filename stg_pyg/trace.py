@@ -134,13 +134,14 @@ class Tracer:
         means: list[NDArray[np.float16]] = []
         owner: list[int] = []
         frames: list[int] = []
-        for k, bank in enumerate(frame.banks if model.config.use_temporal else []):
-            if not len(bank):
+        attention = model.memory_attention if model.config.use_temporal else None
+        for k, bank in enumerate(frame.banks):
+            if not len(bank) or not isinstance(attention, MemoryAttention):  # other layers have no weights of Eq. 7
                 continue
             slots = shown_slots(bank)
             inside = crop_resize(output.masks[k][None, None], output.windows[k][None], output.keys.shape[-1])[0, 0]
             past = bank.read()[1][slots]
-            seen = pooled_attention(model.memory_attention, output.keys[k], inside > model.config.thr, past)
+            seen = pooled_attention(attention, output.keys[k], inside > model.config.thr, past)
             cells.append(_halves(seen[0]))
             means.append(_halves(seen[1]))
             owner += [k] * len(slots)
@@ -219,7 +220,7 @@ def pooled_attention(
     r"""The weights of Eq. 7, :math:`\exp(\mathbf{K}^t_i \cdot \mathbf{K}^r_j / \tau)` over their sum.
 
     Args:
-        attention: the layer, for its normalisation and temperature.
+        attention: the layer, for its normalisation and temperature; of a joint one, what each frame is by itself.
         keys: [C, S, S] of the current frame.
         inside: [S, S] bool, pixels of the object; all count where there is none.
         memory_keys: [R, C, S, S].

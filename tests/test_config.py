@@ -29,6 +29,8 @@ PRESETS = {"default": STGConfig, "paper": STGConfig.paper, "small": STGConfig.sm
         ("normalize_keys", False),
         ("temperature", 1.0),
         ("temporal_update", "paper"),
+        ("temporal_conv", "memory_attention"),
+        ("memory_dtype", "float32"),
         ("gamma", 100.0),
         ("loss_reading", "logits"),
         ("crop_margin", 0.15),
@@ -64,6 +66,8 @@ OTHER_NAMES = {
     "temporal_update": "gated",
     "loss_reading": "probability",
     "spatial_conv": "mean",
+    "temporal_conv": "joint",
+    "memory_dtype": "float16",
 }
 
 
@@ -125,7 +129,7 @@ def test_configuration_is_frozen():
         STGConfig().thr = 0.5  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("name", ["edge_iou", "temporal_update", "loss_reading"])
+@pytest.mark.parametrize("name", ["edge_iou", "temporal_update", "loss_reading", "memory_dtype"])
 def test_unknown_choices_are_refused(name):
     with pytest.raises(InputError, match=rf"{name} must be one of .*not 'other'"):
         STGConfig().with_options(**{name: "other"})

@@ -144,7 +144,34 @@ def test_bool_mask_takes_the_dtype_of_the_key():
     assert torch.equal(bank.read()[0], torch.ones(1, 2, 3, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("detach", [True, False])
+def test_keys_of_half_precision(mode, dtype, detach):
+    whole, half = (MemoryBank(max_frames=4, detach=detach, dtype=d) for d in (None, dtype))
+    for t in range(7):
+        k, mask = torch.randn(2, 8, 9), torch.rand(8, 9)
+        whole.write(t, k, mask)
+        half.write(t, k, mask)
+    masks, keys, frames = half.read()
+    expected_masks, expected_keys, expected_frames = whole.read()
+    assert frames == expected_frames and keys.dtype == dtype and masks.dtype == torch.float32
+    assert torch.equal(masks, expected_masks) and torch.equal(keys, expected_keys.to(dtype))
+    assert 2 * keys.untyped_storage().nbytes() == expected_keys.untyped_storage().nbytes()
+    _, batched, _ = read_batch([half, half])
+    assert torch.equal(batched, torch.cat([keys, keys]))
+
+
+def test_gradients_pass_a_bank_of_half_precision():
+    bank, k = MemoryBank(detach=False, dtype=torch.bfloat16), key(1).requires_grad_()
+    bank.write(0, 3 * k, torch.zeros(2, 3, dtype=torch.bool))
+    masks, keys, _ = bank.read()
+    keys.float().sum().backward()
+    assert torch.equal(k.grad, torch.full_like(k, 3.0)) and masks.dtype == torch.float32
+
+
 def test_bad_arguments():
+    with pytest.raises(ValueError, match=r"dtype must be floating or None, not torch\.int8"):
+        MemoryBank(dtype=torch.int8)
     with pytest.raises(ValueError, match="max_frames"):
         MemoryBank(0)
     with pytest.raises(ValueError, match="every"):

@@ -148,8 +148,8 @@ def test_number_of_steps_reaches_the_layer():
     assert spread[0] > spread[1] > spread[2] > spread[3] and float(spread[3]) < 1e-3
 
 
-@pytest.mark.parametrize("name", ["mask_propagation", "MaskPropagation"])
-def test_number_of_steps_reaches_the_layer_by_its_other_names(name):
+@pytest.mark.parametrize("name", ["mask_propagation", "MaskPropagation", "Mask-Propagation", "symmetric", "gru"])
+def test_number_of_steps_reaches_every_own_layer_that_has_steps(name):
     assert tiny(STGConfig(num_steps=5, spatial_conv=name)).spatial_conv.num_steps == 5
 
 

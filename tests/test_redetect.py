@@ -59,30 +59,35 @@ def iou(a, b):
     return float((a & b).sum() / (a | b).sum())
 
 
+def collapsed(mask, median_area, image, first_likeness):
+    likeness = float(COLOURS.likeness(image, mask[None])[0])
+    return has_collapsed(float(mask.sum()), median_area, likeness, first_likeness)
+
+
 def test_the_object_itself_has_not_collapsed():
     mask = box_mask(FIRST)
-    assert not has_collapsed(mask, float(mask.sum()), FRAME, COLOURS, LIKENESS)
+    assert not collapsed(mask, float(mask.sum()), FRAME, LIKENESS)
     moved = scene(red=MOVED)
-    assert not has_collapsed(box_mask(MOVED), float(mask.sum()), moved, COLOURS, LIKENESS)
-    assert not has_collapsed(box_mask((8, 10, 28, 28)), float(mask.sum()), FRAME, COLOURS, LIKENESS)
+    assert not collapsed(box_mask(MOVED), float(mask.sum()), moved, LIKENESS)
+    assert not collapsed(box_mask((8, 10, 28, 28)), float(mask.sum()), FRAME, LIKENESS)
 
 
 @pytest.mark.parametrize(
     "box", [(0, 0, 0, 0), (10, 12, 12, 14), (42, 6, 58, 20)], ids=["empty", "tiny", "other_colours"]
 )
 def test_collapsed_results(box):
-    assert has_collapsed(box_mask(box), 400.0, FRAME, COLOURS, LIKENESS)
+    assert collapsed(box_mask(box), 400.0, FRAME, LIKENESS)
 
 
 def test_empty_result_has_collapsed_whatever_the_history():
-    assert has_collapsed(torch.zeros(HEIGHT, WIDTH), 0.0, FRAME, COLOURS, 0.0)
+    assert collapsed(torch.zeros(HEIGHT, WIDTH), 0.0, FRAME, 0.0)
 
 
 def test_collapse_is_relative_to_the_first_frame():
     half = box_mask((18, 10, 38, 30))  # one half red, one half background
-    assert not has_collapsed(half, 400.0, FRAME, COLOURS, 0.5)
+    assert not collapsed(half, 400.0, FRAME, 0.5)
     one_pixel = box_mask((10, 12, 11, 13))
-    assert not has_collapsed(one_pixel, 1.0, FRAME, COLOURS, LIKENESS)
+    assert not collapsed(one_pixel, 1.0, FRAME, LIKENESS)
 
 
 @pytest.mark.parametrize("place", [MOVED, (0, 0, 20, 20), (76, 44, 96, 64), (40, 24, 60, 44)])

@@ -57,6 +57,33 @@ def test_a_stream_goes_on_as_if_never_stopped(model, video, grouped):
     assert second.objects[0].boxes.maxlen == first.objects[0].boxes.maxlen
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_memory_of_half_precision_goes_on(video, dtype):
+    torch.manual_seed(0)
+    config = STGConfig.small().with_options(gaps=(1, 3), memory_frames=4, memory_dtype=dtype)
+    model = STGNet.small(config, width=8).eval()
+    expected = run(make(model), video, range(FRAMES))
+    first, second = make(model), make(model)
+    run(first, video, range(STOP))
+    restore_stream(second, through_a_file(stream_state(first)))
+    for stream in (first, second):
+        _, keys, _ = stream.objects[0].bank.read()
+        assert keys.dtype == stream.objects[0].bank.dtype == getattr(torch, dtype)
+    for (labels, masks, _), found in zip(expected[STOP:], run(second, video, range(STOP, FRAMES)), strict=True):
+        assert torch.equal(labels, found[0]) and torch.equal(masks, found[1])
+
+
+def test_banks_of_an_earlier_version_come_back(model, video):
+    first, second = make(model), make(model)
+    run(first, video, range(STOP))
+    for state in first.objects:
+        del state.bank.dtype
+    restore_stream(second, through_a_file(stream_state(first)))
+    expected = run(first, video, range(STOP, FRAMES))
+    for (labels, masks, _), found in zip(expected, run(second, video, range(STOP, FRAMES)), strict=True):
+        assert torch.equal(labels, found[0]) and torch.equal(masks, found[1])
+
+
 def test_every_attribute_comes_back(model, video):
     first, second = make(model), make(model)
     run(first, video, range(STOP))
@@ -93,6 +120,8 @@ def test_a_stream_that_has_not_begun(model, video):
         torch.zeros(0, 4),
         torch.arange(24.0).reshape(2, 3, 4).permute(2, 0, 1),
         torch.ones(2, 3, dtype=torch.float64),
+        torch.ones(2, 3, dtype=torch.bfloat16),
+        torch.rand(2, 3).half(),
     ],
 )
 def test_tensors_of_all_kinds(model, value):

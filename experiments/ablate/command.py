@@ -18,7 +18,7 @@ from experiments.presets import PRESETS, find_preset, open_split
 from stg_pyg.errors import InputError
 from stg_pyg.flow import resolve_flow
 from stg_pyg.io import write_image, write_json, write_text
-from stg_pyg.model import PAPER_LAYER
+from stg_pyg.nn.resolver import own_options
 from stg_pyg.protocols import check_categories, has_annotations
 
 DEFAULT_ONLINE_STEPS = 150
@@ -199,8 +199,8 @@ def notes_on(args: argparse.Namespace, sources: Mapping[str, Source], steps: int
         notes.append("--online-steps 0: rows with OL were not run, and the full model learns nothing online.")
     elif own.config.online_steps == 0 and args.online_steps is None:
         notes.append(f"The checkpoint has no steps of online learning: {steps} were taken.")
-    if own.config.spatial_conv not in PAPER_LAYER:
-        notes.append(f"The spatial layer is {own.config.spatial_conv}, not the paper's, and has no l.")
+    if not own_options(own.config.spatial_conv, num_steps=1):
+        notes.append(f"The spatial layer {own.config.spatial_conv} has no l.")
     return notes
 
 

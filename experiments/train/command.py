@@ -15,6 +15,7 @@ from torch import nn
 from datasets.cache import cached
 from datasets.coco import COCO
 from experiments import checkpoints, cli, distributed
+from experiments.layers_option import add_layers, with_layers
 from experiments.presets import PRESETS, Preset, find_preset, open_split
 from experiments.rows import format_table, table_rows
 from experiments.scoring import Job, score_videos, summarize_row
@@ -72,6 +73,7 @@ def parse() -> argparse.Namespace:
         "--graph-steps", type=cli.whole, help="frames of videos that the graph is trained on; default: the preset's"
     )
     parser.add_argument("--online-steps", type=cli.whole, help="steps of online learning on a first frame")
+    add_layers(parser, "the preset's")
     parser.add_argument(
         "--weights",
         metavar="auto|none|PATH",
@@ -131,6 +133,7 @@ def preset_of(args: argparse.Namespace) -> Preset:
     preset = dataclasses.replace(preset, **{name: value for name, value in changes.items() if value is not None})
     if args.online_steps is not None:
         preset = dataclasses.replace(preset, config=preset.config.with_options(online_steps=args.online_steps))
+    preset = dataclasses.replace(preset, config=with_layers(preset.config, args.spatial_conv, args.temporal_conv))
     for option in ("batch_size", "graph_batch_size", "accumulate"):
         if getattr(args, option) == 0:
             raise InputError(f"--{option.replace('_', '-')} 0: give at least 1")

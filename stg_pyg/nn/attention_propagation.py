@@ -10,6 +10,7 @@ from torch_geometric.typing import OptTensor
 from torch_geometric.utils import softmax
 
 from stg_pyg.nn.mask_propagation import MaskPropagation
+from stg_pyg.nn.region import MaskRegions, RegionLayout
 
 ATTENTIONS = ("gat", "gatv2", "transformer")
 
@@ -83,8 +84,10 @@ class AttentionPropagation(MaskPropagation):
             if self.score is not None:
                 torch.nn.init.xavier_uniform_(self.score)
 
-    def weights(self, feat: Tensor, edge_index: Tensor) -> Tensor:
+    def weights(self, feat: OptTensor, edge_index: Tensor) -> Tensor:
         r"""The edge weights :math:`(|\mathcal{E}|)`; those of all edges into a node add up to 1."""
+        if feat is None:
+            raise ValueError("AttentionPropagation needs the node features 'feat'")
         source, target = edge_index[0], edge_index[1]
         query = self.query(feat).unflatten(1, (self.heads, self.hidden_channels))[target]
         key = self.key(feat).unflatten(1, (self.heads, self.hidden_channels))[source]
@@ -114,9 +117,21 @@ class AttentionPropagation(MaskPropagation):
         Raises:
             ValueError: :obj:`feat` is missing.
         """
-        if feat is None:
-            raise ValueError("AttentionPropagation needs the node features 'feat'")
         return super().forward(x, edge_index, self.weights(feat, edge_index), batch, boxes=boxes)
+
+    def regions(
+        self,
+        x: Tensor,
+        edge_index: Tensor,
+        edge_weight: OptTensor = None,
+        batch: OptTensor = None,
+        boxes: OptTensor = None,
+        layout: RegionLayout | None = None,
+        edge_attr: OptTensor = None,
+        feat: OptTensor = None,
+    ) -> MaskRegions:
+        r"""Runs the propagation inside windows; see :meth:`MaskPropagation.regions` and :meth:`forward`."""
+        return super().regions(x, edge_index, self.weights(feat, edge_index), batch, boxes, layout)
 
     def __repr__(self) -> str:
         return (

@@ -5,6 +5,7 @@ from torch import Tensor
 from torch_geometric.typing import OptTensor
 
 from stg_pyg.nn.mask_propagation import MaskPropagation
+from stg_pyg.nn.region import MaskRegions, RegionLayout
 
 
 class EdgeMLPPropagation(MaskPropagation):
@@ -43,8 +44,10 @@ class EdgeMLPPropagation(MaskPropagation):
             torch.nn.init.zeros_(self.out.weight)
             torch.nn.init.zeros_(self.out.bias)
 
-    def weights(self, edge_attr: Tensor) -> Tensor:
+    def weights(self, edge_attr: OptTensor) -> Tensor:
         r"""The edge weights :math:`(|\mathcal{E}|)`."""
+        if edge_attr is None:
+            raise ValueError("EdgeMLPPropagation needs 'edge_attr'")
         if edge_attr.dim() != 2 or edge_attr.size(1) != self.edge_dim:
             raise ValueError(f"'edge_attr' must be [E, {self.edge_dim}] (got {list(edge_attr.shape)}): set 'edge_dim'")
         return self.out(self.hidden(edge_attr.to(self.hidden.weight.dtype)).relu()).sigmoid().squeeze(1)
@@ -63,9 +66,20 @@ class EdgeMLPPropagation(MaskPropagation):
         Raises:
             ValueError: :obj:`edge_attr` is missing or has another number of columns.
         """
-        if edge_attr is None:
-            raise ValueError("EdgeMLPPropagation needs 'edge_attr'")
         return super().forward(x, edge_index, self.weights(edge_attr), batch, boxes=boxes)
+
+    def regions(
+        self,
+        x: Tensor,
+        edge_index: Tensor,
+        edge_weight: OptTensor = None,
+        batch: OptTensor = None,
+        boxes: OptTensor = None,
+        layout: RegionLayout | None = None,
+        edge_attr: OptTensor = None,
+    ) -> MaskRegions:
+        r"""Runs the propagation inside windows; see :meth:`MaskPropagation.regions` and :meth:`forward`."""
+        return super().regions(x, edge_index, self.weights(edge_attr), batch, boxes, layout)
 
     def __repr__(self) -> str:
         return (

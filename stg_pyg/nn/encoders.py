@@ -10,7 +10,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from stg_pyg.crops import crop_resize, crop_windows
+from stg_pyg.crops import crop_resize, crop_resize_masks, crop_windows
 from stg_pyg.nn.segmentation import ResidualBlock, conv_relu
 from stg_pyg.weights import load_torchvision
 
@@ -125,8 +125,7 @@ class ProposalEncoder(nn.Module):
         maps = maps.to(image.dtype)
         if self.pool == "avg":
             return self.project(maps.mean(dim=(2, 3)))
-        owner = torch.arange(len(masks), device=masks.device)
-        inside = crop_resize(masks[:, None].to(image.dtype), windows, maps.shape[-1], owner)
+        inside = crop_resize_masks(masks, windows, maps.shape[-1])
         return self.project(torch.cat([_mean(maps, inside), _mean(maps, 1 - inside)], dim=1))
 
 

@@ -1,6 +1,7 @@
 """Mask propagation over the spatial graph, Eqs. 4 and 5."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -82,7 +83,7 @@ class MaskPropagation(MessagePassing):
                 edge joins two graphs of :obj:`batch`.
         """
         if self.backend == "region":
-            return self.regions(x, edge_index, edge_weight, batch, boxes).to_frame().view(x.shape)
+            return self._regions(x, edge_index, edge_weight, batch, boxes).to_frame().view(x.shape)
         _check_weight(edge_index, edge_weight)
         if not x.is_floating_point():
             raise ValueError(f"'x' must be floating point (got {x.dtype}): convert the masks, or use backend='region'")
@@ -103,6 +104,8 @@ class MaskPropagation(MessagePassing):
         edge_weight: OptTensor = None,
         batch: OptTensor = None,
         boxes: OptTensor = None,
+        layout: RegionLayout | None = None,
+        edge_attr: OptTensor = None,
     ) -> MaskRegions:
         r"""Runs the propagation inside one window per graph and returns the windows alone, whatever the backend.
 
@@ -115,24 +118,40 @@ class MaskPropagation(MessagePassing):
                 :math:`(B, 4)`, as (x0, y0, x1, y1) in pixels. The window of a graph is the one around all its boxes;
                 masks outside of it are taken as 0. By default, windows are found from the pixels that are not 0,
                 which reads all masks. No gradient goes to pixels outside of the windows.
+            layout (RegionLayout, optional): Sizes of the graphs that have nodes and their windows, instead of
+                :obj:`boxes`, from a caller who knows them: nothing is read back from the device.
+            edge_attr (torch.Tensor, optional): Not used; taken so that all spatial layers are called alike.
 
         Raises:
             ValueError: as for :meth:`forward`, or the number of boxes is neither that of nodes nor that of graphs.
         """
+        return self._regions(x, edge_index, edge_weight, batch, boxes, layout)
+
+    def _regions(
+        self,
+        x: Tensor,
+        edge_index: Adj,
+        edge_weight: OptTensor,
+        batch: OptTensor,
+        boxes: OptTensor,
+        layout: RegionLayout | None = None,
+    ) -> MaskRegions:
         _check_weight(edge_index, edge_weight)
         if not x.is_floating_point() and x.dtype not in (torch.bool, torch.uint8):
             raise ValueError(f"'x' must be floating point, bool or uint8 (got {x.dtype})")
         dtype = x.dtype if x.is_floating_point() else _weight_dtype(edge_index, edge_weight)
         tail = (1,) * max(0, 3 - x.dim()) + tuple(x.shape[1:])
         frames = x.reshape(x.size(0), math.prod(tail[:-2]), *tail[-2:])
-        sizes, powers = self._powers(edge_index, edge_weight, x.size(0), batch, dtype)
+        known = None if layout is None else layout.sizes
+        sizes, powers = self._powers(edge_index, edge_weight, x.size(0), batch, dtype, known)
         first = torch.tensor(sizes, dtype=torch.long, device=x.device).cumsum(0) - 1
         graphs = torch.zeros_like(first) if batch is None else batch[first]
-        if boxes is None:
-            windows = windows_of_masks(frames, sizes)
-        else:
-            windows = windows_of_boxes(_node_boxes(boxes, x.size(0), batch), sizes, *tail[-2:])
-        layout = RegionLayout(tuple(sizes), windows, (frames.size(1), frames.size(2), frames.size(3)))
+        if layout is None:
+            if boxes is None:
+                windows = windows_of_masks(frames, sizes)
+            else:
+                windows = windows_of_boxes(_node_boxes(boxes, x.size(0), batch), sizes, *tail[-2:])
+            layout = RegionLayout(tuple(sizes), windows, (frames.size(1), frames.size(2), frames.size(3)))
         return MaskRegions(region_product(frames, powers, layout, dtype), layout, graphs, tail)
 
     def coefficients(self, edge_index: Tensor, edge_weight: Tensor, num_nodes: int) -> tuple[Tensor, Tensor]:
@@ -162,13 +181,19 @@ class MaskPropagation(MessagePassing):
         return h
 
     def _powers(
-        self, edge_index: Adj, edge_weight: OptTensor, num_nodes: int, batch: OptTensor, dtype: torch.dtype
+        self,
+        edge_index: Adj,
+        edge_weight: OptTensor,
+        num_nodes: int,
+        batch: OptTensor,
+        dtype: torch.dtype,
+        known_sizes: Sequence[int] | None = None,
     ) -> tuple[list[int], list[Tensor]]:
         """The sizes n of the graphs that have nodes, and the l-th power [n, n] of the step of each, as ``dtype``."""
         # A product of small matrices is exact enough only from float32 on, also under autocast.
         working = dtype if dtype == torch.float64 else torch.float32
         edges, weight = _edge_list(edge_index, edge_weight, working)
-        sizes, row, column = _block_layout(edges[0], edges[1], num_nodes, batch)
+        sizes, row, column = _block_layout(edges[0], edges[1], num_nodes, batch, known_sizes)
         weight, own = self.coefficients(edges, weight, num_nodes)
         blocks = weight.new_zeros(sum(n * n for n in sizes))
         blocks = blocks.index_add(0, row[edges[1]] + column[edges[0]], weight)
@@ -223,14 +248,21 @@ def _edge_list(edge_index: Adj, edge_weight: OptTensor, dtype: torch.dtype) -> t
 
 
 def _block_layout(
-    source: Tensor, target: Tensor, num_nodes: int, batch: Tensor | None
+    source: Tensor, target: Tensor, num_nodes: int, batch: Tensor | None, known_sizes: Sequence[int] | None = None
 ) -> tuple[list[int], Tensor, Tensor]:
-    """Where the dense blocks of all graphs lie in one flat tensor.
+    """Where the dense blocks of all graphs lie in one flat tensor; with ``known_sizes`` nothing is checked.
 
     Returns the sizes of the graphs that have nodes, and for each node the place where its row starts and its column:
     element (v, u) is at ``row[v] + column[u]``.
     """
     node = torch.arange(num_nodes, device=target.device)
+    if known_sizes is not None:
+        count = torch.tensor(known_sizes, dtype=torch.long)
+        own = count.repeat_interleave(count)
+        column = torch.arange(num_nodes) - (count.cumsum(0) - count).repeat_interleave(count)
+        square = count * count
+        row = (square.cumsum(0) - square).repeat_interleave(count) + column * own
+        return count.tolist(), row.to(target.device), column.to(target.device)
     if batch is None:
         return [num_nodes], node * num_nodes, node
     _, graph, count = torch.unique_consecutive(batch, return_inverse=True, return_counts=True)

@@ -1,39 +1,17 @@
 """Memory attention over the temporal graph, Eqs. 7 and 8."""
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric.nn import MessagePassing
 from torch_geometric.utils import degree
 
-UPDATES = ("paper", "gated")
-_INITIAL_GATE = 0.1
+from stg_pyg.nn.memory_update import make_gate, update_masks
+
 _WIDEST_FUSED = 256
-
-
-class PixelGate(torch.nn.Module):
-    r"""A gate in (0, 1) for every pixel, from its mask and the mean message; 0.1 everywhere until it is trained."""
-
-    def __init__(self, hidden_channels: int):
-        super().__init__()
-        self.hidden = torch.nn.Conv2d(3, hidden_channels, 1)
-        self.out = torch.nn.Conv2d(hidden_channels, 1, 1)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        r"""Resets the weights and the initial gate."""
-        self.hidden.reset_parameters()
-        torch.nn.init.zeros_(self.out.weight)
-        assert self.out.bias is not None
-        torch.nn.init.constant_(self.out.bias, math.log(_INITIAL_GATE / (1 - _INITIAL_GATE)))
-
-    def forward(self, masks: Tensor, mean: Tensor) -> Tensor:
-        r"""The gates [B, h, w] of masks and mean messages [B, h, w]."""
-        features = torch.stack([masks, mean, (masks - mean).abs()], dim=1)
-        gates = self.out(self.hidden(features.to(self.hidden.weight.dtype)).relu()).sigmoid()
-        return gates.squeeze(1).to(masks.dtype)
+_HALF = (torch.float16, torch.bfloat16)
+CONVERTED = 2**22
+"""Numbers of half precision keys that are converted at once: 16 MiB of them."""
 
 
 class MemoryAttention(MessagePassing):
@@ -59,6 +37,9 @@ class MemoryAttention(MessagePassing):
 
     with an MLP for each pixel whose initial gate is 0.1 everywhere.
 
+    Memory keys of half precision are compared as they are on CUDA, and elsewhere converted to the dtype of the masks,
+    a group of frames at a time.
+
     Args:
         normalize_keys (bool): Scales keys to unit length, so that the logits are cosines. (default: :obj:`False`)
         temperature (float): The temperature :math:`\tau`. (default: :obj:`1.0`)
@@ -83,15 +64,13 @@ class MemoryAttention(MessagePassing):
         max_logits: int = 2**27,
     ):
         super().__init__(aggr="sum", node_dim=0)
-        if update not in UPDATES:
-            raise ValueError(f"'update' must be one of {UPDATES} (got '{update}')")
         if temperature <= 0:
             raise ValueError(f"'temperature' must be positive (got {temperature})")
         self.normalize_keys = normalize_keys
         self.temperature = temperature
         self.update_rule = update
         self.max_logits = max_logits
-        self.gate = PixelGate(hidden_channels) if update == "gated" else None
+        self.gate = make_gate(update, hidden_channels)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -135,17 +114,8 @@ class MemoryAttention(MessagePassing):
             raise ValueError(f"masks {tuple(masks.shape)} and keys {tuple(keys.shape)} have different grids")
         masks = masks if masks.is_floating_point() else masks.to(keys.dtype)
         query, key, value = self._inputs(masks.dtype, keys, memory_masks, memory_keys)
-        size = (memory_masks.size(0), masks.size(0))
-        chunk = max(1, self.max_logits // max(1, edge_index.size(1) * key.size(1)))
-        parts = []
-        for part in query.split(chunk, dim=1):
-            # propagate_type: (query: Tensor, key: Tensor, value: Tensor)
-            parts.append(self.propagate(edge_index, query=part, key=key, value=value, size=size))
-        total = torch.cat(parts, dim=1).view(masks.shape)
-        count = degree(edge_index[1], masks.size(0), dtype=masks.dtype).view(-1, 1, 1)
-        if self.gate is None:
-            return (masks + total) / (count + 1)
-        return self._gated(masks, total / count.clamp(min=1), count > 0)
+        total = self._total(query, key, value, edge_index).to(masks.dtype).view(masks.shape)
+        return update_masks(masks, total, degree(edge_index[1], masks.size(0), dtype=masks.dtype), self.gate)
 
     def messages(self, keys: Tensor, memory_masks: Tensor, memory_keys: Tensor, edge_index: Tensor) -> Tensor:
         r"""The message :math:`\mathbf{m}^r` [E, h, w] of every edge, for a look at what each memory frame says."""
@@ -154,34 +124,71 @@ class MemoryAttention(MessagePassing):
         return self.message(query[target], key[source], value[source]).view(-1, *keys.shape[-2:])
 
     def message(self, query_i: Tensor, key_j: Tensor, value_j: Tensor) -> Tensor:
+        if key_j.dtype == query_i.dtype:
+            return self._attend(query_i, key_j, value_j)
+        count = max(1, CONVERTED // max(1, key_j.shape[1:].numel()))
+        groups = zip(query_i.split(count), key_j.split(count), value_j.split(count), strict=True)
+        return torch.cat([self._attend(query, self._as(query, key), value) for query, key, value in groups])
+
+    def _total(self, query: Tensor, key: Tensor, value: Tensor, edge_index: Tensor) -> Tensor:
+        """The sum of the messages of each node [B, h w]."""
+        size = (key.size(0), query.size(0))
+        chunk = max(1, self.max_logits // max(1, edge_index.size(1) * key.size(1)))
+        parts = []
+        for part in query.split(chunk, dim=1):
+            # propagate_type: (query: Tensor, key: Tensor, value: Tensor)
+            parts.append(self.propagate(edge_index, query=part, key=key, value=value, size=size))
+        return torch.cat(parts, dim=1)
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         # The fused kernels want values as wide as the keys; zeros beside them cost less than forming the logits.
-        width = key_j.size(2) if key_j.size(2) <= _WIDEST_FUSED else 1
-        value = F.pad(value_j, (0, width - 1))
+        width = key.size(2) if key.size(2) <= _WIDEST_FUSED else 1
+        padded = F.pad(value.to(key.dtype), (0, width - 1))
         out = F.scaled_dot_product_attention(
-            query_i.unsqueeze(1), key_j.unsqueeze(1), value.unsqueeze(1), scale=1 / self.temperature
+            query.unsqueeze(1), key.unsqueeze(1), padded.unsqueeze(1), scale=1 / self.temperature
         )
-        return out[..., 0].flatten(1).to(value_j.dtype)
+        return out[..., 0].flatten(1).to(value.dtype)
 
     def _inputs(
         self, dtype: torch.dtype, keys: Tensor, memory_masks: Tensor, memory_keys: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries [B, h w, C], keys [M, h w, C] and values [M, h w, 1] of ``dtype``."""
+        """Queries [B, h w, C], keys [M, h w, C] and values [M, h w, 1].
+
+        Values are of ``dtype``, and so are queries and keys, but for keys of half precision: these stay as they are,
+        and the queries take their dtype where they are compared in it.
+        """
         if memory_masks.shape[-2:] != memory_keys.shape[-2:] or memory_masks.size(0) != memory_keys.size(0):
             raise ValueError(f"memory masks {tuple(memory_masks.shape)} and keys {tuple(memory_keys.shape)} do not fit")
         if keys.size(1) != memory_keys.size(1):
             raise ValueError(f"keys have {keys.size(1)} channels, but those of the memory {memory_keys.size(1)}")
-        query, key = keys.to(dtype), memory_keys.to(dtype)
+        query, key = keys.to(self._query_dtype(dtype, memory_keys)), memory_keys
+        if key.dtype not in _HALF or query.dtype in _HALF:
+            key = key.to(query.dtype)
         if self.normalize_keys:
-            query, key = F.normalize(query, dim=1), F.normalize(key, dim=1)
+            query = F.normalize(query, dim=1)
+            key = F.normalize(key, dim=1) if key.dtype == query.dtype else key
         value = memory_masks.to(dtype).flatten(1).unsqueeze(2)
         return query.flatten(2).transpose(1, 2), key.flatten(2).transpose(1, 2), value
 
-    def _gated(self, masks: Tensor, mean: Tensor, has_memory: Tensor) -> Tensor:
-        assert self.gate is not None
-        return masks + has_memory * self.gate(masks, mean) * (mean - masks)
+    def _query_dtype(self, dtype: torch.dtype, memory_keys: Tensor) -> torch.dtype:
+        """The dtype that keys are compared in, for masks of ``dtype``."""
+        half = memory_keys.dtype in _HALF and dtype == torch.float32
+        return memory_keys.dtype if half and _compares_half(memory_keys) else dtype
+
+    def _as(self, query: Tensor, key: Tensor) -> Tensor:
+        """Some keys [E, h w, C] as the queries are, which :meth:`_inputs` has left in half precision."""
+        if key.dtype == query.dtype:
+            return key
+        key = key.to(query.dtype)
+        return F.normalize(key, dim=2) if self.normalize_keys else key
 
     def __repr__(self) -> str:
         return (
             f"{self.__class__.__name__}(update='{self.update_rule}', normalize_keys={self.normalize_keys}, "
             f"temperature={self.temperature})"
         )
+
+
+def _compares_half(keys: Tensor) -> bool:
+    # Processors take up to twice as long in bfloat16 as to convert the keys and compare them in float32.
+    return keys.is_cuda

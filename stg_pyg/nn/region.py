@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from stg_pyg.boxes import masks_to_boxes
+from stg_pyg.boxes import masks_to_boxes, shift_boxes
 
 Window = tuple[int, int, int, int]
 Tile = tuple[int, tuple[slice | int, ...], slice]
@@ -42,6 +42,11 @@ class RegionLayout:
     def columns(self) -> list[int]:
         """C h w of each graph: the elements of one node inside the window."""
         return [self.shape[0] * (x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in self.windows]
+
+    @classmethod
+    def whole(cls, sizes: Sequence[int], height: int, width: int) -> RegionLayout:
+        """Windows as large as frames [N, 1, H, W]."""
+        return cls(tuple(sizes), ((0, 0, width, height),) * len(sizes), (1, height, width))
 
     @property
     def lengths(self) -> list[int]:
@@ -87,12 +92,37 @@ class MaskRegions:
     graphs: Tensor
     tail: tuple[int, ...]
 
+    @classmethod
+    def cropped(
+        cls, frames: Tensor, layout: RegionLayout, graphs: Tensor, dtype: torch.dtype | None = None
+    ) -> MaskRegions:
+        """Frames [N, C, H, W] inside the windows, differentiable; no copy where the windows are whole frames.
+
+        Args:
+            frames: floating point, or bool or uint8 with ``dtype``.
+            layout: the windows.
+            graphs: see :class:`MaskRegions`.
+            dtype: of the result where ``frames`` are not floating point.
+        """
+        shape = layout.shape
+        if all(window == (0, 0, shape[2], shape[1]) for window in layout.windows):
+            flat = frames.reshape(-1)
+        else:
+            flat = _Crop.apply(frames, layout)
+        return cls(flat if dtype is None or flat.is_floating_point() else flat.to(dtype), layout, graphs, shape)
+
     @property
     def values(self) -> list[Tensor]:
         """Of each graph, the states [N_g, *, h, w] inside its window; views of ``flat``."""
         lead = self.tail[:-2]
         shapes = [(n, *lead, y1 - y0, x1 - x0) for n, (x0, y0, x1, y1) in self._graphs()]
         return [part.view(shape) for part, shape in zip(self.flat.split(self.layout.lengths), shapes, strict=True)]
+
+    @property
+    def batch(self) -> Tensor:
+        """[N] number in ``graphs`` of every node's graph."""
+        sizes = torch.tensor(self.layout.sizes, dtype=torch.long).to(self.graphs.device)
+        return self.graphs.repeat_interleave(sizes, output_size=sum(self.layout.sizes))
 
     @property
     def windows(self) -> Tensor:
@@ -107,22 +137,27 @@ class MaskRegions:
     def select(self, nodes: Tensor) -> Tensor:
         """Full frames [G, *, H, W] of one node of each graph, ``nodes`` [G] counted inside the graph."""
         _, height, width = self.layout.shape
-        chosen = []
-        for values, node, (x0, y0, x1, y1) in zip(self.values, nodes.tolist(), self.layout.windows, strict=True):
-            chosen.append(F.pad(values[node], (x0, width - x1, y0, height - y1)))
-        return torch.stack(chosen) if chosen else self.flat.new_zeros(0, *self.tail)
+        chosen = [self.flat.new_zeros(0, *self.tail)]
+        for g, (values, (x0, y0, x1, y1)) in enumerate(zip(self.values, self.layout.windows, strict=True)):
+            chosen.append(F.pad(values.index_select(0, nodes[g : g + 1]), (x0, width - x1, y0, height - y1)))
+        return torch.cat(chosen)
 
     def boxes(self, threshold: float = 0.5) -> Tensor:
         """[N, 4] boxes of all states, as :func:`stg_pyg.boxes.masks_to_boxes` finds them in the full frames."""
         parts = [self.flat.new_zeros(0, 4)]
         for values, (x0, y0, _, _) in zip(self.values, self.layout.windows, strict=True):
-            boxes = masks_to_boxes(values.detach().reshape(len(values), *values.shape[-2:]), threshold)
-            seen = boxes[:, 2:3] > boxes[:, 0:1]
-            parts.append((boxes + boxes.new_tensor([x0, y0, x0, y0])) * seen)
+            frames = values.detach().reshape(len(values), *values.shape[-2:])
+            parts.append(shift_boxes(masks_to_boxes(frames, threshold), x0, y0))
         return torch.cat(parts)
 
     def _graphs(self) -> Iterator[tuple[int, Window]]:
         return zip(self.layout.sizes, self.layout.windows, strict=True)
+
+
+def graphs_of(batch: Tensor, layout: RegionLayout) -> Tensor:
+    """[G] numbers in ``batch`` [N], sorted, of the graphs of a layout, which are those that have nodes."""
+    first = torch.tensor(layout.sizes, dtype=torch.long).cumsum(0) - 1
+    return batch[first.to(batch.device)]
 
 
 def region_product(frames: Tensor, matrices: Sequence[Tensor], layout: RegionLayout, dtype: torch.dtype) -> Tensor:
@@ -196,18 +231,40 @@ class _Paste(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, flat: Tensor, layout: RegionLayout) -> Tensor:
         ctx.layout = layout
-        frames = flat.new_zeros(sum(layout.sizes), *layout.shape)
-        for crop, values in zip(layout.crops(frames), layout.split(flat), strict=True):
-            crop.copy_(values.view(crop.shape))
-        return frames
+        return _pasted(flat, layout)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        flat = grad.new_empty(sum(ctx.layout.lengths))
-        for crop, values in zip(ctx.layout.crops(grad), ctx.layout.split(flat), strict=True):
-            values.view(crop.shape).copy_(crop)
-        return flat, None
+        return _cut(grad, ctx.layout), None
+
+
+class _Crop(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, frames: Tensor, layout: RegionLayout) -> Tensor:
+        ctx.layout = layout
+        return _cut(frames, layout)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return _pasted(grad, ctx.layout), None
+
+
+def _cut(frames: Tensor, layout: RegionLayout) -> Tensor:
+    """The windows of frames [N, C, H, W] as the flat tensor."""
+    flat = frames.new_empty(sum(layout.lengths))
+    for crop, values in zip(layout.crops(frames), layout.split(flat), strict=True):
+        values.view(crop.shape).copy_(crop)
+    return flat
+
+
+def _pasted(flat: Tensor, layout: RegionLayout) -> Tensor:
+    """Frames [N, C, H, W] of zeros with the flat tensor in the windows."""
+    frames = flat.new_zeros(sum(layout.sizes), *layout.shape)
+    for crop, values in zip(layout.crops(frames), layout.split(flat), strict=True):
+        crop.copy_(values.view(crop.shape))
+    return frames
 
 
 def windows_of_boxes(boxes: Tensor, sizes: Sequence[int], height: int, width: int) -> tuple[Window, ...]:

@@ -5,6 +5,7 @@ import functools
 import inspect
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from stg_pyg.nn.attention_propagation import AttentionPropagation
 from stg_pyg.nn.edge_mlp_propagation import EdgeMLPPropagation
 from stg_pyg.nn.gru_propagation import GRUPropagation
 from stg_pyg.nn.mask_propagation import MaskPropagation
+from stg_pyg.nn.region import MaskRegions, RegionLayout, graphs_of
 from stg_pyg.nn.symmetric_propagation import SymmetricPropagation
 
 _UNIFORM = {"x", "edge_index", "edge_weight", "edge_attr", "batch"}
@@ -50,6 +52,22 @@ class MeanPropagation(torch.nn.Module):
         if batch is None:
             return x.mean(dim=0, keepdim=True).expand_as(x)
         return scatter(x, batch, dim=0, reduce="mean")[batch]
+
+    def regions(
+        self,
+        x: Tensor,
+        edge_index: Tensor | None,
+        edge_weight: Tensor | None,
+        batch: Tensor,
+        *,
+        layout: RegionLayout,
+        edge_attr: Tensor | None = None,
+    ) -> MaskRegions:
+        r"""The means of masks [N, 1, H, W] inside the windows of ``layout``, outside of which they are 0."""
+        dtype = edge_weight.dtype if edge_weight is not None else torch.get_default_dtype()
+        found = MaskRegions.cropped(x, layout, graphs_of(batch, layout), dtype)
+        means = [values.mean(dim=0, keepdim=True).expand_as(values).flatten() for values in found.values]
+        return replace(found, flat=torch.cat(means)) if means else found
 
     def __repr__(self) -> str:
         return f"{self.__class__.__name__}()"
@@ -157,6 +175,39 @@ def call_spatial_conv(
     return conv(x, edge_index, edge_weight=edge_weight, edge_attr=edge_attr, batch=batch, **extras)
 
 
+def call_spatial_regions(
+    conv: torch.nn.Module,
+    x: Tensor,
+    edge_index: Tensor,
+    layout: RegionLayout,
+    *,
+    edge_weight: Tensor | None,
+    edge_attr: Tensor | None,
+    batch: Tensor,
+    **extras: Tensor | None,
+) -> MaskRegions:
+    r"""As :func:`call_spatial_conv`, on masks that are 0 outside of known windows.
+
+    A layer that has :meth:`MaskPropagation.regions`, of the class of its ``forward`` or a class derived from it,
+    computes inside of the windows, unless another of its backends was asked for. Other layers may turn 0 into something
+    else; they compute whole frames, which are then the windows of the result.
+
+    Args:
+        layout: sizes of the graphs that have nodes, and their windows in frames [1, H, W].
+    """
+    if not _computes_regions(type(conv)) or getattr(conv, "backend", "auto") not in ("auto", "region"):
+        extras |= {"edge_weight": edge_weight, "edge_attr": edge_attr, "batch": batch}
+        if not x.is_floating_point():
+            x = x.to(torch.get_default_dtype() if edge_weight is None else edge_weight.dtype)
+        nodes = call_spatial_conv(conv, x, edge_index, **extras)
+        whole = RegionLayout.whole(layout.sizes, x.size(-2), x.size(-1))
+        return MaskRegions.cropped(nodes, whole, graphs_of(batch, whole))
+    regions: Callable[..., MaskRegions] = conv.regions  # type: ignore[assignment]
+    taken = _parameters_of(type(conv).regions)  # type: ignore[attr-defined]
+    extras = {key: value for key, value in extras.items() if key in taken}
+    return regions(x, edge_index, edge_weight, batch, layout=layout, edge_attr=edge_attr, **extras)
+
+
 def resolve_spatial_conv(query: str | type | torch.nn.Module, **kwargs: Any) -> torch.nn.Module:
     r"""Finds a spatial layer that is called ``conv(x, edge_index, edge_weight=..., edge_attr=..., batch=...)``.
 
@@ -188,7 +239,15 @@ def resolve_spatial_conv(query: str | type | torch.nn.Module, **kwargs: Any) -> 
     return conv if _is_uniform(conv) else ConvAdapter(conv, kwargs.get("edge_dim") or 2)
 
 
-_OWN = {
+def own_options(query: Any, **options: Any) -> dict[str, Any]:
+    """Those of some options that an own layer, given by its name, has as arguments; none for all else."""
+    known = {normalize_string(key): cls for name, cls in _OWN.items() for key in (name, cls.__name__)}
+    cls = known.get(normalize_string(query)) if isinstance(query, str) else None
+    taken = () if cls is None else inspect.signature(cls).parameters
+    return {key: value for key, value in options.items() if key in taken}
+
+
+_OWN: dict[str, type] = {
     "stg": MaskPropagation,
     "mask_propagation": MaskPropagation,
     "mean": MeanPropagation,
@@ -200,7 +259,7 @@ _OWN = {
 
 
 def _class_of(name: str) -> type:
-    own: dict[str, type] = {normalize_string(key): cls for key, cls in _OWN.items()}
+    own = {normalize_string(key): cls for key, cls in _OWN.items()}
     own |= {normalize_string(cls.__name__): cls for cls in _OWN.values()}
     stock = {key: cls for key, cls in vars(pyg_conv).items() if isinstance(cls, type)}
     stock = {key: cls for key, cls in stock.items() if issubclass(cls, MessagePassing) and cls is not MessagePassing}
@@ -210,6 +269,13 @@ def _class_of(name: str) -> type:
         names = ", ".join([*_OWN, *sorted(stock)])
         raise InputError(f"unknown spatial layer '{name}'; known names: {names}")
     return cls
+
+
+def _computes_regions(cls: type) -> bool:
+    """Whether there is ``regions`` and no more derived class has overridden ``forward`` alone."""
+    order = cls.__mro__
+    regions = next((n for n, base in enumerate(order) if "regions" in vars(base)), len(order))
+    return regions <= next(n for n, base in enumerate(order) if "forward" in vars(base))
 
 
 def _is_uniform(conv: torch.nn.Module) -> bool:

@@ -1,0 +1,56 @@
+import time
+
+import pytest
+
+from stg_pyg import stages
+from stg_pyg.stages import stage, timed_stages
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(stages.time, "perf_counter", lambda: now[0])
+    return now
+
+
+def test_the_time_of_an_inner_stage_is_not_that_of_the_outer_one(clock):
+    with timed_stages() as times:
+        for _ in range(2):
+            with stage("outer"):
+                clock[0] += 1
+                with stage("inner"):
+                    clock[0] += 10
+                clock[0] += 2
+    assert times.seconds == {"inner": 20, "outer": 6}
+
+
+def test_nothing_is_timed_outside(clock):
+    with timed_stages() as times:
+        pass
+    with stage("late"):
+        clock[0] += 1
+    assert times.seconds == {}
+
+
+def test_a_function_can_be_a_stage_and_an_error_is_timed_and_passed_on(clock):
+    @stage("f")
+    def f(fails):
+        clock[0] += 3
+        if fails:
+            raise KeyError("x")
+        return 7
+
+    with timed_stages() as times:
+        assert f(False) == 7
+        with pytest.raises(KeyError):
+            f(True)
+        assert f(False) == 7
+    assert times.seconds == {"f": 9}
+
+
+def test_a_profiler_sees_the_stages():
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU]) as record, stage("my stage"):
+        time.sleep(0.001)
+    assert "my stage" in {event.name for event in record.events()}

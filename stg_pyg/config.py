@@ -69,6 +69,8 @@ class STGConfig:
     """Layer of the temporal graph, a name for :func:`stg_pyg.nn.resolve_temporal_conv`."""
     memory_dtype: str = "float32"
     """The keys of the memory are stored in it: ``float32``, ``float16`` or ``bfloat16``."""
+    memory_cell: int = 1
+    """The memory holds means of so many x so many pixels of the grid of the keys; 1 as printed."""
     temporal_update: str = "paper"
     """Eq. 8 as printed (``paper``) or a learned gate between h and the mean message (``gated``)."""
     gamma: float = 100.0
@@ -107,6 +109,8 @@ class STGConfig:
                 raise InputError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
         if self.features == "given" and (self.own_evidence or self.resegment):
             raise InputError('features="given" excludes own_evidence and resegment, whose proposals have none')
+        if self.memory_cell < 1:
+            raise InputError(f"memory_cell must be at least 1, not {self.memory_cell}")
         if self.min_edge_iou > 0 and self.edge_iou != "mask":
             raise InputError('min_edge_iou compares masks: it needs edge_iou="mask"')
         if not self.gaps or self.gaps[0] != 1 or min(self.gaps) < 1:
@@ -128,6 +132,7 @@ class STGConfig:
             quality_weight=0.5,
             thr=0.5,
             memory_frames=8,
+            memory_cell=2,
             normalize_keys=True,
             temperature=0.07,
             temporal_update="gated",

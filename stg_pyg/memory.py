@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -19,12 +20,15 @@ class MemoryBank:
         every: of the frames written only each ``every``-th stays; the last one written is there until the next.
         detach: store copies that are outside of the autograd graph.
         dtype: of the keys as they are stored and read, None: as they come. Masks stay as they are.
+        cell: of keys and masks the means of ``cell`` x ``cell`` pixels are stored, so that to read the memory takes
+            ``cell``^2 times less.
 
     Raises:
-        ValueError: when ``max_frames`` or ``every`` is less than 1, or ``dtype`` is not floating.
+        ValueError: when ``max_frames``, ``every`` or ``cell`` is less than 1, or ``dtype`` is not floating.
     """
 
-    dtype: torch.dtype | None = None  # also of banks that were stored by a version without it
+    dtype: torch.dtype | None = None  # both also of banks that were stored by a version without them
+    cell: int = 1
 
     def __init__(
         self,
@@ -32,17 +36,21 @@ class MemoryBank:
         every: int = 1,
         detach: bool = True,
         dtype: torch.dtype | None = None,
+        cell: int = 1,
     ) -> None:
         if max_frames is not None and max_frames < 1:
             raise ValueError(f"max_frames must be at least 1 or None, not {max_frames}")
         if every < 1:
             raise ValueError(f"every must be at least 1, not {every}")
+        if cell < 1:
+            raise ValueError(f"cell must be at least 1, not {cell}")
         if dtype is not None and not dtype.is_floating_point:
             raise ValueError(f"dtype must be floating or None, not {dtype}")
         self.max_frames = max_frames
         self.every = every
         self.detach = detach
         self.dtype = dtype
+        self.cell = cell
         self.clear()
 
     def clear(self) -> None:
@@ -73,24 +81,30 @@ class MemoryBank:
             mask: [h, w] mask at the grid of the key.
 
         Raises:
-            ValueError: when the shapes disagree with each other or with what is stored.
+            ValueError: when the shapes disagree with each other or with what is stored, or h or w is no multiple of
+                ``cell``.
         """
         if key.ndim != 3 or key.shape[1:] != mask.shape:
             raise ValueError(f"key {list(key.shape)} and mask {list(mask.shape)} must be [C, h, w] and [h, w]")
+        mask = mask if mask.is_floating_point() else mask.to(key.dtype)
+        if self.cell > 1:
+            if key.shape[1] % self.cell or key.shape[2] % self.cell:
+                raise ValueError(f"key {list(key.shape)} cannot be divided into cells of {self.cell} x {self.cell}")
+            key, mask = F.avg_pool2d(key, self.cell), F.avg_pool2d(mask[None], self.cell)[0]
         if self._keys is not None and key.shape != self._keys.shape[1:]:
             raise ValueError(f"key {list(key.shape)} differs from those stored, {list(self._keys.shape[1:])}")
         slot = self._slot(frame_idx)
         if slot is None:
             return
         self._keys = self._put(self._keys, slot, key if self.dtype is None else key.to(self.dtype))
-        self._masks = self._put(self._masks, slot, mask if mask.is_floating_point() else mask.to(key.dtype))
+        self._masks = self._put(self._masks, slot, mask)
         if frame_idx not in self._frames:
             self._frames[slot : slot + 1] = [frame_idx]
             self._ordinals[slot : slot + 1] = [self._written]
             self._written += 1
 
     def read(self) -> tuple[Tensor, Tensor, list[int]]:
-        """Masks [R, h, w], keys [R, C, h, w] and the R frames they are of.
+        """Masks [R, h, w], keys [R, C, h, w] and the R frames they are of, with h and w in cells.
 
         Keys are of ``dtype``, if there is one. Not sorted by time, which Eq. 7 does not ask for. Without gradients the
         tensors are views of the storage, valid until the next write.

@@ -129,6 +129,9 @@ class STGNet(nn.Module):
         names = {"normalize_keys": "normalize_keys", "temperature": "temperature", "update": "temporal_update"}
         constants = {argument: getattr(config, name) for argument, name in names.items()}
         self.memory_attention: Any = resolve_temporal_conv(temporal, **options_taken(temporal, constants))
+        grid = getattr(key_encoder, "grid", 0)
+        if grid % config.memory_cell:
+            raise InputError(f"memory_cell = {config.memory_cell} does not divide the {grid} pixels of the keys' grid")
         self.node_gate = NodeGate() if config.node_gate else None
         self.motion = MotionModel(config.motion_steps) if config.use_motion else LastBox()
 

@@ -355,10 +355,15 @@ class VideoSegmenter:
             anchor,
             colours,
             float(colours.likeness(image, mask[None])[0]),
-            MemoryBank(self.config.memory_frames, dtype=getattr(torch, self.config.memory_dtype)),
+            self._new_bank(),
             deque(maxlen=history),
             deque(maxlen=50),
         )
+
+    def _new_bank(self) -> MemoryBank:
+        config = self.config
+        dtype = getattr(torch, config.memory_dtype)
+        return MemoryBank(config.memory_frames, dtype=dtype, cell=config.memory_cell)
 
 
 def _image_forms(image: np.ndarray | Tensor, device: torch.device) -> tuple[np.ndarray, Tensor]:

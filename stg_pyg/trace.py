@@ -223,15 +223,15 @@ def pooled_attention(
         attention: the layer, for its normalisation and temperature; of a joint one, what each frame is by itself.
         keys: [C, S, S] of the current frame.
         inside: [S, S] bool, pixels of the object; all count where there is none.
-        memory_keys: [R, C, S, S].
+        memory_keys: [R, C, T, T].
 
     Returns:
         [R, g g, G G], the mean over the pixels i of each of g x g places and the sum over the pixels j of each of
-        G x G, with g and G at most ``QUERY_CELLS`` and ``KEY_CELLS``; and [R, S, S], the mean over the object. Both
+        G x G, with g and G at most ``QUERY_CELLS`` and ``KEY_CELLS``; and [R, T, T], the mean over the object. Both
         sum to 1 over j.
     """
-    side = keys.shape[-1]
-    g, target = min(side, QUERY_CELLS), min(side, KEY_CELLS)
+    side, past_side = keys.shape[-1], memory_keys.shape[-1]
+    g, target = min(side, QUERY_CELLS), min(past_side, KEY_CELLS)
     query, key = keys.float().flatten(1).T, memory_keys.float().flatten(2).transpose(1, 2)
     if attention.normalize_keys:
         query, key = F.normalize(query, dim=1), F.normalize(key, dim=2)
@@ -240,15 +240,15 @@ def pooled_attention(
     share = (inside if bool(inside.any()) else torch.ones_like(inside)).flatten().float()
     share = share / share.sum()
     cells = query.new_zeros(len(key), g * g, target * target)
-    mean = query.new_zeros(len(key), side * side)
-    for rows in torch.arange(side * side, device=keys.device).split(max(1, 2**22 // side**2)):
+    mean = query.new_zeros(len(key), past_side**2)
+    for rows in torch.arange(side * side, device=keys.device).split(max(1, 2**22 // past_side**2)):
         for r, past in enumerate(key):
             weights = (query[rows] @ past.T / attention.temperature).softmax(dim=1)
             mean[r] += share[rows] @ weights
-            pooled = F.adaptive_avg_pool2d(weights.view(-1, 1, side, side), target).flatten(1)
+            pooled = F.adaptive_avg_pool2d(weights.view(-1, 1, past_side, past_side), target).flatten(1)
             cells[r].index_add_(0, cell[rows], pooled)
     cells /= cells.sum(dim=2, keepdim=True).clamp(min=1e-12)
-    return cells, mean.view(-1, side, side)
+    return cells, mean.view(-1, past_side, past_side)
 
 
 def _floats(values: Tensor) -> NDArray[np.float32]:

@@ -161,6 +161,17 @@ def test_keys_of_half_precision(mode, dtype, detach):
     assert torch.equal(batched, torch.cat([keys, keys]))
 
 
+def test_cells_are_means(mode):
+    key, mask = torch.arange(32.0).view(2, 4, 4), torch.rand(4, 4) > 0.5
+    bank = MemoryBank(cell=2)
+    bank.write(0, key, mask)
+    masks, keys, _ = bank.read()
+    assert keys.shape == (1, 2, 2, 2) and torch.equal(keys[0, 0], torch.tensor([[2.5, 4.5], [10.5, 12.5]]))
+    assert float(masks[0, 1, 0]) == float(mask[2:, :2].float().mean())
+    with pytest.raises(ValueError, match=r"key \[2, 3, 4\] cannot be divided into cells of 2 x 2"):
+        MemoryBank(cell=2).write(0, key[:, :3], mask[:3])
+
+
 def test_gradients_pass_a_bank_of_half_precision():
     bank, k = MemoryBank(detach=False, dtype=torch.bfloat16), key(1).requires_grad_()
     bank.write(0, 3 * k, torch.zeros(2, 3, dtype=torch.bool))

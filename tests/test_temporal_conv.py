@@ -111,6 +111,24 @@ def test_a_memory_of_half_precision(name, dtype):
 
 
 @pytest.mark.parametrize("name", LAYERS)
+def test_a_memory_of_coarse_cells(name, tmp_path):
+    config = STGConfig.small().with_options(temporal_conv=name, memory_cell=1)
+    (whole, first), (coarse, second) = run(config), run(config.with_options(memory_cell=2), tmp_path)
+    keys = [stream.objects[0].bank.read()[1] for stream in (first, second)]
+    assert keys[0].shape[-1] == 2 * keys[1].shape[-1]
+    torch.testing.assert_close(whole[1].masks, coarse[1].masks, rtol=0, atol=0.1)
+    if name != "mean":
+        attention = read_trace(tmp_path / "00003.npz").attention_object.astype(float)
+        assert attention.shape[-1] == keys[1].shape[-1]
+        np.testing.assert_allclose(attention.sum(axis=(1, 2)), 1, atol=5e-3)
+
+
+def test_cells_have_to_divide_the_grid_of_the_keys():
+    with pytest.raises(InputError, match="memory_cell = 3 does not divide the 32 pixels"):
+        STGNet.small(STGConfig.small().with_options(memory_cell=3), width=8)
+
+
+@pytest.mark.parametrize("name", LAYERS)
 def test_traces(tmp_path, name):
     config = STGConfig.small().with_options(temporal_conv=name, memory_dtype="float16")
     results, _ = run(config, tmp_path)

@@ -1,6 +1,7 @@
 """The mean of the masks in the memory, which any attention has to beat."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric.utils import degree, scatter
 
@@ -44,16 +45,13 @@ class MeanMemory(torch.nn.Module):
     def forward_graph(
         self, masks: Tensor, keys: Tensor, memory_masks: Tensor, memory_keys: Tensor, edge_index: Tensor
     ) -> Tensor:
-        r"""Refines the masks of B objects; see :meth:`stg_pyg.nn.MemoryAttention.forward_graph`.
-
-        Raises:
-            ValueError: The masks have different grids.
-        """
-        if masks.shape[-2:] != memory_masks.shape[-2:]:
-            raise ValueError(f"masks {tuple(masks.shape)} and {tuple(memory_masks.shape)} have different grids")
+        r"""Refines the masks of B objects; see :meth:`stg_pyg.nn.MemoryAttention.forward_graph`. Memory masks of
+        another grid are resampled."""
         masks = masks if masks.is_floating_point() else masks.to(keys.dtype)
         said = memory_masks.to(masks.dtype)[edge_index[0]]
         total = scatter(said, edge_index[1], dim=0, dim_size=masks.size(0), reduce="sum")
+        if total.shape[-2:] != masks.shape[-2:]:
+            total = F.interpolate(total[:, None], masks.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
         return update_masks(masks, total, degree(edge_index[1], masks.size(0), dtype=masks.dtype), self.gate)
 
     def __repr__(self) -> str:

@@ -291,17 +291,28 @@ def test_keys_of_half_precision_everywhere():
         assert_close(messages.float(), LAYERS[name]().messages(*wholes[1:]), rtol=0, atol=5e-3)
 
 
-@pytest.mark.parametrize("cls", [JointMemoryAttention, MeanMemory])
-def test_wrong_arguments_and_shapes_are_explained(cls):
+def test_wrong_arguments_and_shapes_are_explained():
     masks, keys, memory_masks, memory_keys, edges = random_call()
     with pytest.raises(ValueError, match="grids"):
-        cls().forward_graph(masks[:, :2], keys, memory_masks, memory_keys, edges)
-    with pytest.raises(ValueError, match="update"):
-        cls(update="gru")
+        JointMemoryAttention().forward_graph(masks[:, :2], keys, memory_masks, memory_keys, edges)
+    for cls in (JointMemoryAttention, MeanMemory):
+        with pytest.raises(ValueError, match="update"):
+            cls(update="gru")
     with pytest.raises(ValueError, match="top_k"):
         JointMemoryAttention(top_k=0)
     with pytest.raises(ValueError, match="temperature"):
         JointMemoryAttention(temperature=0.0)
+
+
+def test_a_memory_of_another_grid_says_the_same():
+    masks, keys, _, memory_keys, edges = random_call()
+    size = masks.shape[-2:]
+    flat = torch.rand(len(memory_keys), 1, 1, dtype=masks.dtype)
+    fine, coarse = flat.expand(-1, *size), flat.expand(-1, 1, 1)
+    for cls in (MemoryAttention, MeanMemory):
+        expected = cls().forward_graph(masks, keys, fine, memory_keys, edges)
+        found = cls().forward_graph(masks, keys, coarse, memory_keys.mean(dim=(2, 3), keepdim=True), edges)
+        assert_close(found, expected)  # one mask value a frame is all that attention within it can say
 
 
 def test_repr():

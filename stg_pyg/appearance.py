@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -46,6 +48,15 @@ class ColourModel:
         return (masks @ self.posterior(image).flatten()) / masks.sum(dim=1).clamp(min=1.0)
 
 
+_latest: tuple[weakref.ref[Tensor], int, Tensor] | None = None
+
+
 def _bins(image: Tensor) -> Tensor:
+    """The bin [H, W] of every pixel; those of the latest image are kept, as all objects of a frame ask for them."""
+    global _latest
+    if _latest is not None and _latest[0]() is image and _latest[1] == image._version:
+        return _latest[2]
     levels = (image * BINS).long().clamp(0, BINS - 1)
-    return (levels[0] * BINS + levels[1]) * BINS + levels[2]
+    bins = (levels[0] * BINS + levels[1]) * BINS + levels[2]
+    _latest = weakref.ref(image), image._version, bins
+    return bins

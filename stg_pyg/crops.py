@@ -81,11 +81,12 @@ def paste(crops: Tensor, windows: Tensor, height: int, width: int, extents: Tens
 
 
 def add_pasted(frames: Tensor, crops: Tensor, windows: Tensor, extents: Tensor) -> Tensor:
-    """Frames [N, H, W] plus what :func:`paste` makes of crops [N, S, S] at windows [N, 4], without its frames."""
+    """Frames [N, H, W] plus what :func:`paste` makes of crops [N, S, S] at windows [N, 4], kept within [0, 1] there."""
     result = frames.clone()
     for n, (left, top, right, bottom) in enumerate(extents.tolist()):
         if right > left and bottom > top:
-            result[n, top:bottom, left:right] += _resample(crops[n], windows[n], (left, top, right, bottom))
+            part = _resample(crops[n], windows[n], (left, top, right, bottom))
+            result[n, top:bottom, left:right] = (frames[n, top:bottom, left:right] + part).clamp(0, 1)
     return result
 
 

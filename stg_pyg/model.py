@@ -177,12 +177,11 @@ class STGNet(nn.Module):
         """One frame: graphs (Eq. 3), propagation (Eqs. 4-5), selection (Eq. 6), refinement from memory (Eqs. 7-8)."""
         graphs = self.build_graphs(frame)
         regions, gate = self.reconstruct(graphs)
-        scores, selected = self.select(graphs, regions, gate, frame)
-        chosen = frame.q
-        if len(regions.graphs):
-            inside = selected[regions.graphs] - graphs.ptr[regions.graphs]
-            chosen = chosen.index_copy(0, regions.graphs, regions.select(inside)[:, 0].to(chosen.dtype))
-        masks, keys, windows = self.refine(frame, chosen)
+        with stage("selection"):
+            node_boxes = regions.boxes(self.config.thr)
+            scores, selected = self.select(graphs, regions, gate, frame, node_boxes)
+            chosen, boxes = self._choose(graphs, regions, selected, node_boxes, frame.q)
+        masks, keys, windows = self.refine(frame, chosen, boxes)
         return FrameOutput(masks, chosen, regions, graphs.batch, selected, scores, gate, keys, windows, graphs)
 
     def encode(self, image: Tensor, masks: Tensor, boxes: Tensor) -> Tensor:
@@ -243,12 +242,12 @@ class STGNet(nn.Module):
             edge_index, edge_attr, weight = edge_index[:, kept], edge_attr[kept], weight[kept]
         return edge_index, edge_attr, weight
 
-    @stage("selection")
-    def select(self, graphs: Batch, regions: MaskRegions, gate: Tensor, frame: FrameInput) -> tuple[Tensor, Tensor]:
+    def select(
+        self, graphs: Batch, regions: MaskRegions, gate: Tensor, frame: FrameInput, boxes: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Scores [N] of Eq. 6 and the best node [K] of every object, by the true mask and box while training."""
         config = self.config
         with torch.no_grad():
-            boxes = regions.boxes(config.thr)
             p, q = frame.p, frame.q
             if self.training and frame.target is not None:
                 p, q = masks_to_boxes(frame.target), frame.target
@@ -258,11 +257,30 @@ class STGNet(nn.Module):
                 scores = scores + config.quality_weight * gate
             return scores, select_best(scores, graphs.batch, len(frame.obj_ids))
 
+    def _choose(
+        self, graphs: Batch, regions: MaskRegions, selected: Tensor, node_boxes: Tensor, q: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The selected masks [K, H, W] with their boxes [K, 4]; Q for objects without proposals."""
+        filled = regions.graphs
+        if len(filled) == 0:
+            return q.clone(), masks_to_boxes(q.detach(), self.config.thr)
+        best = selected[filled]
+        chosen, boxes = regions.select(best - graphs.ptr[filled])[:, 0].to(q.dtype), node_boxes[best].to(q.dtype)
+        if len(filled) == len(q):
+            return chosen, boxes
+        boxes_of_q = masks_to_boxes(q.detach(), self.config.thr)
+        return q.index_copy(0, filled, chosen), boxes_of_q.index_copy(0, filled, boxes)
+
     @stage("temporal")
-    def refine(self, frame: FrameInput, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Masks [K, H, W] after Eqs. 7-8, with the keys and their windows, which the memory takes up."""
+    def refine(self, frame: FrameInput, chosen: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Masks [K, H, W] after Eqs. 7-8, with the keys and their windows, which the memory takes up.
+
+        Args:
+            frame: for its image and memory.
+            chosen: [K, H, W].
+            boxes: [K, 4] of ``chosen``; an object without extent keeps its mask.
+        """
         height, width = chosen.shape[-2:]
-        boxes = masks_to_boxes(chosen.detach(), self.config.thr)
         windows = crop_windows(boxes, self.config.crop_margin).to(chosen.dtype)
         keys = self._keys(frame.normal, windows)
         if not self.config.use_temporal:
@@ -271,14 +289,14 @@ class STGNet(nn.Module):
         values = crop_resize(chosen[:, None], windows, keys.shape[-1], owner)[:, 0]
         memory_masks, memory_keys, edge_index = read_batch(frame.banks)
         refined = self.memory_attention.forward_graph(values, keys, memory_masks, memory_keys, edge_index)
-        extents = paste_extents(windows, height, width)
+        seen = boxes[:, 2:3] > boxes[:, 0:1]
+        extents = paste_extents(windows.where(seen, -1), height, width)
         if self.config.temporal_update == "paper":
-            masks = paste(refined, windows, height, width, extents)
+            masks = torch.where(seen[..., None], paste(refined, windows, height, width, extents), chosen)
         else:
             # The values are coarse; their change is put back, so that the detail of the chosen mask stays.
-            masks = add_pasted(chosen, refined - values, windows, extents).clamp(0, 1)
-        seen = (boxes[:, 2] > boxes[:, 0])[:, None, None]
-        return torch.where(seen, masks, chosen), keys, windows
+            masks = add_pasted(chosen, refined - values, windows, extents)
+        return masks, keys, windows
 
     def encode_keys(self, image: Tensor, windows: Tensor) -> Tensor:
         """Keys [K, C, S, S] of windows [K, 4] of an image [3, H, W]."""

@@ -107,7 +107,7 @@ class Proposals:
         extents = [part.extent for part in parts if part.extent is not None]
         return cls._of_checked(
             boxes=torch.cat([part.boxes for part in parts]),
-            masks=torch.cat([part.masks for part in parts]),
+            masks=_joined([part.masks for part in parts]),
             scores=torch.cat([part.scores for part in parts]),
             feats=torch.cat(known) if known else None,
             origin=origin,
@@ -201,3 +201,17 @@ class Proposals:
         has_mask = None if self.has_mask is None else self.has_mask.to(device)
         boxes, masks, scores = self.boxes.to(device), self.masks.to(device), self.scores.to(device)
         return Proposals(boxes, masks, scores, feats, self.origin, has_mask, self.extent)
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """The concatenation of masks; without a copy where they are consecutive parts of one tensor, as of ``split``."""
+    filled = [part for part in parts if part.numel()] or parts[:1]
+    first, end = filled[0], filled[0].data_ptr()
+    for part in filled:
+        alike = part.is_contiguous() and (part.dtype, part.device) == (first.dtype, first.device)
+        if not alike or part.data_ptr() != end or part.requires_grad:
+            return torch.cat(list(parts))
+        if part.untyped_storage().data_ptr() != first.untyped_storage().data_ptr():
+            return torch.cat(list(parts))
+        end += part.numel() * part.element_size()
+    return first.as_strided((sum(map(len, filled)), *first.shape[1:]), first.stride())

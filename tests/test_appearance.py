@@ -93,3 +93,13 @@ def test_black_and_white_are_colours():
     image[:, :, 4:] = 1.0
     posterior = ColourModel(image, image[0]).posterior(image)
     assert float(posterior[:, 4:].min()) > 0.9 and float(posterior[:, :4].max()) < 0.1
+
+
+def test_an_image_that_has_changed_is_seen_anew():
+    image, other = torch.rand(2, 3, 8, 9, generator=torch.Generator().manual_seed(0))
+    model = ColourModel(image, image[0] > 0.5)
+    expected = model.posterior(other.clone())
+    first = model.posterior(image)
+    assert torch.equal(model.posterior(image), first) and not torch.equal(first, expected)
+    image.copy_(other)
+    assert torch.equal(model.posterior(image), expected)

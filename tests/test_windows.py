@@ -1,5 +1,7 @@
 """A frame inside the windows of its objects: what is known of them changes nothing but the work."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -138,6 +140,12 @@ def test_split_gives_views():
     assert torch.equal(parts[2].feats, whole.feats[3:])
     joined = Proposals.cat(parts)
     assert torch.equal(joined.masks, masks) and joined.origin == whole.origin
+    assert joined.masks.data_ptr() == masks.data_ptr()  # no copy of what lies together already
+    assert Proposals.cat(parts[1:]).masks.data_ptr() == masks[3].data_ptr()
+    for others in ([parts[2], parts[0]], [parts[0], parts[0]], [parts[0], Proposals.from_masks(parts[2].masks > 0.5)]):
+        copied = Proposals.cat([replace(part, feats=None) for part in others])
+        assert torch.equal(copied.masks, torch.cat([part.masks for part in others]))
+        assert copied.masks.data_ptr() != others[0].masks.data_ptr()
 
 
 def test_adding_crops_is_adding_the_pasted_frames():
@@ -147,7 +155,8 @@ def test_adding_crops_is_adding_the_pasted_frames():
     extents = paste_extents(windows, HEIGHT, WIDTH)
     frames = torch.rand(3, HEIGHT, WIDTH, dtype=torch.float64, requires_grad=True)
     crops = torch.randn(3, 4, 4, dtype=torch.float64, requires_grad=True)
-    assert_close(add_pasted(frames, crops, windows, extents), frames + paste(crops, windows, HEIGHT, WIDTH))
+    expected = (frames + paste(crops, windows, HEIGHT, WIDTH)).clamp(0, 1)
+    assert_close(add_pasted(frames, crops, windows, extents), expected)
     assert torch.autograd.gradcheck(lambda a, b: add_pasted(a, b, windows, extents), (frames, crops))
 
 

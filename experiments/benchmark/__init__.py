@@ -1,4 +1,4 @@
-"""Speed of graph layers."""
+"""Speed of layers and frames, and what layers score."""
 
 from experiments.benchmark.command import main
 

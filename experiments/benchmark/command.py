@@ -1,176 +1,159 @@
-"""Measures the graph layers: python -m experiments.benchmark
-
-Layers x backends x sizes, batched over objects, in one run whose repetitions take turns.
-"""
+"""Measures layers, whole frames, and what layers score: python -m experiments.benchmark"""
 
 from __future__ import annotations
 
 import argparse
-import gc
+import json
 import os
 import platform
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from experiments import cli
-from experiments.benchmark.cases import Case, Graphs, layer_case, memory_case, stg_case
-from experiments.benchmark.measure import add_speedups, fit_growth, measure
-from experiments.benchmark.report import draw, markdown
-from stg_pyg.io import write_atomic, write_image, write_json
+from experiments.benchmark.claims import make_claims
+from experiments.benchmark.layers import run_layers
+from experiments.benchmark.plan import PLANS, Plan
+from experiments.benchmark.plots import draw_layers, draw_stages
+from experiments.benchmark.report import markdown
+from experiments.benchmark.video_parts import VideoSetup, make_video_setup, measure_frames, measure_scores
+from stg_pyg.errors import InputError
+from stg_pyg.io import write_image, write_json, write_text
 
-MOST_EDGEWISE_MB = 6 * 1024
-"""For the frame sizes; the main group runs edgewise in any case, if there is room."""
-LAYERS = ("mean", "symmetric", "attention", "edge_mlp", "gru", "GCNConv", "GraphConv")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Sizes of a run."""
-
-    repetitions: int
-    objects: int
-    proposals: int
-    size: tuple[int, int]
-    sizes: tuple[tuple[int, int], ...]
-    layer_objects: int
-    sweep_objects: tuple[int, ...]
-    sweep_proposals: tuple[int, ...]
-    sweep_sides: tuple[float, ...]
-    sweep_memory: tuple[int, ...]
-
-
-DEFAULT = Plan(
-    repetitions=11,
-    objects=8,
-    proposals=20,
-    size=(480, 854),
-    sizes=((240, 427), (480, 854), (1080, 1920)),
-    layer_objects=2,
-    sweep_objects=(1, 2, 4, 8, 16),
-    sweep_proposals=(5, 10, 20, 40),
-    sweep_sides=(0.1, 0.2, 0.4, 0.8),
-    sweep_memory=(1, 2, 4, 8, 16),
-)
-QUICK = Plan(7, 4, 10, (240, 427), ((120, 214), (240, 427)), 2, (1, 2, 4), (5, 10, 20), (0.2, 0.4, 0.8), (1, 2, 4))
-TINY = Plan(1, 2, 3, (16, 24), ((16, 24),), 1, (1, 2), (2, 3), (0.5, 1.0), (1, 2))
-PLANS = {"default": DEFAULT, "quick": QUICK, "tiny": TINY}
+PARTS = {
+    "layers": ("rows", "growth", "paired"),
+    "frames": ("frames", "options"),
+    "scores": ("scores",),
+}
+"""What can be measured, with the keys of ``benchmark.json`` that it fills."""
 
 
 def parse() -> argparse.Namespace:
     parser = cli.make_parser(
-        "Measures time, memory and growth of the graph layers and their backends, beside the time to copy the tensors "
-        "that they read and write, and writes benchmark.json, benchmark.md and benchmark.png. --device auto measures "
-        "the CPU, and CUDA if there is a usable GPU. The number of CPU threads is PyTorch's (OMP_NUM_THREADS).",
+        "Measures time, memory and growth of the graph layers and their backends, the stages of whole frames, and with "
+        "--root what each layer scores on a split. Writes benchmark.json, benchmark.md, benchmark.png and stages.png. "
+        "--device auto measures the CPU, and CUDA if there is a usable GPU. The number of CPU threads is PyTorch's "
+        "(OMP_NUM_THREADS).",
         out="runs/benchmark",
     )
-    parser.add_argument("--quick", action="store_true", help="small sizes, less than a minute")
+    parser.add_argument("--quick", action="store_true", help="small sizes, about a minute")
+    parser.add_argument(
+        "--only",
+        type=part_names,
+        metavar="PARTS",
+        help=f"some of {','.join(PARTS)}; what an earlier run has left of the others in --out stays; default: layers "
+        "and frames, and with --root scores",
+    )
+    parser.add_argument("--root", type=Path, help="folder of the data set; without it frames are of a synthetic video")
+    parser.add_argument(
+        "--split", help="videos of frames and scores; default: the val split of the checkpoint's preset"
+    )
+    parser.add_argument(
+        "--checkpoint", type=Path, metavar="C", help="checkpoint.pt of experiments.train; default: the one that ships"
+    )
+    parser.add_argument(
+        "--frames", type=cli.whole, metavar="N", help="frames of the video that is timed, and of each that is scored"
+    )
+    parser.add_argument(
+        "--online-steps",
+        type=cli.whole,
+        metavar="N",
+        help="steps of online learning before scoring, 0 for none; default: the checkpoint's",
+    )
+    parser.add_argument(
+        "--processes", type=cli.whole, default=0, metavar="N", help="videos scored at a time; default: one a core"
+    )
     parser.add_argument("--plan", choices=tuple(PLANS), help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
-def main_cases(plan: Plan, device: torch.device) -> list[Case]:
-    """All backends at the main size, and one to three steps of those that should not mind."""
-    graphs = Graphs.random(plan.objects, plan.proposals, *plan.size, device)
-    backends = ("edgewise", "fused", "closed", "region", "region+frame", "region+find")
-    cases = [stg_case(graphs, backend) for backend in backends]
-    return cases + [stg_case(graphs, backend, steps) for steps in (1, 3) for backend in ("closed", "region")]
+def part_names(text: str) -> list[str]:
+    """Parts separated by commas, as an argument."""
+    found = [name.strip() for name in text.split(",") if name.strip()]
+    unknown = [name for name in found if name not in PARTS]
+    if unknown or not found:
+        raise argparse.ArgumentTypeError(f"no part {unknown[0] if unknown else text!r}: some of {','.join(PARTS)}")
+    return found
 
 
-def layer_cases(plan: Plan, device: torch.device) -> list[Case]:
-    """The other layers, with fewer objects."""
-    graphs = Graphs.random(plan.layer_objects, plan.proposals, *plan.size, device)
-    cases = [stg_case(graphs, backend) for backend in ("edgewise", "closed", "region")]
-    for name in LAYERS:
-        cases.append(layer_case(graphs, name, "stock" if name.endswith("Conv") else "auto"))
-    return cases
+def choose_parts(args: argparse.Namespace) -> list[str]:
+    """The parts to measure, in order.
+
+    Raises:
+        InputError: a part cannot be measured with these arguments.
+    """
+    parts = args.only or [name for name in PARTS if name != "scores" or args.root is not None]
+    if args.frames is not None and args.frames < 3:
+        raise InputError(f"--frames {args.frames}: the first frame is given and not timed, so give at least 3")
+    return [name for name in PARTS if name in parts]
 
 
-def size_cases(plan: Plan, device: torch.device) -> list[Case]:
-    """Frames of several sizes."""
-    cases = []
-    for height, width in plan.sizes:
-        graphs = Graphs.random(plan.layer_objects, plan.proposals, height, width, device)
-        found = [stg_case(graphs, backend) for backend in ("edgewise", "closed", "region", "region+frame")]
-        if found[0].needed_mb > MOST_EDGEWISE_MB:
-            found[0].reason = f"forms {found[0].needed_mb / 1024:.0f} GiB of messages, see smaller frames"
-        cases += found
-    return cases
+def earlier_result(path: Path, parts: list[str]) -> dict[str, Any]:
+    """What an earlier run has left of the parts that are not measured now.
+
+    Raises:
+        InputError: the file is broken.
+    """
+    empty: dict[str, Any] = {key: [] for keys in PARTS.values() for key in keys}
+    result: dict[str, Any] = {"machine": machine(), "machines": {}, "claims": [], **empty}
+    if not path.is_file() or set(parts) == set(PARTS):
+        return result
+    try:
+        before = json.loads(path.read_bytes())
+        kept = {part: before["machines"][part] for part in PARTS if part not in parts and part in before["machines"]}
+        result |= {key: before[key] for part in kept for key in PARTS[part]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: is not of this version or broken; delete it or choose another --out") from error
+    return result | {"machines": kept}
 
 
-def object_cases(plan: Plan, device: torch.device) -> list[Case]:
-    """Growth in objects with equal windows."""
-    graphs = Graphs.random(max(plan.sweep_objects), plan.proposals, *plan.size, device, side=0.3)
-    parts = [graphs.first(count) for count in plan.sweep_objects]
-    return [stg_case(part, backend, sweeps=["objects"]) for part in parts for backend in ("closed", "region")]
+def machine() -> dict[str, Any]:
+    """What the times depend on."""
+    found: dict[str, Any] = {"processor": platform.processor() or platform.machine(), "torch": torch.__version__}
+    found |= {"threads": torch.get_num_threads(), "cores": os.cpu_count(), "dtype": "float32"}
+    return found | ({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {})
 
 
-def proposal_cases(plan: Plan, device: torch.device) -> list[Case]:
-    """Growth in proposals with equal windows."""
-    parts = [Graphs.random(plan.layer_objects, n, *plan.size, device, side=0.3) for n in plan.sweep_proposals]
-    return [stg_case(part, backend, sweeps=["proposals"]) for part in parts for backend in ("closed", "region")]
+def measure_part(
+    part: str, plan: Plan, devices: list[torch.device], setup: VideoSetup | None, args: argparse.Namespace
+) -> dict[str, Any]:
+    """The keys of ``benchmark.json`` that a part fills."""
+    if part == "layers":
+        return run_layers(plan, devices)
+    assert setup is not None
+    if part == "frames":
+        return measure_frames(setup, plan, devices, args.seed)
+    return {"scores": measure_scores(setup, devices[-1], args)}
 
 
-def pixel_cases(plan: Plan, device: torch.device) -> list[Case]:
-    """Growth in pixels of the windows in frames of one size."""
-    shape = (plan.layer_objects, plan.proposals, *plan.size)
-    parts = [Graphs.random(*shape, device, side=side) for side in plan.sweep_sides]
-    return [stg_case(part, "region", sweeps=["region_pixels"]) for part in parts]
-
-
-def memory_cases(plan: Plan, device: torch.device) -> list[Case]:
-    """Growth of the temporal graph in memory frames."""
-    return [memory_case(plan.layer_objects, frames, device) for frames in plan.sweep_memory]
-
-
-GROUPS: tuple[Callable[[Plan, torch.device], list[Case]], ...] = (
-    main_cases,
-    layer_cases,
-    size_cases,
-    object_cases,
-    proposal_cases,
-    pixel_cases,
-    memory_cases,
-)
-
-
-def run_plan(plan: Plan, devices: list[torch.device]) -> dict[str, Any]:
-    """The content of ``benchmark.json``; the inputs of one group are in memory at a time."""
-    rows: list[dict[str, Any]] = []
-    growth: list[dict[str, Any]] = []
-    for device, group in tqdm(list(_jobs(devices)), desc="measuring", unit="group", dynamic_ncols=True):
-        cases = group(plan, device)
-        found = measure(cases, plan.repetitions, device)
-        add_speedups(found)
-        growth += fit_growth(cases, found)
-        rows += [row | {"group": group.__name__.removesuffix("_cases")} for row in found]
-        del cases
-        gc.collect()
-    machine: dict[str, Any] = {"processor": platform.processor() or platform.machine(), "torch": torch.__version__}
-    machine |= {"threads": torch.get_num_threads(), "dtype": "float32"}
-    if any(device.type == "cuda" for device in devices):
-        machine["gpu"] = torch.cuda.get_device_name()
-    return {"machine": machine, "rows": rows, "growth": growth}
-
-
-def _jobs(devices: list[torch.device]) -> Iterator[tuple[torch.device, Callable[[Plan, torch.device], list[Case]]]]:
-    return ((device, group) for device in devices for group in GROUPS)
+def write_result(out: Path, result: dict[str, Any]) -> str:
+    """Writes all files; returns the text of ``benchmark.md``."""
+    result["claims"] = make_claims(result)
+    text = markdown(result)
+    write_json(out / "benchmark.json", result)
+    write_text(out / "benchmark.md", text)
+    if result["rows"]:
+        write_image(out / "benchmark.png", draw_layers(result))
+    if result["frames"]:
+        write_image(out / "stages.png", draw_stages(result["frames"]))
+    return text
 
 
 def main() -> None:
     args = parse()
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler announces every start
+    parts = choose_parts(args)
     device = cli.choose_device(args.device)
     devices = [torch.device("cpu"), device] if args.device == "auto" and device.type == "cuda" else [device]
-    cli.make_folder(args.out)
-    cli.seed_everything(args.seed)
     plan = PLANS[args.plan or ("quick" if args.quick else "default")]
-    result = run_plan(plan, devices)
-    write_json(args.out / "benchmark.json", result)
-    text = markdown(result)
-    write_atomic(args.out / "benchmark.md", lambda file: file.write(text.encode()))
-    write_image(args.out / "benchmark.png", draw(result))
+    setup = make_video_setup(args, "scores" in parts) if {"frames", "scores"} & set(parts) else None
+    cli.make_folder(args.out)
+    result = earlier_result(args.out / "benchmark.json", parts)
+    text = ""
+    for part in parts:
+        cli.seed_everything(args.seed)
+        result |= measure_part(part, plan, devices, setup, args)
+        result["machines"][part] = machine()
+        text = write_result(args.out, result)  # at once, so that an interruption costs one part only
     print(text)

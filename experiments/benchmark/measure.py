@@ -1,24 +1,21 @@
-"""Time and peak memory of single calls, for experiments.benchmark."""
+"""Times of single calls, for experiments.benchmark."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.profiler import ProfilerActivity, profile
 
 from experiments.benchmark.cases import Case
+from experiments.benchmark.memory import MEMORY_SHARE, free_mb, peak_mb, result_mb
 
-SLOW = 2000.0
+SLOW = 1000.0
 """Milliseconds from which a call is not repeated."""
 FAST = 100.0
 """Milliseconds up to which a call runs once before it is timed."""
-MEMORY_SHARE = 0.7
-"""Share of the free memory that a case may need."""
 
 
 def measure(cases: Sequence[Case], repetitions: int, device: torch.device) -> list[dict[str, Any]]:
@@ -32,10 +29,9 @@ def measure(cases: Sequence[Case], repetitions: int, device: torch.device) -> li
     """
     reasons = {id(case): case.reason or _no_room(case, device) for case in cases}
     running = [case for case in cases if not reasons[id(case)]]
-    peaks: dict[int, float] = {}
     with torch.no_grad():
         for case in running:
-            peaks[id(case)], elapsed = _first_call(case, device)
+            elapsed = _first_call(case, device)
             case.milliseconds = [elapsed] if elapsed > SLOW else []
         once = {id(case) for case in running if case.milliseconds}
         fast = {id(case) for case in running if id(case) not in once and _timed(case.call, device) <= FAST}
@@ -48,28 +44,23 @@ def measure(cases: Sequence[Case], repetitions: int, device: torch.device) -> li
     for case in running:
         median = float(np.median(case.copy_milliseconds))
         copies[_tensors(case)] = min(median, copies.get(_tensors(case), median))
-    return [_row(case, peaks.get(id(case)), copies.get(_tensors(case)), reasons[id(case)]) for case in cases]
+    return [_row(case, copies.get(_tensors(case)), reasons[id(case)]) for case in cases]
 
 
-def peak_mb(call: Callable[[], Any], device: torch.device) -> float:
-    """The most MiB that PyTorch's allocator held at once for one call: its result and what it used on the way.
+def paired_ratios(first: Case, second: Case, pairs: int, device: torch.device) -> dict[str, Any]:
+    """Time of the second call over that of the first, measured one after the other in changing order.
 
-    Inputs are not counted. On the CPU it is the running sum of the allocations and releases that PyTorch's profiler
-    records, on CUDA the statistics of the allocator. Memory outside of PyTorch (of BLAS, of Python) is not seen.
+    Returns:
+        ``ratio``: the median of the ratios, ``ratio_low`` and ``ratio_high``: their quartiles, and ``pairs``.
     """
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        before = torch.cuda.memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        call()
-        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
-        result = call()
-    del result
-    assert record.profiler is not None and record.profiler.kineto_results is not None
-    events = [e for e in record.profiler.kineto_results.events() if e.name() == "[memory]"]
-    steps = [e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())]
-    return float(np.cumsum([0, *steps]).max() / 2**20)
+    ratios = []
+    with torch.no_grad():
+        for turn in range(pairs):
+            order = (first, second) if turn % 2 == 0 else (second, first)
+            times = {id(case): _timed(case.call, device, warm=True) for case in order}
+            ratios.append(times[id(second)] / times[id(first)])
+    low, median, high = np.percentile(ratios, [25, 50, 75]).tolist()
+    return {"ratio": median, "ratio_low": low, "ratio_high": high, "pairs": pairs}
 
 
 def add_speedups(rows: Sequence[dict[str, Any]]) -> None:
@@ -81,46 +72,34 @@ def add_speedups(rows: Sequence[dict[str, Any]]) -> None:
         row["speedup_over_edgewise"] = base / row["ms"] if base and row["ms"] else None
 
 
-def exponent(sizes: Sequence[float], times: Sequence[float]) -> float:
-    """Least-squares slope of log time over log size; NaN for fewer than two sizes."""
-    if len(set(sizes)) < 2:
-        return float("nan")
-    return float(np.polyfit(np.log(sizes), np.log(times), 1)[0])
-
-
-def fit_growth(cases: Sequence[Case], rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The growth exponent of each sweep of each layer and backend, of the medians."""
-    points: dict[tuple[str, str, str, str], list[tuple[float, float]]] = {}
-    for case, row in zip(cases, rows, strict=True):
-        for sweep in case.sweeps if row["ms"] else ():
-            key = (sweep, row["layer"], row["backend"], row["device"])
-            points.setdefault(key, []).append((row[sweep], row["ms"]))
-    fits = []
-    for (sweep, layer, backend, device), found in points.items():
-        sizes, times = zip(*sorted(found), strict=True)
-        fit = {"growth_in": sweep, "layer": layer, "backend": backend, "device": device}
-        fits.append(fit | {"sizes": sizes, "ms": times, "exponent": exponent(sizes, times)})
-    return fits
-
-
-def _first_call(case: Case, device: torch.device) -> tuple[float, float]:
+def _first_call(case: Case, device: torch.device) -> float:
     elapsed: list[float] = []
-    peak = peak_mb(lambda: elapsed.append(_timed(case.call, device)), device)
-    return peak, elapsed[0]
+
+    def call() -> Any:
+        result, milliseconds = _run(case.call, device)
+        elapsed.append(milliseconds)
+        case.result_mb = result_mb(result)
+        return result
+
+    case.peak_mb = peak_mb(call, device)
+    return elapsed[0]
 
 
 def _timed(call: Callable[[], Any], device: torch.device, warm: bool = False) -> float:
     if warm:
         call()
+    return _run(call, device)[1]
+
+
+def _run(call: Callable[[], Any], device: torch.device) -> tuple[Any, float]:
+    """The result of a call, and the milliseconds that it took."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     started = time.perf_counter()
     result = call()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    elapsed = time.perf_counter() - started
-    del result
-    return 1e3 * elapsed
+    return result, 1e3 * (time.perf_counter() - started)
 
 
 def _tensors(case: Case) -> tuple[str, int]:
@@ -128,29 +107,20 @@ def _tensors(case: Case) -> tuple[str, int]:
     return case.copy.__name__, id(getattr(case.copy, "__self__", case.copy))
 
 
-def _row(case: Case, peak: float | None, copy: float | None, reason: str | None) -> dict[str, Any]:
+def _row(case: Case, copy: float | None, reason: str | None) -> dict[str, Any]:
     row = dict(case.row)
     empty = {"ms": None, "ms_low": None, "ms_high": None, "copy_ms": None, "ratio_to_copy": None, "ratio_low": None}
     if reason is not None or copy is None:
-        return row | empty | {"ratio_high": None, "peak_mb": None, "repetitions": 0, "skipped": reason}
+        empty |= {"ratio_high": None, "peak_mb": None, "result_mb": None}
+        return row | empty | {"repetitions": 0, "skipped": reason}
     low, median, high = np.percentile(case.milliseconds, [25, 50, 75]).tolist()
     row |= {"ms": median, "ms_low": low, "ms_high": high, "copy_ms": copy, "ratio_to_copy": median / copy}
-    row |= {"ratio_low": low / copy, "ratio_high": high / copy, "peak_mb": peak}
+    row |= {"ratio_low": low / copy, "ratio_high": high / copy, "peak_mb": case.peak_mb, "result_mb": case.result_mb}
     return row | {"repetitions": len(case.milliseconds), "skipped": None}
 
 
 def _no_room(case: Case, device: torch.device) -> str | None:
-    free = _free_mb(device)
+    free = free_mb(device)
     if free is None or case.needed_mb <= MEMORY_SHARE * free:
         return None
     return f"may need {case.needed_mb / 1024:.1f} GiB, {free / 1024:.1f} GiB are free"
-
-
-def _free_mb(device: torch.device) -> float | None:
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] / 2**20
-    table = Path("/proc/meminfo")
-    for line in table.read_text().splitlines() if table.is_file() else ():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) / 1024
-    return None

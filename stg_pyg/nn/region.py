@@ -201,8 +201,11 @@ class _RegionProduct(torch.autograd.Function):
         flat = frames.new_empty(sum(layout.lengths), dtype=dtype)
         outputs = layout.split(flat)
         with torch.autocast(frames.device.type, enabled=False):
-            for graph, tile, _, columns in _Tiles(frames, layout, dtype):
-                torch.mm(matrices[graph], tile, out=outputs[graph][:, columns])
+            if frames.dtype == dtype and frames.device.type == "cpu":
+                _multiply_rows(frames, matrices, layout, outputs)
+            else:
+                for graph, tile, _, columns in _Tiles(frames, layout, dtype):
+                    torch.mm(matrices[graph], tile, out=outputs[graph][:, columns])
         return flat
 
     @staticmethod
@@ -225,6 +228,19 @@ class _RegionProduct(torch.autograd.Function):
                 for graph, tile, _, columns in _Tiles(frames, layout, grad.dtype):
                     grad_matrices[graph].addmm_(gradients[graph][:, columns], tile.t())
         return grad_frames, None, None, *(grad_matrices or (None,) * len(matrices))
+
+
+def _multiply_rows(frames: Tensor, matrices: Sequence[Tensor], layout: RegionLayout, outputs: Sequence[Tensor]) -> None:
+    """The products of floating point frames: a batch of one product a row of pixels reads and writes strided memory, so
+    that nothing is copied to a buffer first; on a CPU that takes two thirds of the time."""
+    for matrix, crop, output in zip(matrices, layout.crops(frames), outputs, strict=True):
+        n, channels, height, width = crop.shape
+        if n * height * width == 0:
+            continue
+        rows = output.view(n, channels, height, width)
+        left = matrix.expand(height, n, n)
+        for channel in range(channels):
+            torch.bmm(left, crop[:, channel].transpose(0, 1), out=rows[:, channel].transpose(0, 1))
 
 
 class _Paste(torch.autograd.Function):

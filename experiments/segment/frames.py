@@ -13,6 +13,19 @@ from stg_pyg.stream import StepResult
 
 
 @dataclass
+class InputFrame:
+    """What a frame is segmented from."""
+
+    name: str
+    image: UInt8Array
+    """[H, W, 3] RGB at the size that is worked on."""
+    given: UInt8Array | None
+    """Object ids that were given for it, at the full size, and"""
+    masks: UInt8Array | None
+    """[H, W] at the size that is worked on."""
+
+
+@dataclass
 class FrameResult:
     """The result of one frame [H, W]."""
 

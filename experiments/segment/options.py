@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
+
+import torch
 
 from experiments import checkpoints, cli
 from experiments.presets import Preset, find_preset
@@ -87,6 +90,15 @@ def choose_flow(args: argparse.Namespace, source: FrameSource, start: str, devic
         names = [source.frame_name(t) for t in range(first, source.count())]
         flow = flow_for_sequence(flow, args.sequence or source.name, names)
     return flow
+
+
+def spare_cores(device: torch.device) -> int:
+    """Cores that the network leaves to other threads: all on a GPU, else those beyond the threads of PyTorch.
+
+    With as many threads as cores they would get in each other's way: PyTorch's wait for one another without sleeping.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores if device.type == "cuda" else max(0, cores - torch.get_num_threads())
 
 
 def output_folder(args: argparse.Namespace, source: FrameSource) -> Path:

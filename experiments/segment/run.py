@@ -11,13 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import torch
 
 from experiments import cli
 from experiments.learning import Lesson, adapted_networks
 from experiments.records import file_digest
 from experiments.segment.frame_source import open_source
-from experiments.segment.frames import FrameResult, reduce_frame, reduced_size
+from experiments.segment.frames import FrameResult, InputFrame, reduce_frame, reduced_size
 from experiments.segment.given_masks import reduce_labels
 from experiments.segment.options import (
     STATE_FOLDER,
@@ -26,20 +27,26 @@ from experiments.segment.options import (
     choose_model,
     choose_online_steps,
     output_folder,
+    spare_cores,
 )
 from experiments.segment.progress import progress_of
 from experiments.segment.resume import Fingerprint, SavedRun, fingerprint, state_of
 from experiments.segment.shapes import GivenShapes
 from experiments.segment.video_proposals import VideoProposals
+from stg_pyg.flow import FlowEstimator
+from stg_pyg.flow_ahead import flow_ahead, prepare_flow
 from stg_pyg.grouped_stream import GroupedSegmenter
 from stg_pyg.io import UInt8Array
 from stg_pyg.proposer import GuidedProposer
+from stg_pyg.read_ahead import ReadAhead
 from stg_pyg.stream import VideoSegmenter
 from stg_pyg.stream_state import restore_stream, stream_state
 from stg_pyg.trace import Tracer, forget_traces
 
 MOST_LEARNT = 24
 """Most given frames that the network is trained on, spread over the video, so that few are in memory."""
+FRAMES_AHEAD = 2
+"""Frames that are read before their turn: the next one, for its flow, and the one that is read meanwhile."""
 
 
 class Run:
@@ -169,24 +176,45 @@ class Run:
         return images, maps
 
     def frames(self, start: int = 0, state: dict[str, Any] | None = None) -> Iterator[FrameResult]:
-        """The results of all frames from position ``start`` on, where :meth:`state` was ``state``."""
-        self._stream = None
-        if state is not None:
-            self._stream = self._make_segmenter()
-            restore_stream(self._stream, state)
-        with self._tracer(start) as tracer:
-            for name, frame in self.source.frames(start):
-                given, masks = self.given_at(name)
-                if self._stream is None and masks is not None:
-                    self._stream = self._make_segmenter()
+        """The results of all frames from position ``start`` on, where :meth:`state` was ``state``.
+
+        With :func:`~experiments.segment.options.spare_cores` the next frames are read, and the flow of the next one is
+        computed, while the network works on this one.
+        """
+        self._stream, cores = None, spare_cores(self.device)
+        with (
+            self._tracer(start) as tracer,
+            _opencv_on(cores),
+            ReadAhead(self._read(start), FRAMES_AHEAD if cores else 0) as frames,
+            flow_ahead(self.flow, self.model.config, wanted=cores > 0) as flow,
+        ):
+            if state is not None:
+                self._stream = self._make_segmenter(flow)
+                restore_stream(self._stream, state)
+            for frame in frames:
+                if self._stream is None and frame.masks is not None:
+                    self._stream = self._make_segmenter(flow)
                 result = None
                 if self._stream is not None:
-                    proposals = self.proposals.at(name, self.size) if self.proposals is not None else None
+                    self._prepare_flow(self._stream, frame, frames.peek())
+                    proposals = self.proposals.at(frame.name, self.size) if self.proposals is not None else None
                     with torch.no_grad():
-                        result = self._stream.step(reduce_frame(frame, self.size), proposals=proposals, masks=masks)
+                        result = self._stream.step(frame.image, proposals=proposals, masks=frame.masks)
                     if tracer is not None:
-                        tracer.write(name, result, masks)
-                yield FrameResult(name, self.source.size, self.model.config.thr, given, result)
+                        tracer.write(frame.name, result, frame.masks)
+                yield FrameResult(frame.name, self.source.size, self.model.config.thr, frame.given, result)
+
+    def _read(self, start: int) -> Iterator[InputFrame]:
+        """The frames from position ``start`` on with what is given of them."""
+        for name, frame in self.source.frames(start):
+            yield InputFrame(name, reduce_frame(frame, self.size), *self.given_at(name))
+
+    @staticmethod
+    def _prepare_flow(stream: VideoSegmenter, frame: InputFrame, upcoming: InputFrame | None) -> None:
+        t = stream.first_frame + stream.frame_idx + 1
+        prepare_flow(stream.flow, t, frame.image)
+        if upcoming is not None:
+            prepare_flow(stream.flow, t + 1, upcoming.image)
 
     def state(self) -> dict[str, Any] | None:
         """The history of the video as it is between two of the :meth:`frames`."""
@@ -199,10 +227,10 @@ class Run:
             return contextlib.nullcontext()
         return Tracer(self.model, folder, [self.source.frame_name(n * self.source.every) for n in range(start)])
 
-    def _make_segmenter(self) -> VideoSegmenter:
+    def _make_segmenter(self, flow: FlowEstimator) -> VideoSegmenter:
         mixed_precision = cli.bfloat16_is_fast(self.device) and self.device.type == "cpu"
         model = self.model.to(self.device).eval()
-        arguments = (model, self.flow, self.preset.crop_size, mixed_precision)
+        arguments = (model, flow, self.preset.crop_size, mixed_precision)
         if self.args.max_objects_at_once is not None:
             return GroupedSegmenter(*arguments, max_objects=self.args.max_objects_at_once)
         return VideoSegmenter(*arguments)
@@ -213,3 +241,15 @@ class Run:
         proposer = GuidedProposer(net.to(self.device), self.preset.crop_size, config.crop_margin)
         _, frame = next(iter(self.source))
         given.segment(proposer, frame, self.device)
+
+
+@contextlib.contextmanager
+def _opencv_on(cores: int) -> Iterator[None]:
+    """Keeps OpenCV, whose results do not depend on its threads, off the cores of the network; 0: leaves it alone."""
+    before = cv2.getNumThreads()
+    if 0 < cores < before:
+        cv2.setNumThreads(cores)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)

@@ -123,7 +123,7 @@ def test_alpha_is_the_soft_mask(run, tmp_path, clip, monkeypatch, options):
 def test_objects_at_once(run, clip, first, monkeypatch):
     kinds = []
     make = segment_run.Run._make_segmenter
-    monkeypatch.setattr(segment_run.Run, "_make_segmenter", lambda self: kinds.append(make(self)) or kinds[-1])
+    monkeypatch.setattr(segment_run.Run, "_make_segmenter", lambda *given: kinds.append(make(*given)) or kinds[-1])
     all_at_once = labels_in(run(clip, first) / "clip")
     out = run(clip, first, "--max-objects-at-once", 1, out="groups")
     one_by_one = labels_in(out / "clip")

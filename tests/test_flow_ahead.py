@@ -1,0 +1,263 @@
+import copy
+import gc
+import threading
+import weakref
+
+import numpy as np
+import pytest
+import torch
+
+from datasets import SyntheticVideos
+from stg_pyg import InputError, STGConfig, STGNet, VideoSegmenter
+from stg_pyg.flow import DISFlow, FloFiles, SequenceFlow, consistent_flow, flow_for_sequence, write_flo
+from stg_pyg.flow_ahead import FlowAhead, flow_ahead, prepare_flow
+from stg_pyg.grouped_stream import GroupedSegmenter
+from stg_pyg.stream_state import restore_stream, stream_state
+
+FRAMES, STOP, SIZE = 7, 4, (48, 64)
+VIDEOS = SyntheticVideos("test", num_videos=1, num_frames=FRAMES, height=SIZE[0], width=SIZE[1], seed=7, max_objects=2)
+VIDEO = VIDEOS[0]
+IMAGES = [VIDEO.image(t) for t in range(FRAMES)]
+PAIRS = [(t, t - gap) for t in range(1, FRAMES) for gap in (1, 2, 4) if gap <= t]
+
+
+class Watched(DISFlow):
+    """Counts the flows that are computed in the thread and out of it."""
+
+    ahead = now = 0
+
+    def __call__(self, current, previous):
+        if threading.current_thread().name.startswith("flow-ahead"):
+            Watched.ahead += 1
+        else:
+            Watched.now += 1
+        return super().__call__(current, previous)
+
+
+@pytest.fixture(autouse=True)
+def counted():
+    Watched.ahead = Watched.now = 0
+    yield
+    gc.collect()
+    for thread in threading.enumerate():
+        if thread.name.startswith("flow-ahead"):
+            thread.join(timeout=60)
+            assert not thread.is_alive()
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return STGNet.small(STGConfig.small().with_options(gaps=(1, 3), memory_frames=4), width=8).eval()
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """Flow of one's own for all frames, and forward flow for all but the fifth."""
+    folder = tmp_path / "clip"
+    folder.mkdir()
+    for t in range(1, FRAMES):
+        backward, forward = np.random.default_rng(t).normal(0, 2, (2, *SIZE, 2)).astype(np.float32)
+        write_flo(folder / f"{t}.flo", backward)
+        if t != 5:
+            write_flo(folder / f"{t}.fw.flo", forward)
+    return FloFiles(tmp_path).for_sequence("clip", [str(t) for t in range(FRAMES)])
+
+
+def wait_for(flow):
+    """Until the thread has computed all that it was told."""
+    flow._pool.submit(lambda: None).result()
+
+
+def told(flow, t):
+    """The flow, when the thread knows frame t and the next one and has nothing left to do."""
+    for told_frame in range(t, min(t + 2, FRAMES)):
+        prepare_flow(flow, told_frame, IMAGES[told_frame])
+    if isinstance(flow, FlowAhead):
+        wait_for(flow)
+    return flow
+
+
+def assert_same(found, expected):
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_prepared_flow_is_the_flow():
+    with flow_ahead(Watched(), STGConfig(gaps=(1, 2, 4))) as flow:
+        told(flow, 0)
+        for t, t_prev in PAIRS:
+            found = told(flow, t).between(IMAGES[t].copy(), IMAGES[t_prev].copy(), t, t_prev)
+            np.testing.assert_array_equal(found, DISFlow()(IMAGES[t], IMAGES[t_prev]))
+    assert (Watched.ahead, Watched.now) == (len(PAIRS), 0)
+
+
+def test_both_ways_are_prepared_where_both_are_asked_for():
+    with flow_ahead(Watched(), STGConfig(gaps=(1, 2, 4), flow_consistency=True)) as flow:
+        told(flow, 0)
+        for t, t_prev in PAIRS:
+            arguments = IMAGES[t].copy(), IMAGES[t_prev].copy(), t, t_prev
+            assert_same(consistent_flow(told(flow, t), *arguments), consistent_flow(DISFlow(), *arguments))
+    assert (Watched.ahead, Watched.now) == (2 * len(PAIRS), 0)
+
+
+@pytest.mark.parametrize("both_ways", [False, True])
+def test_stored_flow_is_prepared_too(stored, monkeypatch, both_ways):
+    plain, threads, between = copy.deepcopy(stored), set(), SequenceFlow.between
+
+    def watched(self, *arguments):
+        threads.add(threading.current_thread())
+        return between(self, *arguments)
+
+    with flow_ahead(stored, STGConfig(gaps=(1, 2, 4), flow_consistency=both_ways)) as flow:
+        told(flow, 0)
+        for t, t_prev in PAIRS:
+            arguments = IMAGES[t], IMAGES[t_prev], t, t_prev
+            with monkeypatch.context() as patch:
+                patch.setattr(SequenceFlow, "between", watched)
+                told(flow, t)
+                found = consistent_flow(flow, *arguments) if both_ways else [flow.between(*arguments)]
+            assert_same(found, consistent_flow(plain, *arguments) if both_ways else [plain.between(*arguments)])
+        assert flow._own._latest is not None and stored._latest is None, "the thread has a source of its own"
+    assert len(threads) == 1 and threading.current_thread() not in threads
+
+
+def test_errors_are_raised_where_the_flow_is_asked_for(stored):
+    (stored.folder / "2.flo").unlink()
+    with flow_ahead(stored, STGConfig(gaps=(1, 2))) as flow:
+        for t in range(4):
+            told(flow, t)
+        with pytest.raises(InputError, match=r"2\.flo"):
+            flow.between(IMAGES[3], IMAGES[1], 3, 1)
+        np.testing.assert_array_equal(flow.between(IMAGES[3], IMAGES[2], 3, 2), stored.between(*IMAGES[:2], 3, 2))
+
+
+@pytest.mark.parametrize("current, previous", [(5, 0), (1, 5)])
+def test_other_frames_than_those_that_were_told_get_their_own_flow(current, previous):
+    with flow_ahead(Watched(), STGConfig()) as flow:
+        found = told(flow, 0).between(IMAGES[current], IMAGES[previous], 1, 0)
+    np.testing.assert_array_equal(found, DISFlow()(IMAGES[current], IMAGES[previous]))
+    assert (Watched.ahead, Watched.now) == (1, 1)
+
+
+def test_a_flow_that_was_not_begun_is_computed_by_who_asks():
+    go_on = threading.Event()
+    with flow_ahead(Watched(), STGConfig()) as flow:
+        flow._pool.submit(go_on.wait)
+        flow.prepare(0, IMAGES[0])
+        flow.prepare(1, IMAGES[1])
+        try:
+            np.testing.assert_array_equal(flow.between(IMAGES[1], IMAGES[0], 1, 0), DISFlow()(IMAGES[1], IMAGES[0]))
+        finally:
+            go_on.set()
+    assert (Watched.ahead, Watched.now) == (0, 1)
+
+
+def test_what_nobody_asks_for_is_dropped():
+    flows, images = [], []
+
+    class Noted(DISFlow):
+        def __call__(self, current, previous):
+            flow = np.zeros((*SIZE, 2), np.float32)
+            flows.append(weakref.ref(flow))
+            return flow
+
+    with flow_ahead(Noted(), STGConfig(gaps=(1, 3), flow_consistency=True)) as flow:
+        for t in range(30):
+            image = np.full((*SIZE, 3), t, np.uint8)
+            images.append(weakref.ref(image))
+            flow.prepare(t, image)
+            del image
+            wait_for(flow)
+        gc.collect()
+        assert len(flows) == 2 * (29 + 27)
+        assert sum(ref() is not None for ref in flows) == 2 * 2 * 2, "two frames, two gaps, two ways"
+        assert sum(ref() is not None for ref in images) <= 1 + 1 + 3, "two frames and what their gaps reach"
+    gc.collect()
+    assert not any(ref() is not None for ref in (*flows, *images))
+
+
+CASES = {
+    "plain": ({}, {}),
+    "several gaps": ({"gaps": (1, 2, 4)}, {}),
+    "consistency": ({"flow_consistency": True}, {}),
+    "offset": ({}, {"first_frame": 3}),
+    "groups": ({}, {"max_objects": 1}),
+}
+
+
+@torch.no_grad()
+def results_of(stream, frames):
+    """Labels and soft masks, with two objects at first and one more in the third frame."""
+    late = np.zeros(SIZE, np.uint8)
+    late[30:40, 40:60] = 9
+    given = {0: VIDEO.labels(0), 2: late}
+    found = []
+    for t in frames:
+        number = stream.first_frame + stream.frame_idx + 1
+        for told_frame in range(t, min(t + 2, FRAMES)):
+            prepare_flow(stream.flow, number + told_frame - t, IMAGES[told_frame])
+        if isinstance(stream.flow, FlowAhead):
+            wait_for(stream.flow)
+        found.append(stream.step(IMAGES[t], masks=given.get(t)))
+    return [(result.labels, result.masks) for result in found]
+
+
+def segmenter(model, flow, options):
+    return (GroupedSegmenter if "max_objects" in options else VideoSegmenter)(model, flow, 32, **options)
+
+
+@pytest.mark.parametrize("config, options", CASES.values(), ids=CASES)
+def test_a_video_is_the_same_to_the_last_bit(model, monkeypatch, config, options):
+    monkeypatch.setattr(model, "config", model.config.with_options(**config))
+    expected = results_of(segmenter(model, DISFlow(), options), range(FRAMES))
+    with flow_ahead(Watched(), model.config) as flow:
+        found = results_of(segmenter(model, flow, options), range(FRAMES))
+    for one, other in zip(expected, found, strict=True):
+        assert torch.equal(one[0], other[0]) and torch.equal(one[1], other[1])
+    assert Watched.now == 0 and Watched.ahead >= FRAMES - 1
+
+
+def test_a_video_that_is_taken_up_in_the_middle_is_the_same(model):
+    expected = results_of(VideoSegmenter(model, DISFlow(), 32), range(FRAMES))
+    stopped = VideoSegmenter(model, DISFlow(), 32)
+    results_of(stopped, range(STOP))
+    with flow_ahead(Watched(), model.config) as flow:
+        stream = VideoSegmenter(model, flow, 32)
+        restore_stream(stream, stream_state(stopped))
+        found = results_of(stream, range(STOP, FRAMES))
+    for one, other in zip(expected[STOP:], found, strict=True):
+        assert torch.equal(one[0], other[0]) and torch.equal(one[1], other[1])
+    assert Watched.now >= 1 and Watched.ahead >= 2, "the frames before it were not told"
+
+
+def test_sources_that_cannot_be_used_in_a_thread_are_left_alone():
+    def network(current, previous):
+        raise AssertionError("is not asked before its time")
+
+    with flow_ahead(network, STGConfig()) as flow:
+        assert flow is network
+        prepare_flow(flow, 0, IMAGES[0])
+        prepare_flow(flow, 1, IMAGES[1])
+    source = DISFlow()
+    with flow_ahead(source, STGConfig(), wanted=False) as flow:
+        assert flow is source
+    with flow_ahead(DISFlow(), STGConfig(gaps=(1, 5))) as flow:
+        assert isinstance(flow, FlowAhead) and flow.gaps == (1, 5) and not flow.both_ways
+
+
+def test_what_the_source_can_it_can(stored):
+    unbound = FlowAhead(FloFiles(stored.folder.parent), (1, 2), True)
+    bound = flow_for_sequence(unbound, "clip", stored.frame_names)
+    assert isinstance(bound, FlowAhead) and isinstance(bound.estimator, SequenceFlow)
+    assert (bound.gaps, bound.both_ways) == ((1, 2), True)
+    assert bound.has_flow(5, 4) and not bound.has_flow(4, 5)
+    dis = FlowAhead(DISFlow(), (1,))
+    assert dis.has_flow(4, 5)
+    np.testing.assert_array_equal(dis(IMAGES[1], IMAGES[0]), DISFlow()(IMAGES[1], IMAGES[0]))
+
+
+@pytest.mark.parametrize("gaps", [(), (0,), (1, -1)])
+def test_gaps_reach_back(gaps):
+    with pytest.raises(ValueError, match="gaps"):
+        FlowAhead(DISFlow(), gaps)

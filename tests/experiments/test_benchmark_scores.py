@@ -137,3 +137,15 @@ def test_threads_are_given_back(done, job, config):
         assert torch.get_num_threads() == before + 1
     finally:
         torch.set_num_threads(before)
+
+
+def test_two_processes_score_what_one_does(job, monkeypatch):
+    for names, value in (("OTHER_LAYERS", ()), ("TEMPORAL_LAYERS", ()), ("STEPS", ())):
+        monkeypatch.setattr(layer_scores, names, value)
+    config = PRESET.config.with_options(online_steps=0)
+    scores = []
+    for processes in (1, 2):
+        one = dataclasses.replace(job, online_steps=0, frames=3, out=job.out / str(processes))
+        rows = score_layers(one, NAMES, config, processes)
+        scores.append([(row["part"], row["layer"], row["J"], row["F"]) for row in rows])
+    assert scores[0] == scores[1] and len(scores[0]) == 2 and scores[0][0][2] is not None

@@ -201,7 +201,7 @@ class _RegionProduct(torch.autograd.Function):
         flat = frames.new_empty(sum(layout.lengths), dtype=dtype)
         outputs = layout.split(flat)
         with torch.autocast(frames.device.type, enabled=False):
-            if frames.dtype == dtype and frames.device.type == "cpu":
+            if frames.dtype == dtype and frames.device.type == "cpu" and torch.get_num_threads() == 1:
                 _multiply_rows(frames, matrices, layout, outputs)
             else:
                 for graph, tile, _, columns in _Tiles(frames, layout, dtype):
@@ -231,8 +231,9 @@ class _RegionProduct(torch.autograd.Function):
 
 
 def _multiply_rows(frames: Tensor, matrices: Sequence[Tensor], layout: RegionLayout, outputs: Sequence[Tensor]) -> None:
-    """The products of floating point frames: a batch of one product a row of pixels reads and writes strided memory, so
-    that nothing is copied to a buffer first; on a CPU that takes two thirds of the time."""
+    """The products of floating point frames, as a batch of one product a row of pixels, which reads and writes strided
+    memory without a buffer between. On one thread that takes three quarters of the time of the tiles; on several it
+    takes longer, as the threads meet once a row."""
     for matrix, crop, output in zip(matrices, layout.crops(frames), outputs, strict=True):
         n, channels, height, width = crop.shape
         if n * height * width == 0:

@@ -13,9 +13,14 @@ HEIGHT, WIDTH = 9, 14
 WINDOWS = [(2, 1, 7, 5), (0, 0, 14, 9), (5, 3, 6, 9), (9, 0, 14, 3)]
 
 
-@pytest.fixture(params=[2**19, 11], ids=["one tile", "many tiles"])
+@pytest.fixture(params=[(2**19, 2), (11, 2), (11, 1)], ids=["one tile", "many tiles", "rows"])
 def tile(request, monkeypatch):
-    monkeypatch.setitem(region._TILE, "cpu", request.param)
+    size, threads = request.param
+    monkeypatch.setitem(region._TILE, "cpu", size)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    yield
+    torch.set_num_threads(before)
 
 
 def random_batch(sizes=(3, 1, 4), dtype=torch.float64, shape=(1,)):

@@ -1,4 +1,5 @@
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from experiments.benchmark.frame_report import scores_markdown
 from experiments.benchmark.groups import OTHER_LAYERS
 from experiments.benchmark.layer_scores import find_candidates, score_layers
 from experiments.benchmark.temporal_cases import TEMPORAL_LAYERS
+from experiments.distributed import end_with_parent
 from experiments.jobs import Job
 from experiments.presets import PRESETS
 
@@ -139,13 +141,21 @@ def test_threads_are_given_back(done, job, config):
         torch.set_num_threads(before)
 
 
-def test_two_processes_score_what_one_does(job, monkeypatch):
-    for names, value in (("OTHER_LAYERS", ()), ("TEMPORAL_LAYERS", ()), ("STEPS", ())):
-        monkeypatch.setattr(layer_scores, names, value)
-    config = PRESET.config.with_options(online_steps=0)
+class Threads(ThreadPoolExecutor):
+    """In the place of processes, whose start takes longer than what they do here."""
+
+    def __init__(self, count, context, initializer, initargs):
+        assert (context.get_start_method(), initializer) == ("spawn", end_with_parent)
+        super().__init__(1)
+
+
+def test_several_at_a_time_score_what_one_does(done, job, config, monkeypatch):
+    for names in ("OTHER_LAYERS", "TEMPORAL_LAYERS", "STEPS"):
+        monkeypatch.setattr(layer_scores, names, ())
+    monkeypatch.setattr(layer_scores, "ProcessPoolExecutor", Threads)
     scores = []
     for processes in (1, 2):
-        one = dataclasses.replace(job, online_steps=0, frames=3, out=job.out / str(processes))
-        rows = score_layers(one, NAMES, config, processes)
+        rows = score_layers(dataclasses.replace(job, out=job.out / str(processes)), NAMES, config, processes)
         scores.append([(row["part"], row["layer"], row["J"], row["F"]) for row in rows])
     assert scores[0] == scores[1] and len(scores[0]) == 2 and scores[0][0][2] is not None
+    assert len(done["scored"]) == 2 * 2 * 2

@@ -62,7 +62,7 @@ def parse() -> argparse.Namespace:
         help="steps of online learning before scoring, 0 for none; default: the checkpoint's",
     )
     parser.add_argument(
-        "--processes", type=cli.whole, default=0, metavar="N", help="videos scored at a time; default: one a core"
+        "--processes", type=cli.whole, default=0, metavar="N", help="videos scored at a time; 0: one a core"
     )
     parser.add_argument("--plan", choices=tuple(PLANS), help=argparse.SUPPRESS)
     return parser.parse_args()

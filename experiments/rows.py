@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from stg_pyg.config import STGConfig
 
-OF_PROPOSALS = ("crop_margin", "gaps", "own_evidence")
+OF_PROPOSALS = ("crop_margin", "gaps", "evidence", "own_evidence")
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,9 @@ from typing import Any
 
 from stg_pyg.errors import InputError
 
+ALWAYS_THERE = ("p", "colour", "moved", "first", "blank")
+"""Evidence of own proposals that every frame has; that of a past mask is missing where the mask is empty."""
+
 
 @dataclass(frozen=True)
 class STGConfig:
@@ -81,6 +84,9 @@ class STGConfig:
     """Margin of the crops of the segmentation network, share of the box."""
     gaps: tuple[int, ...] = (1,)
     """Past frames t - k whose masks are warped to t as evidence for proposals; the first is Q of Eq. 6."""
+    evidence: tuple[str, ...] = ()
+    """Names of the evidence of :meth:`stg_pyg.proposer.GuidedProposer.look` that own proposals come from, one that is
+    always there among them; none: all of it."""
     flow_consistency: bool = False
     """Leave out of Q what the forward flow does not bring back, the occlusion test of Sundaram et al., ECCV 2010."""
     redetect: bool = False
@@ -115,6 +121,11 @@ class STGConfig:
             raise InputError('min_edge_iou compares masks: it needs edge_iou="mask"')
         if not self.gaps or self.gaps[0] != 1 or min(self.gaps) < 1:
             raise InputError(f"gaps must begin with 1, the frame that Q of Eq. 6 comes from, not {self.gaps}")
+        known = (*ALWAYS_THERE, *(f"q{gap}" for gap in self.gaps))
+        if unknown := [name for name in self.evidence if name not in known]:
+            raise InputError(f"evidence must be some of {', '.join(known)}, not {unknown[0]}")
+        if self.evidence and not set(self.evidence) & set(ALWAYS_THERE):
+            raise InputError(f"evidence must hold one that is always there: {', '.join(ALWAYS_THERE)}")
 
     @classmethod
     def paper(cls) -> STGConfig:
@@ -174,7 +185,8 @@ class STGConfig:
         wrong = [f.name for f in fields(cls) if f.name in values and not _is_of(f.type, values[f.name])]
         if wrong:
             raise InputError(f"{wrong[0]} = {values[wrong[0]]!r} is no value that this version of stg_pyg takes")
-        return cls(**{**values, "gaps": tuple(values.get("gaps", (1,)))})
+        sequences = {"gaps": tuple(values.get("gaps", (1,))), "evidence": tuple(values.get("evidence", ()))}
+        return cls(**{**values, **sequences})
 
 
 def _is_of(annotation: Any, value: Any) -> bool:

@@ -36,6 +36,11 @@ class Evidence:
         origin = [name for part in parts for name in part.origin]
         return cls(torch.cat([part.windows for part in parts]), torch.cat([part.q for part in parts]), origin)
 
+    def only(self, names: Sequence[str]) -> Evidence:
+        """The pieces of these names, in order."""
+        kept = [i for i, name in enumerate(self.origin) if name in names]
+        return Evidence(self.windows[kept], self.q[kept], [self.origin[i] for i in kept])
+
 
 @dataclass
 class ObjectView:

@@ -289,7 +289,10 @@ class VideoSegmenter:
             ObjectView(p[k], own, state.last_mask, state.first_mask, state.colours)
             for k, (state, own) in enumerate(zip(self.objects, warped, strict=True))
         ]
-        made = self.proposer.propose(image, self.proposer.look_all(image, views))
+        evidence = self.proposer.look_all(image, views)
+        if self.config.evidence:
+            evidence = [part.only(self.config.evidence) for part in evidence]
+        made = self.proposer.propose(image, evidence)
         return made if proposals is None else [joined(*pair) for pair in zip(outside, made, strict=True)]
 
     def _segmented(self, image: Tensor, proposals: Proposals, q: Tensor) -> Proposals:

@@ -69,6 +69,7 @@ OTHER_NAMES = {
     "temporal_conv": "joint",
     "memory_dtype": "float16",
 }
+OTHER_VALUES = {"evidence": ("q1", "blank")}
 
 
 def other_value(name, value):
@@ -81,7 +82,9 @@ def other_value(name, value):
 def test_round_trip_of_every_field():
     base = STGConfig(edge_iou="mask", min_edge_iou=0.1)
     for field in dataclasses.fields(STGConfig):
-        other = "mask" if field.name == "edge_iou" else other_value(field.name, getattr(base, field.name))
+        other = OTHER_VALUES.get(field.name)
+        if other is None:
+            other = "mask" if field.name == "edge_iou" else other_value(field.name, getattr(base, field.name))
         changed = base.with_options(**{field.name: other})
         assert changed != base or field.name == "edge_iou"
         assert STGConfig.from_dict(changed.to_dict()) == changed
@@ -90,6 +93,15 @@ def test_round_trip_of_every_field():
 def test_pruned_edges_need_the_iou_of_masks():
     with pytest.raises(InputError, match=r'min_edge_iou.*edge_iou="mask"'):
         STGConfig(min_edge_iou=0.3)
+
+
+@pytest.mark.parametrize(
+    ("evidence", "problem"), [(("q2", "p"), "some of p, .*q1, not q2"), (("q1",), "one that is always there: p, ")]
+)
+def test_evidence_is_known_and_there_in_every_frame(evidence, problem):
+    with pytest.raises(InputError, match=problem):
+        STGConfig(evidence=evidence)
+    assert STGConfig(gaps=(1, 2), evidence=("q2", "p")).evidence == ("q2", "p")
 
 
 @pytest.mark.parametrize("name", ["own_evidence", "resegment"])

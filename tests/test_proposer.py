@@ -253,6 +253,8 @@ def test_evidence_in_order():
     merged = Evidence.cat(parts)
     assert merged.windows[:, 0].tolist() == merged.q[:, 0, 0].tolist() == [2, 2, 1]
     assert merged.origin == ["2", "2", "1"]
+    kept = merged.only(["1", "3"])
+    assert kept.origin == ["1"] and kept.windows.tolist() == [[1.0] * 4] and kept.q.shape == (1, 2, 2)
 
 
 def test_median_size():

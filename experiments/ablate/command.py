@@ -11,7 +11,7 @@ from datasets.first_frames import first_frames
 from experiments import checkpoints, cli, distributed
 from experiments.ablate.files import draw, to_markdown
 from experiments.ablate.result import make_plan, measure, to_result
-from experiments.ablate.rows import CURVES, TABLE_4, Source, printed
+from experiments.ablate.rows import CURVES, OWN_NAMES, TABLE_4, Source, printed
 from experiments.ablate.runs import Setup
 from experiments.evaluate import choose_preset
 from experiments.presets import PRESETS, find_preset, open_split
@@ -57,10 +57,15 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument(
         "--own",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="also the full model with the constants of C, and without each of its parts",
+        nargs="?",
+        type=own_names,
+        const="all",
+        default="all",
+        metavar="NAMES",
+        help="also the full model with the constants of C, and without each of its parts: all, none, or some of "
+        f"{', '.join(OWN_NAMES)}",
     )
+    parser.add_argument("--no-own", dest="own", action="store_const", const=[], help="the same as --own none")
     parser.add_argument(
         "--curves",
         type=curve_names,
@@ -117,6 +122,7 @@ def _choice_of(known: Sequence[str], what: str) -> Callable[[str], list[str]]:
 
 
 row_numbers = _choice_of([str(row.number) for row in TABLE_4], "row")
+own_names = _choice_of(OWN_NAMES, "configuration")
 curve_names = _choice_of(list(CURVES), "curve")
 
 

@@ -167,12 +167,14 @@ def _draw_rows(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _draw_own(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
-    full, values, errors = rows[0]["G"], [row["G"] for row in rows], [row["G_std"] or 0.0 for row in rows]
+    values, errors = [row["G"] for row in rows], [row["G_std"] or 0.0 for row in rows]
+    full = values[0]
     near = [value for value in values if abs(value - full) < _FAR]
     low, high = min([*near, full - _LEAST_SPAN / 2]), max([*near, full + _LEAST_SPAN / 2])
     low, high = low - 0.15 * (high - low), high + 0.15 * (high - low)
     axes.errorbar(values, range(len(rows)), xerr=errors, fmt="o", color=_HERE, capsize=2)
-    axes.axvline(full, color=_HERE, alpha=0.4, linestyle=":")
+    if rows[0]["name"] == "full":
+        axes.axvline(full, color=_HERE, alpha=0.4, linestyle=":")
     for place, value in enumerate(values):
         if low <= value <= high:
             axes.annotate(f"{value:.1f}", (value, place), (0, 4), textcoords="offset points", ha="center", fontsize=7)

@@ -44,11 +44,11 @@ class Plan:
         return len({run.job.out for runs in self.runs.values() for run in runs})
 
 
-def make_plan(setup: Setup, numbers: Sequence[int], own: bool, curves: Sequence[str]) -> Plan:
+def make_plan(setup: Setup, numbers: Sequence[int], own: Sequence[str], curves: Sequence[str]) -> Plan:
     """The cases that are asked for and can be run: rows of Table 4, the full model without its parts, curves."""
     wanted = {row.number: row for row in TABLE_4 if row.number in numbers and (setup.online_steps or not row.ol)}
     rows = paper_cases(wanted, setup.sources)
-    cases = own_cases(setup.sources, online=setup.online_steps > 0) if own else []
+    cases = [case for case in own_cases(setup.sources, online=setup.online_steps > 0) if case.name in own]
     points = {name: curve_cases(CURVES[name], setup.sources["own"].config) for name in curves}
     runs = {case.name: make_runs(setup, case, setup.frames) for case in [*rows.values(), *cases]}
     for curve in points.values():
@@ -116,7 +116,9 @@ def paper_row(row: PaperRow, setup: Setup, plan: Plan, measured: Measured) -> di
 
 
 def _change_to_full(case: Case, measured: Measured) -> float | None:
-    return None if case.name == "full" else measured[case.name]["G"] - measured["full"]["G"]
+    if case.name == "full" or "full" not in measured:
+        return None
+    return float(measured[case.name]["G"] - measured["full"]["G"])
 
 
 def _changes(row: PaperRow, plan: Plan, measured: Measured) -> dict[str, float | None]:

@@ -18,9 +18,10 @@ import torch
 from tqdm import tqdm
 
 from datasets.base import VideoSequence
-from experiments import checkpoints, distributed, learning
+from experiments import checkpoints, distributed
 from experiments.ablate.rows import Case, Source
 from experiments.jobs import Job, settings_of
+from experiments.learned_files import learned_once
 from experiments.records import Records
 from experiments.rows import Row
 from experiments.scoring import collect, finished_result, record_video, summarize_row, videos_of
@@ -70,6 +71,8 @@ class Task:
 
     video: str
     runs: tuple[Run, ...]
+    learned: Path
+    """Folder of what they learn online, from which later runs take it."""
 
 
 def make_runs(setup: Setup, case: Case, frames: int | None) -> list[Run]:
@@ -117,7 +120,7 @@ def score_runs(runs: Sequence[Run], videos: Sequence[str], processes: int, out: 
     """
     unique = list({run.job.out: run for run in runs}.values())
     with distributed.alive(out):
-        _score_share(unique, videos, processes)
+        _score_share(unique, videos, processes, out)
         if distributed.world().rank > 0:
             raise SystemExit(0)
         return {run.job.out: collect(run.job, videos, run.records, out) for run in unique}
@@ -133,26 +136,36 @@ def group_runs(runs: Sequence[Run]) -> list[tuple[Run, ...]]:
     return [tuple(group) for group in groups.values()]
 
 
-def _score_share(runs: Sequence[Run], videos: Sequence[str], processes: int) -> None:
+def _score_share(runs: Sequence[Run], videos: Sequence[str], processes: int, out: Path) -> None:
     world = distributed.world()
     by_frames: dict[int | None, dict[str, VideoSequence]] = {}
     for run in runs:
         if run.job.frames not in by_frames:
             by_frames[run.job.frames] = {video.name: video for video in videos_of(run.job)}
-    tasks = {f"{i}/{v}": Task(v, group) for i, group in enumerate(group_runs(runs)) for v in videos}
+    groups = [(group, learned_folder(out, group[0])) for group in group_runs(runs)]
+    tasks = {f"{i}/{v}": Task(v, group, folder) for i, (group, folder) in enumerate(groups) for v in videos}
     lengths = {
         name: sum(by_frames[run.job.frames][task.video].num_frames for run in task.runs) for name, task in tasks.items()
     }
     todo = []
     for name in distributed.share(lengths, world):
-        video, group = tasks[name].video, tasks[name].runs
+        task = tasks[name]
+        video, group = task.video, task.runs
         left = [r for r in group if finished_result(r.job, r.records, by_frames[r.job.frames][video]) is None]
         for run in left:
             run.records.forget(video)
         if left:
-            todo.append(Task(video, tuple(_on_device_of_rank(run) for run in left)))
+            todo.append(dataclasses.replace(task, runs=tuple(_on_device_of_rank(run) for run in left)))
     if todo:
         _score_in_processes(todo, processes or distributed.processes_of_rank(runs[0].job.device), world.rank > 0)
+
+
+def learned_folder(out: Path, run: Run) -> Path:
+    """Where the networks are kept that a run has in common with others that learn the same online."""
+    job = run.job
+    path = "" if job.checkpoint is None else str(job.checkpoint.resolve())
+    weights = hashlib.sha256(path.encode()).hexdigest()[:12]
+    return out / "learned" / f"{weights}-{job.online_steps}-{job.online_seed}"
 
 
 def _on_device_of_rank(run: Run) -> Run:
@@ -191,7 +204,7 @@ def run_task(task: Task) -> None:
         assert job.checkpoint is not None
         model, _ = checkpoints.load_model(job.checkpoint)
         video = next(video for video in videos_of(job) if video.name == task.video)
-        learned = learning.learn(job, model, video)
+        learned = learned_once(task.learned, job, model, video)
     for run in task.runs:
         record_video(run.job, run.records, task.video, learned)
 

@@ -19,10 +19,10 @@ from tqdm import tqdm
 from datasets.base import VideoSequence
 from experiments import checkpoints
 from experiments.benchmark.groups import OTHER_LAYERS
-from experiments.benchmark.learned_files import learned_once
 from experiments.benchmark.temporal_cases import TEMPORAL_LAYERS
 from experiments.distributed import end_with_parent
 from experiments.jobs import Job, settings_of
+from experiments.learned_files import learned_once
 from experiments.records import Records
 from experiments.rows import Row
 from experiments.scoring import finished_result, score_video, summarize_row, videos_of

@@ -22,7 +22,18 @@ from datasets.fixtures import write_fixture
 from experiments import checkpoints
 from experiments.ablate import runs as ablation_runs
 from experiments.ablate.files import draw, to_markdown
-from experiments.ablate.rows import CURVES, TABLE_4, Source, curve_cases, own_cases, paper_cases, printed
+from experiments.ablate.rows import (
+    CURVES,
+    NOTHING_LEARNED,
+    ONE_BOX,
+    OWN_NAMES,
+    TABLE_4,
+    Source,
+    curve_cases,
+    own_cases,
+    paper_cases,
+    printed,
+)
 from experiments.jobs import Job
 from experiments.presets import PRESETS, open_split
 from experiments.records import Records
@@ -151,6 +162,8 @@ def test_parts_that_are_taken_away():
         "no-gate-of-the-nodes": {"node_gate": False},
         "no-quality-term-in-eq-6": {"quality_weight": 0.0},
         "no-re-detection": {"redetect": False},
+        "no-learned-part-of-the-graphs": NOTHING_LEARNED,
+        "one-box": ONE_BOX,
         "full": {},
         "no-online-learning": {},
         "no-fine-tuning": {},
@@ -162,6 +175,8 @@ def test_parts_that_are_taken_away():
     assert [n for n, case in cases.items() if case.weights == "base"] == ["no-fine-tuning", "neither"]
     assert [n for n, case in cases.items() if not case.online] == ["flow", "no-online-learning", "neither"]
     assert cases["mean"].config is not None and cases["mean"].config.spatial_conv == "mean"
+    updating = own_cases({"own": source(SMALL.with_options(update_every=8)), "base": source()})
+    assert [case.name for case in updating] == list(OWN_NAMES)
     plain = own_cases({"own": source(SMALL.with_options(redetect=False))}, online=False)
     assert not {"no-re-detection", "no-online-learning", "no-fine-tuning"} & {case.name for case in plain}
 
@@ -223,6 +238,12 @@ def test_what_is_finished_is_kept(monkeypatch, tmp_path, root, checkpoint, done)
     learned = len(done["learned"])
     assert run(monkeypatch, root, checkpoint, tmp_path, *short, "--rows", "2") == 0
     assert len(done["scored"]) == len(scored) + len(added) + 1 and len(done["learned"]) == learned
+    assert run(monkeypatch, root, checkpoint, tmp_path, *short, "--rows", "10") == 0
+    own = ("--frames", 3, "--online-steps", 2, "--rows", "none", "--own")
+    assert run(monkeypatch, root, checkpoint, tmp_path, *own, "greedy,flow") == 0
+    assert [row["name"] for row in result_in(tmp_path)["own"]] == ["greedy", "flow"]
+    assert all(row["change"] is None for row in result_in(tmp_path)["own"])
+    assert len(done["learned"]) == learned, "what was learned is kept"
 
 
 def test_frames_are_scored_as_a_short_video(monkeypatch, tmp_path, root, checkpoint, done):

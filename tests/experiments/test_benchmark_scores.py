@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from datasets import SyntheticVideos
-from experiments import checkpoints, scoring
-from experiments.benchmark import layer_scores, learned_files
+from experiments import checkpoints, learned_files, scoring
+from experiments.benchmark import layer_scores
 from experiments.benchmark.frame_report import scores_markdown
 from experiments.benchmark.groups import OTHER_LAYERS
 from experiments.benchmark.layer_scores import find_candidates, score_layers

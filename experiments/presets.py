@@ -132,6 +132,28 @@ def _paper_test(name: str) -> Preset:
     return _paper(name, 105_000, "all", "all", config=config, test_alpha=0.1)
 
 
+def _large(name: str, train: str = "train", val: str = "val") -> Preset:
+    """The recipe of :func:`_small` with the paper's networks and larger crops, for a GPU; its lengths and rates are
+    those of the small one, scaled, and have not been measured."""
+    return Preset(
+        f"{name}-large",
+        name,
+        train,
+        val,
+        config=STGConfig.small().with_options(online_steps=300, update_every=8, key_size=256),
+        size="paper",
+        crop_size=256,
+        lucid=LucidConfig(size=192),
+        segmentation_steps=12_000,
+        learning_rate=5e-4,
+        fine_lucid=LucidConfig(size=256, dream_share=0.3),
+        fine_steps=6_000,
+        fine_learning_rate=2.5e-4,
+        graph_learning_rate=2e-4,
+        online_learning_rate=2e-4,
+    )
+
+
 PRESETS = {
     preset.name: preset
     for preset in (
@@ -160,6 +182,7 @@ PRESETS = {
         _small("segtrack_v2", "all", "all"),
         _small("youtube_objects", "all", "all"),
         _small("composed"),
+        _large("davis2016"),
     )
 }
 

@@ -160,7 +160,12 @@ class STGConfig:
     @classmethod
     def untrained(cls) -> STGConfig:
         """:meth:`small` without the parts that are nothing before they are trained, for proposals from outside."""
-        return cls.small().with_options(node_gate=False, quality_weight=0.0, use_temporal=False, gaps=(1,))
+        return cls.small().without_learned_parts().with_options(gaps=(1,))
+
+    def without_learned_parts(self) -> STGConfig:
+        """A copy without what is nothing before it is trained: the gate of the nodes, its voice in Eq. 6, and the
+        temporal graph."""
+        return self.with_options(node_gate=False, quality_weight=0.0, use_temporal=False)
 
     def with_options(self, **changes: Any) -> STGConfig:
         """A copy with some constants changed."""

@@ -108,8 +108,7 @@ CURVES = {
     )
 }
 
-NOTHING_LEARNED: dict[str, Any] = {"node_gate": False, "quality_weight": 0.0, "use_temporal": False}
-ONE_BOX: dict[str, Any] = {**NOTHING_LEARNED, "evidence": ("p",), "use_spatial": False, "redetect": False}
+ONE_BOX: dict[str, Any] = {"evidence": ("p",), "use_spatial": False, "redetect": False}
 OWN_NAMES = (
     "full",
     "no-motion-model",
@@ -168,14 +167,17 @@ def own_cases(sources: Mapping[str, Source], online: bool = True) -> list[Case]:
         ("no quality term in Eq. 6", full.with_options(quality_weight=0.0)),
         ("no re-detection", full.with_options(redetect=False)),
         ("no updates while the video runs", full.with_options(update_every=0)),
-        ("no learned part of the graphs", full.with_options(**NOTHING_LEARNED)),
+        ("no learned part of the graphs", full.without_learned_parts()),
     ]
+    one_box = full.without_learned_parts().with_options(**ONE_BOX)
     cases = [Case("full", "full model", full)]
     cases += [Case(_name(label), label, config) for label, config in without if config != full]
     cases += [
         Case("mean", "plain mean of the proposals", rows["mean"]),
         Case("greedy", "best proposal by Eq. 6", rows["greedy"]),
-        Case("one-box", "one box, the predicted one, and no graph", full.with_options(**ONE_BOX)),
+        Case(
+            "one-box", "one box, the predicted one, and no graph", full.without_learned_parts().with_options(**ONE_BOX)
+        ),
         Case("flow", "flow only", None, online=False),
     ]
     if online:

@@ -24,8 +24,6 @@ from experiments.ablate import runs as ablation_runs
 from experiments.ablate.files import draw, to_markdown
 from experiments.ablate.rows import (
     CURVES,
-    NOTHING_LEARNED,
-    ONE_BOX,
     OWN_NAMES,
     TABLE_4,
     Source,
@@ -155,15 +153,16 @@ def test_rows_change_their_settings_and_nothing_else():
 
 def test_parts_that_are_taken_away():
     cases = {case.name: case for case in own_cases({"own": source(), "base": source()})}
-    changes = {
+    no_learning: dict[str, Any] = {"node_gate": False, "quality_weight": 0.0, "use_temporal": False}
+    changes: dict[str, dict[str, Any]] = {
         "no-motion-model": {"use_motion": False},
         "no-spatial-graph": {"use_spatial": False},
         "no-temporal-graph": {"use_temporal": False},
         "no-gate-of-the-nodes": {"node_gate": False},
         "no-quality-term-in-eq-6": {"quality_weight": 0.0},
         "no-re-detection": {"redetect": False},
-        "no-learned-part-of-the-graphs": NOTHING_LEARNED,
-        "one-box": ONE_BOX,
+        "no-learned-part-of-the-graphs": no_learning,
+        "one-box": no_learning | {"evidence": ("p",), "use_spatial": False, "redetect": False},
         "full": {},
         "no-online-learning": {},
         "no-fine-tuning": {},

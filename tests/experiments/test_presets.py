@@ -22,7 +22,7 @@ def test_names():
 
 
 def test_paper_presets_hold_the_printed_constants():
-    paper = [preset for preset in PRESETS.values() if preset.size == "paper"]
+    paper = [preset for name, preset in PRESETS.items() if name.endswith("-paper")]
     tests = {"segtrack_v2-paper", "youtube_objects-paper"}
     assert {preset.name for preset in paper} == {"davis2016-paper", "davis2017-paper", "youtube_vos-paper"} | tests
     for preset in paper:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from stg_pyg.appearance import ColourModel
 from stg_pyg.memory import MemoryBank
 from stg_pyg.proposals import Proposals
+from stg_pyg.proposer import median_size
 
 FAMILIAR_SIZE = (0.6, 1.3)
 """A proposal from outside is familiar whose area is between these shares of the object's last one,"""
@@ -34,11 +36,26 @@ class ObjectState:
     bank: MemoryBank
     boxes: deque[Tensor]
     """Boxes [4] of the latest masks that were not empty, oldest first."""
+    whole_boxes: deque[Tensor]
+    """Those that neither the border of the frame cuts nor a collapse has shrunk: they tell how large the object is, which
+    boxes of an object that leaves the frame do not."""
     areas: deque[float]
+    """Pixels of the latest masks that were not empty."""
     search_from: int = 0
     """No search for the object before this frame."""
     masks: dict[int, Tensor] = field(default_factory=dict)
     """Masks [H, W] of the latest frames, empty ones too, by frame."""
+
+    def usual_size(self) -> Tensor:
+        """Median (width, height) [2] in pixels of the boxes that are whole, or of all where none is."""
+        return median_size(self.whole_boxes or self.boxes)
+
+
+def is_cut(box: Sequence[float], size: tuple[int, int]) -> bool:
+    """Whether a box (x0, y0, x1, y1) touches the border of a frame of ``size`` (height, width), so that a part of the
+    object may be outside of it."""
+    x0, y0, x1, y1 = box
+    return min(x0, y0) < 1 or x1 > size[1] - 1 or y1 > size[0] - 1
 
 
 def is_familiar(image: Tensor, proposals: Proposals, state: ObjectState) -> Tensor:

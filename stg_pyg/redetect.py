@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,16 +26,21 @@ CANDIDATES = 4
 MAX_CANDIDATES = 100
 
 
-def has_collapsed(area: float, median_area: float, likeness: float, first_likeness: float) -> bool:
+def has_collapsed(area: float, areas: Sequence[float], likeness: float, first_likeness: float) -> bool:
     """Whether a mask is empty, far too small, or of other colours than the object.
 
     Args:
         area: of the mask in pixels.
-        median_area: of the object's history.
+        areas: of the object's history.
         likeness: :meth:`ColourModel.likeness` of the mask.
         first_likeness: that of the object in its first frame.
     """
-    return area == 0 or area < MIN_AREA * median_area or likeness < MIN_LIKENESS * first_likeness
+    return area == 0 or is_far_smaller(area, areas) or likeness < MIN_LIKENESS * first_likeness
+
+
+def is_far_smaller(area: float, areas: Sequence[float]) -> bool:
+    """Whether an area is below a share of :data:`MIN_AREA` of the median of the object's history."""
+    return area < MIN_AREA * float(np.median(areas))
 
 
 def find_again(

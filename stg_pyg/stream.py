@@ -20,11 +20,11 @@ from stg_pyg.flow import DISFlow, FlowEstimator, consistent_flow, flow_between, 
 from stg_pyg.memory import MemoryBank
 from stg_pyg.merge import merge_objects
 from stg_pyg.model import FrameInput, FrameOutput, STGNet
-from stg_pyg.objects import ObjectState, is_familiar
+from stg_pyg.objects import ObjectState, is_cut, is_familiar
 from stg_pyg.online_updates import OnlineUpdates, agreement, expected_quality, is_trusted
 from stg_pyg.proposals import Proposals
-from stg_pyg.proposer import GuidedProposer, ObjectView, median_size
-from stg_pyg.redetect import find_again, find_among, has_collapsed
+from stg_pyg.proposer import GuidedProposer, ObjectView
+from stg_pyg.redetect import find_again, find_among, has_collapsed, is_far_smaller
 from stg_pyg.stages import stage
 
 SEARCH_PAUSE = 3
@@ -209,7 +209,7 @@ class VideoSegmenter:
             state = self.objects[k]
             likeness = state.first_likeness
             taken = (masks.sum(dim=0) - masks[k]).clamp(max=1)
-            size = median_size(state.boxes)
+            size = state.usual_size()
             found: Proposals | None = None
             if outside is not None:
                 found = find_among(outside, frame.image, size, state.colours, likeness, taken)
@@ -235,7 +235,7 @@ class VideoSegmenter:
         return [
             k
             for k, state, (area, alike) in zip(asked, states, rows, strict=True)
-            if has_collapsed(area, float(np.median(state.areas)), alike, state.first_likeness)
+            if has_collapsed(area, state.areas, alike, state.first_likeness)
         ]
 
     @stage("warp")
@@ -328,16 +328,20 @@ class VideoSegmenter:
     def _remember(self, image: Tensor, labels: Tensor, given: dict[int, Tensor], output: FrameOutput | None) -> None:
         """Writes the masks of this frame to the history and the memory of every object."""
         masks = [(labels == state.obj_id).to(image.dtype) for state in self.objects]
-        areas = torch.stack([mask.sum() for mask in masks]).tolist()  # read back once for all objects
-        for k, (state, mask, area) in enumerate(zip(self.objects, masks, areas, strict=True)):
+        boxes = masks_to_boxes(torch.stack(masks))
+        areas = torch.stack([mask.sum() for mask in masks])
+        rows = torch.cat([areas[:, None], boxes], dim=1).tolist()  # read back once for all objects
+        for k, (state, mask, (area, *edges)) in enumerate(zip(self.objects, masks, rows, strict=True)):
             state.masks[self.frame_idx] = mask
             state.masks.pop(self.frame_idx - max(self.config.gaps), None)
             if not area:
                 continue
-            box = masks_to_boxes(mask[None])[0]
+            box = boxes[k]
             state.last_mask = mask
             state.boxes.append(box)
             state.areas.append(area)
+            if not is_cut(edges, (image.shape[1], image.shape[2])) and not is_far_smaller(area, state.areas):
+                state.whole_boxes.append(box)
             if output is not None and state.obj_id not in given:
                 window, key = output.windows[k], output.keys[k]
             else:
@@ -359,6 +363,7 @@ class VideoSegmenter:
             colours,
             float(colours.likeness(image, mask[None])[0]),
             self._new_bank(),
+            deque(maxlen=history),
             deque(maxlen=history),
             deque(maxlen=50),
         )

@@ -15,7 +15,7 @@ from stg_pyg.memory import MemoryBank
 from stg_pyg.objects import ObjectState
 from stg_pyg.stream import VideoSegmenter
 
-FORMAT = "stg_pyg-stream-2"
+FORMAT = "stg_pyg-stream-3"
 _CLASSES = {cls.__name__: cls for cls in (ColourModel, MemoryBank, ObjectState)}
 _GIVEN_AT_CONSTRUCTION = {"model", "config", "flow", "proposer", "updates"}
 

@@ -175,9 +175,7 @@ def own_cases(sources: Mapping[str, Source], online: bool = True) -> list[Case]:
     cases += [
         Case("mean", "plain mean of the proposals", rows["mean"]),
         Case("greedy", "best proposal by Eq. 6", rows["greedy"]),
-        Case(
-            "one-box", "one box, the predicted one, and no graph", full.without_learned_parts().with_options(**ONE_BOX)
-        ),
+        Case("one-box", "one box, the predicted one, and no graph", one_box),
         Case("flow", "flow only", None, online=False),
     ]
     if online:

@@ -37,8 +37,8 @@ class ObjectState:
     boxes: deque[Tensor]
     """Boxes [4] of the latest masks that were not empty, oldest first."""
     whole_boxes: deque[Tensor]
-    """Those that neither the border of the frame cuts nor a collapse has shrunk: they tell how large the object is, which
-    boxes of an object that leaves the frame do not."""
+    """Those that neither the border of the frame cuts nor a collapse has shrunk: they tell how large the object is,
+    which boxes of an object that leaves the frame do not."""
     areas: deque[float]
     """Pixels of the latest masks that were not empty."""
     search_from: int = 0

@@ -58,7 +58,7 @@ def choose_model(args: argparse.Namespace) -> tuple[STGNet, Preset]:
         model = checkpoints.untrained_model(preset_name=PRESET)
     else:
         preset = find_preset(PRESET)
-        model = checkpoints.build_model(preset).eval()
+        model = checkpoints.build_model(preset, preset.config.without_learned_parts()).eval()
     if args.memory_frames is not None:
         model.config = model.config.with_options(memory_frames=args.memory_frames)
     model.config = cli.with_updates(model.config, args.update_every, args.online_steps)

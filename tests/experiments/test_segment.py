@@ -176,6 +176,8 @@ def test_without_a_checkpoint_the_network_learns_from_the_mask(monkeypatch, caps
     arguments = (clip, "--masks", first, "--out", tmp_path / "out", "--device", "cpu", "--checkpoint", "none")
     assert command(monkeypatch, "segment", *arguments) == 0
     assert seen["steps"] == 400 and seen["peak"] == tiny.learning_rate
+    config = json.loads((tmp_path / "out/run.json").read_text())["config"]
+    assert not config["node_gate"] and not config["use_temporal"], "which nothing has trained"
     np.testing.assert_array_equal(seen["labels"], [FIRST])
     np.testing.assert_array_equal(seen["image"], [VIDEO.image(0)])
     printed = capsys.readouterr().out

@@ -78,7 +78,7 @@ def parse() -> argparse.Namespace:
         "--weights",
         metavar="auto|none|PATH",
         help="pretrained weights that the networks start from: auto, torchvision's; none; a file or a folder with "
-        "torchvision's files; default: auto for paper presets, none for small ones",
+        "torchvision's files; default: none for small presets, auto for the others",
     )
     parser.add_argument(
         "--init",

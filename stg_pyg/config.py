@@ -91,6 +91,8 @@ class STGConfig:
     """Leave out of Q what the forward flow does not bring back, the occlusion test of Sundaram et al., ECCV 2010."""
     redetect: bool = False
     """Look for a lost object among all proposals of the frame that come from outside, or else on a grid of boxes."""
+    complete: bool = False
+    """Where a result is much smaller than the object usually is, look around it for the rest of the object."""
     online_steps: int = 0
     """Steps of online learning on the first frame (OL of Table 4)."""
     online_key_steps: int = 0
@@ -152,6 +154,7 @@ class STGConfig:
             crop_margin=0.25,
             gaps=(1, 2, 4, 8),
             redetect=True,
+            complete=True,
             min_mask_iou=0.6,
             assemble=0.8,
             min_edge_iou=0.3,

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 from torch import Tensor
 
 from stg_pyg.appearance import ColourModel
@@ -37,8 +38,8 @@ class ObjectState:
     boxes: deque[Tensor]
     """Boxes [4] of the latest masks that were not empty, oldest first."""
     whole_boxes: deque[Tensor]
-    """Those that neither the border of the frame cuts nor a collapse has shrunk: they tell how large the object is,
-    which boxes of an object that leaves the frame do not."""
+    """Those that neither the border of the frame cuts nor are of a mere part: they tell how large the object is, which
+    boxes of an object that leaves the frame or passes behind something do not."""
     areas: deque[float]
     """Pixels of the latest masks that were not empty."""
     search_from: int = 0
@@ -49,6 +50,10 @@ class ObjectState:
     def usual_size(self) -> Tensor:
         """Median (width, height) [2] in pixels of the boxes that are whole, or of all where none is."""
         return median_size(self.whole_boxes or self.boxes)
+
+    def usual_area(self) -> float:
+        """Median of the areas in pixels."""
+        return float(np.median(self.areas))
 
 
 def is_cut(box: Sequence[float], size: tuple[int, int]) -> bool:

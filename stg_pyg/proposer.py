@@ -130,6 +130,25 @@ class GuidedProposer:
         q = torch.zeros(len(windows), self.size, self.size, device=size.device)
         return Evidence(windows, q, ["search"] * len(windows))
 
+    def around(self, mask: Tensor, size: Tensor) -> Evidence:
+        """Where an object of ``size`` [2] (width, height) pixels may be of which the part ``mask`` [H, W] is known.
+
+        A window has the part in its middle, and others have it at either end, across and along, where it is less than
+        three quarters as wide or high as the object. Each comes with the part as rough mask and with none."""
+        (center,), (part,) = box_center_size(masks_to_boxes(mask[None]))
+        size = torch.maximum(size.to(part), part)
+        shift = (size - part) / 2
+        moves = [torch.zeros_like(shift)]
+        for axis in torch.nonzero(part < 0.75 * size)[:, 0].tolist():
+            along = torch.zeros_like(shift)
+            along[axis] = shift[axis]
+            moves += [along, -along]
+        centers = center + torch.stack(moves)
+        windows = crop_windows(boxes_from_center_size(centers, size.expand_as(centers)), self.margin)
+        q = crop_resize(mask[None, None].to(windows.dtype), windows, self.size)[:, 0]
+        names = ["around"] * (2 * len(windows))
+        return Evidence(torch.cat([windows, windows]), torch.cat([q, torch.zeros_like(q)]), names)
+
     @stage("segment")
     @torch.no_grad()
     def segment(self, image: Tensor, evidence: Evidence) -> tuple[Tensor, Tensor]:

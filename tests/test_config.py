@@ -36,6 +36,7 @@ PRESETS = {"default": STGConfig, "paper": STGConfig.paper, "small": STGConfig.sm
         ("crop_margin", 0.15),
         ("gaps", (1,)),
         ("redetect", False),
+        ("complete", False),
     ],
 )
 def test_paper_preset_has_the_constants_as_printed(name, value):

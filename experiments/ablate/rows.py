@@ -108,7 +108,7 @@ CURVES = {
     )
 }
 
-ONE_BOX: dict[str, Any] = {"evidence": ("p",), "use_spatial": False, "redetect": False}
+ONE_BOX: dict[str, Any] = {"evidence": ("p",), "use_spatial": False, "redetect": False, "complete": False}
 OWN_NAMES = (
     "full",
     "no-motion-model",
@@ -117,6 +117,7 @@ OWN_NAMES = (
     "no-gate-of-the-nodes",
     "no-quality-term-in-eq-6",
     "no-re-detection",
+    "no-completion-of-parts",
     "no-updates-while-the-video-runs",
     "no-learned-part-of-the-graphs",
     "mean",
@@ -166,6 +167,7 @@ def own_cases(sources: Mapping[str, Source], online: bool = True) -> list[Case]:
         ("no gate of the nodes", full.with_options(node_gate=False)),
         ("no quality term in Eq. 6", full.with_options(quality_weight=0.0)),
         ("no re-detection", full.with_options(redetect=False)),
+        ("no completion of parts", full.with_options(complete=False)),
         ("no updates while the video runs", full.with_options(update_every=0)),
         ("no learned part of the graphs", full.without_learned_parts()),
     ]

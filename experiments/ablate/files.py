@@ -147,7 +147,8 @@ def draw(result: dict[str, Any]) -> np.ndarray:
                 _draw_curve(panel, name, curve)
             for panel in panels[len(curves) :]:
                 panel.axis("off")
-        figure.suptitle(f"{result['split']} of {result['dataset']}, {_count(result)}; dotted lines: the full model")
+        dotted = "; dotted lines: the full model" if result["own"] or curves else ""
+        figure.suptitle(f"{result['split']} of {result['dataset']}, {_count(result)}{dotted}")
         canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from datasets.cache import cached
 from datasets.coco import COCO
@@ -261,6 +262,9 @@ def train_stages(args: argparse.Namespace, preset: Preset, device: torch.device)
         return detector
     model = build_model(args, preset)
     assert model.segmentation is not None
+    if preset.graph_steps == 0 and any(is_lazy(value) for value in model.parameters()):
+        name = preset.config.spatial_conv
+        raise InputError(f"--graph-steps 0: the first step shapes the {name} layer; train it or take another")
     if args.stage in ("segmentation", "all"):
         train_in_phases(train_segmentation, model.segmentation, videos, preset, "segmentation", args, in_batches)
         if preset.fine is not None:

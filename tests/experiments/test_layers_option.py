@@ -88,6 +88,14 @@ def test_training_writes_the_layers_into_the_checkpoint(tiny, tmp_path):
     assert masks_in(tmp_path / "again") == masks_in(tmp_path / "temporal")
 
 
+def test_a_layer_that_has_not_seen_a_step_is_not_stored(tiny, tmp_path, capsys):
+    steps = ("--segmentation-steps", 2, "--graph-steps", 0, "--online-steps", 0, "--workers", 0)
+    assert command(tiny, "train", "--out", tmp_path, *steps, "--spatial-conv", "attention") == 2
+    assert "--graph-steps 0: " in error_line(capsys) and not (tmp_path / "checkpoint.pt").exists()
+    assert command(tiny, "train", "--out", tmp_path, *steps, "--spatial-conv", "mean") == 0
+    assert (tmp_path / "checkpoint.pt").is_file()
+
+
 def test_evaluation_with_other_layers(tiny, tmp_path, checkpoint):
     out, done = tmp_path / "out", []
     run_row = scoring.run_row

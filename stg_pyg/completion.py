@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import numpy as np
-import torch
 from torch import Tensor
 
 from stg_pyg.appearance import ColourModel
-from stg_pyg.boxes import masks_to_boxes
-from stg_pyg.crops import crop_resize, crop_windows
 from stg_pyg.proposals import Proposals
-from stg_pyg.proposer import Evidence, GuidedProposer
+from stg_pyg.proposer import GuidedProposer
 from stg_pyg.selection import mask_iou
 
 PART = 0.75
@@ -30,9 +24,9 @@ MIN_QUALITY = 0.6
 CANDIDATES = 3
 
 
-def is_part(area: float, areas: Sequence[float]) -> bool:
-    """Whether an area is below a share of :data:`PART` of the median of the object's history."""
-    return 0 < area < PART * float(np.median(areas))
+def is_part(area: float, usual_area: float) -> bool:
+    """Whether an area is below a share of :data:`PART` of the usual one, the median of the object's history."""
+    return 0 < area < PART * usual_area
 
 
 def find_rest(
@@ -63,23 +57,20 @@ def find_rest(
         return _expected_iou(proposals, mask, area, posterior, MIN_LIKENESS * first_likeness, taken)
 
     (coarse,) = proposer.propose(image, [proposer.around(mask, size)])
-    rough = _best(coarse, value(coarse))
+    rough = _best(coarse, value(coarse), CANDIDATES)
     if len(rough) == 0:
         return None
-    rough = rough.select(torch.arange(min(CANDIDATES, len(rough)), device=image.device))
-    windows = crop_windows(masks_to_boxes(rough.masks), proposer.margin)
-    q = crop_resize(rough.masks[:, None], windows, proposer.size, torch.arange(len(rough), device=image.device))[:, 0]
-    (fine,) = proposer.propose(image, [Evidence(windows, q, ["rest"] * len(rough))])
-    fine = _best(fine, value(fine))
+    (fine,) = proposer.propose(image, [proposer.closer(rough.masks, "rest")])
+    fine = _best(fine, value(fine), CANDIDATES)
     if len(fine) == 0 or float(fine.scores[0]) < MIN_QUALITY:
         return None
     binary = (fine.masks > 0.5).float()
     return fine.select(mask_iou(binary, binary[:1])[:, 0] > 0.3)
 
 
-def _best(proposals: Proposals, values: Tensor) -> Proposals:
-    """The proposals of positive value [N], best first."""
-    order = values.argsort(descending=True, stable=True)
+def _best(proposals: Proposals, values: Tensor, most: int) -> Proposals:
+    """At most so many proposals of positive value [N], best first."""
+    order = values.argsort(descending=True, stable=True)[:most]
     return proposals.select(order[values[order] > 0])
 
 

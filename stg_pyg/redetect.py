@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import numpy as np
 import torch
 from torch import Tensor
 
 from stg_pyg.appearance import ColourModel
-from stg_pyg.boxes import masks_to_boxes
-from stg_pyg.crops import crop_resize, crop_windows, paste
+from stg_pyg.crops import crop_resize, paste
 from stg_pyg.external import ProposalSet, on_device
 from stg_pyg.proposals import Proposals
-from stg_pyg.proposer import Evidence, GuidedProposer
+from stg_pyg.proposer import GuidedProposer
 from stg_pyg.selection import mask_iou
 
 MIN_AREA = 0.3
@@ -26,21 +22,16 @@ CANDIDATES = 4
 MAX_CANDIDATES = 100
 
 
-def has_collapsed(area: float, areas: Sequence[float], likeness: float, first_likeness: float) -> bool:
+def has_collapsed(area: float, usual_area: float, likeness: float, first_likeness: float) -> bool:
     """Whether a mask is empty, far too small, or of other colours than the object.
 
     Args:
         area: of the mask in pixels.
-        areas: of the object's history.
+        usual_area: median of the object's history.
         likeness: :meth:`ColourModel.likeness` of the mask.
         first_likeness: that of the object in its first frame.
     """
-    return area == 0 or is_far_smaller(area, areas) or likeness < MIN_LIKENESS * first_likeness
-
-
-def is_far_smaller(area: float, areas: Sequence[float]) -> bool:
-    """Whether an area is below a share of :data:`MIN_AREA` of the median of the object's history."""
-    return area < MIN_AREA * float(np.median(areas))
+    return area == 0 or area < MIN_AREA * usual_area or likeness < MIN_LIKENESS * first_likeness
 
 
 def find_again(
@@ -69,10 +60,7 @@ def find_again(
     if len(best) == 0:
         return None
     rough = Proposals.from_masks(paste(crops[best], grid.windows[best], height, width), scores[best])
-    windows = crop_windows(masks_to_boxes(rough.masks), proposer.margin)
-    owner = torch.arange(len(rough), device=image.device)
-    q = crop_resize(rough.masks[:, None], windows, proposer.size, owner)[:, 0]
-    (fine,) = proposer.propose(image, [Evidence(windows, q, ["found"] * len(rough))])
+    (fine,) = proposer.propose(image, [proposer.closer(rough.masks, "found")])
     posterior = colours.posterior(image).expand_as(fine.masks)
     fine = fine.select(_most_convincing(fine.masks, fine.scores, posterior, taken.expand_as(fine.masks)))
     if len(fine) == 0:

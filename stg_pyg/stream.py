@@ -13,7 +13,7 @@ from torch import Tensor
 
 from stg_pyg.appearance import ColourModel
 from stg_pyg.boxes import masks_to_boxes
-from stg_pyg.completion import find_rest, is_part
+from stg_pyg.completion import is_part
 from stg_pyg.crops import crop_resize, crop_windows
 from stg_pyg.errors import InputError
 from stg_pyg.external import ProposalSet, feature_of_mask, joined, proposals_of_objects
@@ -25,11 +25,8 @@ from stg_pyg.objects import ObjectState, is_cut, is_familiar
 from stg_pyg.online_updates import OnlineUpdates, agreement, expected_quality, is_trusted
 from stg_pyg.proposals import Proposals
 from stg_pyg.proposer import GuidedProposer, ObjectView
-from stg_pyg.redetect import find_again, find_among, has_collapsed
+from stg_pyg.second_look import look_again
 from stg_pyg.stages import stage
-
-SEARCH_PAUSE = 3
-"""Frames between two searches for an object that was not found."""
 
 
 @dataclass
@@ -155,13 +152,9 @@ class VideoSegmenter:
             self.updates.give(self.frame_idx, array, shown, list(given))
         elif result is not None and result.quality is not None and result.agreement is not None:
             trusted = is_trusted(result.quality, result.agreement).tolist()
-            known = {state.obj_id: state.areas for state in self.objects}
             # A part of an object would teach the network that the rest is background.
-            ids = [
-                obj_id
-                for obj_id, good in zip(result.obj_ids, trusted, strict=True)
-                if good and not is_part(int((shown == obj_id).sum()), known[obj_id])
-            ]
+            parts = {state.obj_id for state in self.objects if is_part(state.areas[-1], state.usual_area())}
+            ids = [i for i, good in zip(result.obj_ids, trusted, strict=True) if good and i not in parts]
             self.updates.see(self.frame_idx, array, shown, ids)
         self.updates.learn(self.frame_idx)
 
@@ -198,7 +191,7 @@ class VideoSegmenter:
         )
         output = self.model(frame)
         looks_again = (self.config.redetect or self.config.complete) and not self.model.training
-        if looks_again and self._look_again(frame, output, proposals):
+        if looks_again and look_again(frame, output.masks, self.objects, self.config, self.proposer, proposals):
             output = self.model(frame)
         ids = [state.obj_id for state in self.objects]
         masks = output.masks.detach()
@@ -206,58 +199,6 @@ class VideoSegmenter:
             labels = merge_objects(masks, ids, self.config.thr).cpu()
         quality, agrees = expected_quality(frame.proposals, masks), agreement(masks, frame.q, self.config.thr)
         return StepResult(labels, output.masks, ids, output, frame, quality, agrees)
-
-    @stage("search")
-    def _look_again(self, frame: FrameInput, output: FrameOutput, outside: ProposalSet | None) -> bool:
-        """Gives objects whose result has collapsed the proposals found elsewhere, and those whose result is only a part
-        of them the proposals of the whole; tells whether there are any."""
-        masks = (output.masks > self.config.thr).to(frame.image.dtype)
-        found_any = False
-        for k, lost in self._in_doubt(masks, frame.image):
-            state = self.objects[k]
-            taken = (masks.sum(dim=0) - masks[k]).clamp(max=1)
-            found = self._search(frame.image, state, taken, outside) if lost else None
-            if self.config.complete and outside is None and self.proposer is not None:
-                mask = masks[k] if found is None else (found.masks[0] > self.config.thr).to(masks)
-                if is_part(float(mask.sum()), state.areas):
-                    known = (state.usual_size(), state.usual_area(), state.colours, state.first_likeness)
-                    found = find_rest(self.proposer, frame.image, mask, *known, taken) or found
-            if found is not None:
-                found_any = True
-                frame.proposals[k], frame.p[k], frame.q[k] = found, found.boxes[0], found.masks[0]
-        return found_any
-
-    def _search(
-        self, image: Tensor, state: ObjectState, taken: Tensor, outside: ProposalSet | None
-    ) -> Proposals | None:
-        """Proposals of a lost object from anywhere in the frame; where there are none, the next search waits."""
-        known = (state.usual_size(), state.colours, state.first_likeness)
-        found: Proposals | None = None
-        if outside is not None:
-            found = find_among(outside, image, *known, taken)
-        elif self.proposer is not None:
-            found = find_again(self.proposer, image, *known, taken)
-        if found is None:
-            # A look through proposals that are there already costs little.
-            state.search_from = self.frame_idx + (SEARCH_PAUSE if outside is None else 1)
-        return found
-
-    def _in_doubt(self, masks: Tensor, image: Tensor) -> list[tuple[int, bool]]:
-        """Of the binary masks [K, H, W] those that are not what is known of their objects: the number, and whether the
-        object is to be searched for now, as the mask has collapsed, or is there in part."""
-        config = self.config
-        states = self.objects
-        asked = [k for k, state in enumerate(states) if config.redetect and self.frame_idx >= state.search_from]
-        likeness = masks.new_full((len(states),), float("inf"))
-        for k in asked:
-            likeness[k] = states[k].colours.likeness(image, masks[k : k + 1])[0]
-        rows = torch.stack([masks.flatten(1).sum(dim=1), likeness], dim=1).tolist()  # read back once for all objects
-        doubts = []
-        for k, (state, (area, alike)) in enumerate(zip(states, rows, strict=True)):
-            lost = k in asked and has_collapsed(area, state.areas, alike, state.first_likeness)
-            if lost or (config.complete and is_part(area, state.areas)):
-                doubts.append((k, lost))
-        return doubts
 
     @stage("warp")
     def _warp_history(self, array: np.ndarray) -> list[dict[int, Tensor]]:
@@ -361,7 +302,7 @@ class VideoSegmenter:
             state.last_mask = mask
             state.boxes.append(box)
             state.areas.append(area)
-            if not is_cut(edges, (image.shape[1], image.shape[2])) and not is_part(area, state.areas):
+            if not is_cut(edges, (image.shape[1], image.shape[2])) and not is_part(area, state.usual_area()):
                 state.whole_boxes.append(box)
             if output is not None and state.obj_id not in given:
                 window, key = output.windows[k], output.keys[k]

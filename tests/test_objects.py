@@ -4,6 +4,7 @@ import pytest
 import torch
 from test_stream import PLAIN, RedRule, iou, label_map, picture, segmenter, square
 
+from stg_pyg.completion import is_part
 from stg_pyg.objects import is_cut
 
 
@@ -50,6 +51,13 @@ def test_what_a_collapse_has_left_does_not_count():
         if t == 3:
             assert video.objects[0].usual_size().tolist() == [14, 14]
     assert video.objects[0].usual_size().tolist() == [4, 4], "but for one that lasts"
+
+
+def test_the_usual_area_is_the_median_of_the_history():
+    state = leave(segmenter(PLAIN, RedRule()), frames=1)
+    state.areas.clear()
+    state.areas.extend([10.0, 100.0, 900.0])
+    assert state.usual_area() == 100 and is_part(74, state.usual_area()) and not is_part(76, state.usual_area())
 
 
 def test_an_object_that_left_is_found_whole_when_it_comes_back():

@@ -61,7 +61,7 @@ def iou(a, b):
 
 def collapsed(mask, median_area, image, first_likeness):
     likeness = float(COLOURS.likeness(image, mask[None])[0])
-    return has_collapsed(float(mask.sum()), [median_area], likeness, first_likeness)
+    return has_collapsed(float(mask.sum()), median_area, likeness, first_likeness)
 
 
 def test_the_object_itself_has_not_collapsed():

@@ -2,6 +2,10 @@
 
 import pytest
 import torch
+from stream_cases import HEIGHT as STREAM_HEIGHT
+from stream_cases import PLAIN, RedRule, label_map, nothing, picture, segmenter, square
+from stream_cases import WIDTH as STREAM_WIDTH
+from stream_cases import iou as label_iou
 from test_redetect import (
     COLOURS,
     GREEN,
@@ -14,10 +18,6 @@ from test_redetect import (
     iou,
     scene,
 )
-from test_stream import HEIGHT as STREAM_HEIGHT
-from test_stream import PLAIN, RedRule, label_map, nothing, picture, segmenter, square
-from test_stream import WIDTH as STREAM_WIDTH
-from test_stream import iou as label_iou
 
 from stg_pyg.completion import find_rest, is_part
 from stg_pyg.proposer import GuidedProposer

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_stream import PLAIN, RedRule, iou, label_map, picture, segmenter, square
+from stream_cases import PLAIN, RedRule, iou, label_map, picture, segmenter, square
 
 from stg_pyg.completion import is_part
 from stg_pyg.objects import is_cut

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from test_stream import PLAIN, RedRule, Shift, tiny
+from stream_cases import PLAIN, RedRule, Shift, tiny
 
 from datasets import SyntheticVideos
 from stg_pyg import InputError, VideoSegmenter

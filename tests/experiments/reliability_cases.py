@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from test_cli import command
 from test_evaluate import HEIGHT, WIDTH, make_davis
-from test_train import InProcess
+from train_cases import InProcess
 
 from experiments import checkpoints, scoring
 from experiments.presets import PRESETS

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from test_cli import command
-from test_train import InProcess
+from train_cases import InProcess
 
 from experiments import checkpoints, scoring
 from experiments.presets import PRESETS

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from test_cli import ROOT, command, error_line
-from test_train import InProcess
+from train_cases import InProcess
 
 from datasets import SyntheticVideos, VideoSequence
 from datasets.first_frames import first_frames

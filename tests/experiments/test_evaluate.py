@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from test_cli import command, error_line
-from test_train import InProcess
+from train_cases import InProcess
 
 from experiments import checkpoints, scoring
 from experiments.presets import PRESETS

@@ -12,7 +12,7 @@ from killed_runs import files_in
 from reliability_cases import NOISE, checkpoint, cut_short, data, emptied, evaluate, image_of, mask_of, root, segment
 from test_cli import command, error_line
 from test_evaluate import FRAMES, HEIGHT, WIDTH
-from test_train import make_tiny
+from train_cases import make_tiny
 
 from experiments import checkpoints
 from stg_pyg.encoded import EncodedProposals

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from test_cli import command
-from test_train import assert_same_weights, make_tiny, masks_in
+from train_cases import assert_same_weights, make_tiny, masks_in
 
 from experiments import checkpoints
 from experiments.rows import table_rows

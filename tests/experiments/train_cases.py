@@ -1,0 +1,101 @@
+"""A training run of seconds, for the tests of the command and of its stages."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from datasets import SyntheticVideos, VideoSequence
+from experiments import checkpoints, scoring
+from experiments.presets import PRESETS
+from stg_pyg.lucid import LucidConfig
+from stg_pyg.model import STGNet
+
+CPU = torch.device("cpu")
+SYNTHETIC = PRESETS["synthetic-small"]
+TINY = dataclasses.replace(
+    SYNTHETIC,
+    config=SYNTHETIC.config.with_options(online_steps=2, gaps=(1, 2), key_size=64),
+    width=8,
+    crop_size=32,
+    lucid=LucidConfig(size=32),
+    online_batch_size=4,
+    segmentation_steps=5,
+    batch_size=3,
+    graph_steps=18,
+    graph_frame_size=48,
+)
+NUM_FRAMES = 5
+STATISTICS = {"mean", "recall", "decay"}
+
+
+class InProcess:
+    """A pool of processes that runs everything here and at once, so that the presets of the tests are known."""
+
+    def __init__(self, *_: object, **__: object) -> None: ...
+
+    def __enter__(self) -> "InProcess":
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def submit(self, function: Callable[..., Any], *arguments: object) -> "Future[Any]":
+        future: Future[Any] = Future()
+        future.set_result(function(*arguments))
+        return future
+
+
+def make_tiny(patch: pytest.MonkeyPatch) -> None:
+    """Makes ``synthetic`` a matter of seconds: a few small videos, and networks of that size."""
+
+    def videos(split: str, num_videos: int | None = None, seed: int = 0) -> SyntheticVideos:
+        return SyntheticVideos(split, 2, NUM_FRAMES, height=32, width=48, seed=seed, max_objects=2)
+
+    patch.setitem(PRESETS, "synthetic-small", TINY)
+    patch.setattr("experiments.presets.SyntheticVideos", videos)
+    patch.setattr(scoring, "ProcessPoolExecutor", InProcess)
+    patch.setattr(torch, "set_num_threads", lambda _: None)  # waiting threads are slow where cores are shared
+
+
+@functools.lru_cache
+def tiny_videos() -> tuple[VideoSequence, ...]:
+    return tuple(SyntheticVideos("train", 2, 8, height=32, width=48, seed=1, max_objects=2))
+
+
+def tiny_model(seed: int) -> STGNet:
+    torch.manual_seed(seed)
+    return checkpoints.build_model(TINY)
+
+
+def assert_same_weights(a: nn.Module | dict[str, Any], b: nn.Module | dict[str, Any]) -> None:
+    first, second = (x.state_dict() if isinstance(x, nn.Module) else x for x in (a, b))
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+
+
+def masks_in(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.glob("*/*.png"))}
+
+
+class Killed(Exception):
+    pass
+
+
+def killer(function: Callable[..., Any], calls: int) -> Callable[..., Any]:
+    """The function, until it has been called so many times; then it stops the run."""
+    left = [calls]
+
+    def limited(*args: Any, **kwargs: Any) -> Any:
+        if left[0] == 0:
+            raise Killed
+        left[0] -= 1
+        return function(*args, **kwargs)
+
+    return limited

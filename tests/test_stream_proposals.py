@@ -1,0 +1,179 @@
+import numpy as np
+import pytest
+import torch
+from stream_cases import (
+    HEIGHT,
+    PLAIN,
+    WIDTH,
+    RedRule,
+    iou,
+    label_map,
+    nothing,
+    picture,
+    proposals,
+    segmenter,
+    square,
+)
+
+from stg_pyg import InputError, Proposals
+
+
+def test_proposals_are_assigned_to_the_object_they_overlap():
+    first, second = square(4, 4), square(40, 26)
+    video = segmenter()
+    video.step(picture(), masks=label_map(o3=first, o7=second))
+    parts = [square(42, 26), square(6, 4), square(40, 4, 10), square(4, 6), square(41, 27)]
+    result = video.step(picture(), proposals(*parts))
+    of_first, of_second = result.frame.proposals
+    assert torch.equal(of_first.masks, torch.stack([parts[1], parts[3]]))
+    assert torch.equal(of_second.masks, torch.stack([parts[0], parts[4]]))
+    assert result.output.batch.tolist() == [0, 0, 1, 1]
+
+
+def test_proposals_of_one_object_may_all_be_rejected():
+    video = segmenter()
+    video.step(picture(), masks=label_map(o3=square(4, 4)))
+    result = video.step(picture(), proposals(square(40, 26), square(30, 30)))
+    assert [len(part) for part in result.frame.proposals] == [0]
+    assert torch.equal(result.labels, 3 * square(4, 4).byte())
+
+
+def test_boxes_that_hardly_overlap_can_be_rejected():
+    counts = []
+    for least in (0.0, 0.5):
+        video = segmenter(PLAIN.with_options(min_box_iou=least))
+        video.step(picture(), masks=label_map(o3=square(4, 4)))
+        result = video.step(picture(), proposals(square(14, 14), square(5, 4)))
+        counts.append(len(result.frame.proposals[0]))
+    assert counts == [2, 1]
+
+
+def test_masks_that_hardly_overlap_can_be_rejected():
+    video = segmenter(PLAIN.with_options(min_mask_iou=0.5))
+    video.step(picture(), masks=label_map(o3=square(4, 4)))
+    frame_of_box = square(4, 4) - square(5, 5, 12)
+    result = video.step(picture(), proposals(frame_of_box, square(5, 4)))
+    assert torch.equal(result.frame.proposals[0].masks, square(5, 4)[None])
+
+
+def test_no_proposals_in_any_frame():
+    video = segmenter(PLAIN.with_options(use_temporal=True, temporal_update="gated"))
+    video.step(picture(square(4, 4)), masks=label_map(o1=square(4, 4)))
+    for _ in range(6):
+        result = video.step(picture(square(4, 4)), nothing())
+        assert result.output.nodes.shape[0] == 0 and result.output.selected.tolist() == [-1]
+    assert iou(result.labels == 1, square(4, 4) > 0.5) > 0.6
+
+
+def test_neither_proposals_nor_a_network_that_makes_them():
+    video = segmenter()
+    video.step(picture(square(4, 4)), masks=label_map(o1=square(4, 4)))
+    with pytest.raises(InputError, match="no proposals were given"):
+        video.step(picture(square(4, 4)))
+
+
+def test_video_goes_on_after_a_refused_frame():
+    video = segmenter()
+    video.step(picture(square(4, 4)), masks=label_map(o1=square(4, 4)))
+    with pytest.raises(InputError):
+        video.step(picture(square(4, 4)))
+    assert video.frame_idx == 0
+    assert torch.equal(video.step(picture(square(4, 4)), nothing()).labels, square(4, 4).byte())
+
+
+def test_proposals_of_another_size():
+    video = segmenter()
+    video.step(picture(square(4, 4)), masks=label_map(o1=square(4, 4)))
+    with pytest.raises(InputError, match="proposals"):
+        video.step(picture(square(4, 4)), Proposals.from_masks(torch.ones(1, HEIGHT + 2, WIDTH)))
+
+
+@pytest.mark.parametrize("gaps", [(), (2,), (2, 4), (1, 0)])
+def test_gaps_without_a_q_are_refused(gaps):
+    with pytest.raises(InputError, match="gaps"):
+        PLAIN.with_options(gaps=gaps)
+
+
+def foreign(*masks, feats=None):
+    return Proposals.from_masks(torch.stack(masks), feats=feats)
+
+
+def test_own_proposals_join_foreign_ones_with_features():
+    config = PLAIN.with_options(own_evidence=True)
+    stream, mask = segmenter(config, RedRule()), square(10, 10)
+    stream.step(picture(mask), masks=mask.numpy().astype(np.uint8))
+    result = stream.step(picture(mask), foreign(mask, square(12, 10), feats=torch.ones(2, 5)))
+    origins = result.frame.proposals[0].origin
+    assert origins[:2] == ["", ""] and "q1" in origins[2:]
+
+
+def test_a_box_without_a_mask_is_segmented_and_a_mask_kept():
+    stream, mask = segmenter(PLAIN, RedRule()), square(10, 10)
+    stream.step(picture(mask), masks=mask.numpy().astype(np.uint8))
+    given = Proposals(
+        torch.tensor([[8.0, 8, 26, 26], [8.0, 8, 26, 26]]),
+        torch.stack([torch.zeros(HEIGHT, WIDTH), square(9, 9, 16)]),
+        torch.ones(2),
+        has_mask=torch.tensor([False, True]),
+    )
+    masks = stream.step(picture(mask), given).frame.proposals[0].masks
+    assert iou(masks[0] > 0.5, mask > 0.5) > 0.9 and torch.equal(masks[1], square(9, 9, 16))
+
+
+def test_all_boxes_are_segmented_again_on_demand():
+    stream, mask = segmenter(PLAIN.with_options(resegment=True), RedRule()), square(10, 10)
+    stream.step(picture(mask), masks=mask.numpy().astype(np.uint8))
+    masks = stream.step(picture(mask), foreign(square(8, 8, 18))).frame.proposals[0].masks
+    assert iou(masks[0] > 0.5, mask > 0.5) > 0.9
+
+
+def test_given_features_are_x_and_the_likest_proposal_is_the_anchor():
+    stream, mask = segmenter(PLAIN.with_options(features="given")), square(10, 10)
+    far = square(40, 30)
+    feats = torch.tensor([[1.0, 0], [0, 1.0]])
+    stream.step(picture(mask), foreign(far, mask, feats=feats), mask.numpy().astype(np.uint8))
+    result = stream.step(picture(mask), foreign(mask, square(12, 10), feats=feats))
+    assert torch.equal(result.output.graphs.feat, feats)
+    assert result.output.graphs.anchor.tolist() == [0, 1]
+
+
+def test_given_features_must_be_given():
+    stream, mask = segmenter(PLAIN.with_options(features="given")), square(10, 10)
+    stream.step(picture(mask), masks=mask.numpy().astype(np.uint8))
+    with pytest.raises(InputError, match="no features"):
+        stream.step(picture(mask), foreign(mask))
+
+
+def test_disjoint_proposals_do_not_vote_on_each_other():
+    config = PLAIN.with_options(edge_iou="mask", alpha=0.5, num_steps=1)
+    whole, parts = square(10, 10), [square(10, 10), square(30, 10), square(10, 30)]
+    for pruned, equal in ((0.0, False), (0.2, True)):
+        stream = segmenter(config.with_options(min_edge_iou=pruned))
+        stream.step(picture(whole), masks=whole.numpy().astype(np.uint8))
+        proposals = foreign(*[torch.maximum(part, 0 * part) for part in parts])
+        nodes = stream.step(
+            picture(whole), Proposals(torch.tensor([[10.0, 10, 24, 24]]).repeat(3, 1), proposals.masks, torch.ones(3))
+        ).output.nodes
+        assert torch.equal(nodes, torch.stack(parts)) == equal
+
+
+def test_a_lost_object_is_found_among_foreign_proposals():
+    stream, first = segmenter(PLAIN.with_options(redetect=True)), square(5, 5)
+    labels = first.numpy().astype(np.uint8)
+    stream.step(picture(first), masks=labels)
+    gone = picture()
+    background = square(30, 28, 12)
+    stream.step(gone, foreign(background))
+    back = square(44, 30)
+    result = stream.step(picture(back), foreign(background, back))
+    assert iou(result.labels == 1, back > 0.5) > 0.9
+
+
+def test_a_proposal_that_is_unlike_q_passes_if_it_looks_like_the_object():
+    config = PLAIN.with_options(min_mask_iou=0.6)
+    jumped, dull = square(18, 12), square(18, 12)
+    for scene, expected in ((picture(jumped), 1), (picture(), 0)):
+        stream, first = segmenter(config), square(10, 10)
+        stream.step(picture(first), masks=first.numpy().astype(np.uint8))
+        result = stream.step(scene, foreign(dull))
+        assert len(result.frame.proposals[0]) == expected

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from test_cli import ROOT, command
-from test_train import InProcess
+from train_cases import InProcess
 
 from experiments import checkpoints, distributed
 from experiments.distributed import World, share, wait_for, world

@@ -9,7 +9,7 @@ import pytest
 import torch
 from test_cli import command, error_line
 from test_evaluate import checkpoint, metrics_in  # noqa: F401
-from test_train import InProcess
+from train_cases import InProcess
 
 from datasets.base import VideoSequence
 from datasets.fixtures import write_fixture

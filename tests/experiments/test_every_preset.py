@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from test_cli import command
-from test_train import InProcess
+from train_cases import InProcess
 
 from datasets.fixtures import write_fixture
 from experiments import checkpoints, scoring

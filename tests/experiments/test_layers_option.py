@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from test_cli import command, error_line
-from test_train import TINY, make_tiny, masks_in
+from train_cases import TINY, make_tiny, masks_in
 
 from experiments import checkpoints, scoring
 from experiments.layers_option import check_layers, with_layers

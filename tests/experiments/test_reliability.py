@@ -24,7 +24,7 @@ from reliability_cases import (
 )
 from test_cli import command, error_line
 from test_evaluate import FRAMES, HEIGHT, WIDTH
-from test_train import make_tiny
+from train_cases import make_tiny
 
 from experiments import checkpoints
 from experiments.presets import PRESETS

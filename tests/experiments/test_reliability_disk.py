@@ -15,7 +15,7 @@ from killed_runs import files_in
 from PIL import Image
 from reliability_cases import checkpoint, data, root
 from test_cli import COMMANDS, command, error_line
-from test_train import InProcess, make_tiny
+from train_cases import InProcess, make_tiny
 
 from experiments import checkpoints, scoring
 from experiments.segment.overlay_video import OverlayVideo

@@ -14,7 +14,7 @@ from killed_runs import files_in, run_killed
 from reliability_cases import checkpoint, data, root
 from test_cli import command, error_line
 from test_evaluate import FRAMES
-from test_train import InProcess
+from train_cases import InProcess
 
 from experiments import checkpoints, scoring
 from stg_pyg.nn.detector import Detector

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from report_cases import EVIL, FRAMES, HEIGHT, WIDTH, content_of, davis, evaluated, header_of, labels_of, unpack
 from test_cli import command, error_line
-from test_train import InProcess
+from train_cases import InProcess
 
 from experiments import scoring
 from experiments.report import command as report

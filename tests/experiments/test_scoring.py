@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_train import InProcess
+from train_cases import InProcess
 
 from datasets import SyntheticVideos, VideoSequence
 from experiments import checkpoints, scoring

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from test_cli import command, error_line
-from test_train import InProcess
+from train_cases import InProcess
 
 from datasets.fixtures import write_fixture
 from experiments import checkpoints

@@ -15,8 +15,8 @@ import torch
 from test_cli import command
 from test_detector_stage import TINY as TINY_DETECTOR
 from test_detector_stage import make as make_detector
-from test_train import TINY, Killed, killer, make_tiny, tiny_model
 from torch import nn
+from train_cases import TINY, Killed, killer, make_tiny, tiny_model
 
 from datasets import SyntheticVideos, VideoSequence
 from experiments import checkpoints

@@ -1,7 +1,6 @@
 import argparse
 import dataclasses
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,12 +9,23 @@ import torch
 from coco_files import annotation, make_root, polygon
 from test_cli import command, error_line
 from torch import nn
-from train_cases import CPU, TINY, Killed, assert_same_weights, killer, make_tiny, tiny_model, tiny_videos
+from train_cases import (
+    CPU,
+    TINY,
+    Killed,
+    assert_same_weights,
+    killer,
+    make_tiny,
+    run_graph,
+    run_segmentation,
+    tiny_model,
+    tiny_videos,
+)
 
 from datasets import VideoSequence
 from datasets.cache import cached
 from experiments import checkpoints
-from experiments.presets import PRESETS, Preset
+from experiments.presets import PRESETS
 from experiments.train import command as train
 from experiments.train import graph_stage, segmentation_stage
 from experiments.train import loop as training_loop
@@ -23,18 +33,7 @@ from experiments.train.graph_stage import draw_clip, train_graph
 from experiments.train.segmentation_stage import evaluate_segmentation, load_segmentation, train_segmentation
 from stg_pyg.errors import InputError
 from stg_pyg.lucid import LucidConfig
-from stg_pyg.model import STGNet
 from stg_pyg.nn.segmentation import SegmentationOutput
-
-
-def run_segmentation(net: nn.Module, path: Path, preset: Preset = TINY, **options: Any) -> list[dict[str, float]]:
-    options = {"device": CPU, "seed": 2, "workers": 0} | options
-    return train_segmentation(net, tiny_videos(), preset, path, **options)
-
-
-def run_graph(model: STGNet, path: Path, preset: Preset = TINY, **options: Any) -> list[dict[str, float]]:
-    options = {"device": CPU, "seed": 2} | options
-    return train_graph(model, tiny_videos(), preset, path, **options)
 
 
 @pytest.mark.parametrize("workers", [0, 1])

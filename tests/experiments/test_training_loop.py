@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 from test_cli import command, error_line
-from test_train import Killed, killer, make_tiny, run_graph, run_segmentation, tiny_model
 from torch import nn
+from train_cases import Killed, killer, make_tiny, run_graph, run_segmentation, tiny_model
 
 from experiments.train import board, graph_stage, segmentation_stage
 from experiments.train import command as train

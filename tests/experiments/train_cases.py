@@ -13,7 +13,9 @@ from torch import nn
 
 from datasets import SyntheticVideos, VideoSequence
 from experiments import checkpoints, scoring
-from experiments.presets import PRESETS
+from experiments.presets import PRESETS, Preset
+from experiments.train.graph_stage import train_graph
+from experiments.train.segmentation_stage import train_segmentation
 from stg_pyg.lucid import LucidConfig
 from stg_pyg.model import STGNet
 
@@ -99,3 +101,13 @@ def killer(function: Callable[..., Any], calls: int) -> Callable[..., Any]:
         return function(*args, **kwargs)
 
     return limited
+
+
+def run_segmentation(net: nn.Module, path: Path, preset: Preset = TINY, **options: Any) -> list[dict[str, float]]:
+    options = {"device": CPU, "seed": 2, "workers": 0} | options
+    return train_segmentation(net, tiny_videos(), preset, path, **options)
+
+
+def run_graph(model: STGNet, path: Path, preset: Preset = TINY, **options: Any) -> list[dict[str, float]]:
+    options = {"device": CPU, "seed": 2} | options
+    return train_graph(model, tiny_videos(), preset, path, **options)

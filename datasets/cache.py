@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from pathlib import Path
 
 from datasets.base import UInt8Array, VideoSequence
 
@@ -12,12 +13,12 @@ class FrameCache:
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
-        self._items: OrderedDict[tuple[str, str, int], UInt8Array | None] = OrderedDict()
+        self._items: OrderedDict[tuple[VideoSequence, str, int], UInt8Array | None] = OrderedDict()
         self._bytes = 0
 
     def get(self, sequence: VideoSequence, kind: str, t: int) -> UInt8Array | None:
         """Frame (``image``) or mask (``labels``) ``t`` of a sequence."""
-        key = (sequence.name, kind, t)
+        key = (sequence, kind, t)  # not its name, which videos of two data sets may share
         if key in self._items:
             self._items.move_to_end(key)
             return self._items[key]
@@ -36,6 +37,10 @@ class CachedSequence(VideoSequence):
     def __init__(self, sequence: VideoSequence, cache: FrameCache) -> None:
         self.name, self.frame_names = sequence.name, sequence.frame_names
         self._sequence, self._cache = sequence, cache
+
+    @property
+    def files(self) -> list[Path]:
+        return self._sequence.files
 
     @property
     def first_frame_of(self) -> dict[int, int]:  # type: ignore[override]

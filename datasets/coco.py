@@ -67,6 +67,10 @@ class CocoPicture(VideoSequence):
             labels[mask] = obj_id
         return labels
 
+    @property
+    def files(self) -> list[Path]:
+        return [self._path, self._source]
+
     @cached_property
     def size(self) -> tuple[int, int]:
         return self._picture.size
@@ -119,7 +123,7 @@ class COCO(VideoDataset):
 
     def __init__(self, root: str | os.PathLike[str], split: str = "train2017") -> None:
         self.root, self.split, self.name = Path(root), split, "coco"
-        self._file, self._folder = self.root / "annotations" / f"instances_{split}.json", self.root / split
+        self._file, self._folder = self.file_of(self.root, split), self.root / split
         for path, there in ((self._file, self._file.is_file()), (self._folder, self._folder.is_dir())):
             if not there:
                 raise InputError(
@@ -129,6 +133,11 @@ class COCO(VideoDataset):
         self._pictures = _index(self._file)
         if not self._pictures:
             raise InputError(f"{self._file}: annotates no object; choose another split")
+
+    @staticmethod
+    def file_of(root: Path, split: str) -> Path:
+        """The file of annotations of a split."""
+        return root / "annotations" / f"instances_{split}.json"
 
     @property
     def sequence_names(self) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,6 +66,10 @@ class ComposedSequence(VideoSequence):
 
     def annotated(self, t: int) -> bool:
         return True
+
+    @property
+    def files(self) -> list[Path]:
+        return [path for source in (self._ground, *self._others) for path in source.video.files]
 
     @cached_property
     def first_frame_of(self) -> dict[int, int]:

@@ -70,6 +70,10 @@ class YouTubeVOSSequence(FileSequence):
         wanted = listed or {path.stem for path in self._plain}
         return [t for t, name in enumerate(self.frame_names) if name in wanted]
 
+    @property
+    def files(self) -> list[Path]:
+        return [*super().files, self._folder / "meta.json"]
+
     # Thousands of videos have a hundred thousand files, so a video's are looked up when it is used.
 
     @cached_property

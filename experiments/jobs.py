@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from experiments.flow_state import flow_state, raft_state
 from experiments.presets import Preset
-from experiments.records import code_digest, file_digest, stamp
 from experiments.rows import Row
+from experiments.settings import fingerprint, no_influence, seen_as
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Job:
     """What a process needs to score sequences; small enough to be sent."""
 
@@ -19,11 +23,11 @@ class Job:
     """None: no learned part, for proposals from outside."""
     preset: Preset
     split: str
-    root: Path | None
+    root: Path | None = field(metadata=no_influence("every record has the state of the files of its video"))
     rows: tuple[Row, ...]
-    out: Path
+    out: Path = field(metadata=no_influence("says where results go"))
     """Masks of row r go to ``out``/r, or to ``out`` itself if there is one row only."""
-    device: str
+    device: str = field(metadata=seen_as(lambda job: torch.device(job.device).type))
     seed: int
     overlays: bool = False
     online_steps: int | None = None
@@ -32,9 +36,9 @@ class Job:
     """Most seconds of it; none: as long as the steps take."""
     proposals: Path | None = None
     """Proposals from outside."""
-    flow: str = "dis"
+    flow: str = field(default="dis", metadata=seen_as(lambda job: flow_state(job.flow)))
     """Source of flow, for :func:`stg_pyg.flow.resolve_flow`,"""
-    weights: str = "auto"
+    weights: str = field(default="auto", metadata=seen_as(lambda job: raft_state(job.flow, job.weights)))
     """and the weights of RAFT."""
     oracle: bool = False
     """Also score the best proposal and the best fusion of each frame."""
@@ -54,23 +58,19 @@ class Job:
 
 def settings_of(job: Job) -> dict[str, Any]:
     """What the results of a video depend on, as plain values."""
-    flow = Path(job.flow)
-    return {
-        "checkpoint": None if job.checkpoint is None else file_digest(job.checkpoint),
-        "code": code_digest(),
-        "preset": dataclasses.asdict(job.preset),
-        "split": job.split,
-        "root": None if job.root is None else str(job.root.resolve()),
-        "rows": {row.name: None if row.config is None else row.config.to_dict() for row in job.rows},
-        "device": job.device,
-        "seed": job.seed,
-        "overlays": job.overlays,
-        "online_steps": job.online_steps,
-        "online_seconds": job.online_seconds,
-        "proposals": None if job.proposals is None else stamp(job.proposals),
-        "flow": stamp(flow) if flow.exists() else job.flow,
-        "oracle": job.oracle,
-        "frames": job.frames,
-        "online_seed": job.online_seed,
-        "trace": job.trace,
-    }
+    return fingerprint(job, job.device)
+
+
+def learning_part(job: Job) -> Job:
+    """The job without what online learning does not look at, so that jobs which learn the same are equal."""
+    return dataclasses.replace(
+        job,
+        rows=(),
+        overlays=False,
+        proposals=None,
+        flow="dis",
+        weights="auto",
+        oracle=False,
+        frames=None,
+        trace=False,
+    )

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import copy
-import json
 from pathlib import Path
 from typing import Any
 
 from datasets.base import VideoSequence
 from experiments import checkpoints, cli
-from experiments.jobs import Job, settings_of
+from experiments.jobs import Job, learning_part
 from experiments.learning import Learned, learn
-from experiments.records import state_digest
+from experiments.settings import fingerprint, state_digest
 from stg_pyg.errors import InputError
 from stg_pyg.model import STGNet
 
-_DEPENDS_ON = ("checkpoint", "code", "preset", "split", "root", "device", "seed", "online_steps", "online_seconds")
 KIND = "learned"
 
 
@@ -25,7 +23,8 @@ def learned_once(folder: Path, job: Job, model: STGNet, video: VideoSequence) ->
     A file that is broken, or of other settings or weights, is replaced. Without online learning there is none.
     """
     path = folder / f"{video.name}.pt"
-    settings = _settings(job, video)
+    common = learning_part(job)
+    settings = {**fingerprint(common, job.device), "files": state_digest(video.files)}
     learned = _read(path, settings, model)
     if learned is not None:
         return learned
@@ -37,7 +36,7 @@ def learned_once(folder: Path, job: Job, model: STGNet, video: VideoSequence) ->
     return learned
 
 
-def _read(path: Path, settings: str, model: STGNet) -> Learned | None:
+def _read(path: Path, settings: dict[str, Any], model: STGNet) -> Learned | None:
     try:
         content: dict[str, Any] = checkpoints.load(path, KIND)
         if content["settings"] != settings:
@@ -49,10 +48,3 @@ def _read(path: Path, settings: str, model: STGNet) -> Learned | None:
     except (InputError, AttributeError):
         return None
     return Learned(networks, float(content["seconds"]))
-
-
-def _settings(job: Job, video: VideoSequence) -> str:
-    found = settings_of(job)
-    kept = {name: found[name] for name in _DEPENDS_ON}
-    kept |= {"online_seed": job.online_seed, "files": state_digest(video.files)}
-    return json.dumps(kept, sort_keys=True, default=str)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from datasets.base import UInt8Array, VideoSequence
 from experiments import checkpoints, cli, distributed
-from experiments.presets import PRESETS, find_preset, open_split
+from experiments.presets import PRESETS, Preset, find_preset, open_split
+from experiments.settings import fingerprint, state_digest, weights_digest
 from experiments.weights_option import add_weights_argument
 from stg_pyg.encoded import EncodedProposals
 from stg_pyg.errors import InputError
@@ -58,25 +59,30 @@ def make_detector(args: argparse.Namespace) -> Detector:
         raise InputError(f"{args.detector}: {error}") from error
 
 
-def settings_of(args: argparse.Namespace, detector: nn.Module, dataset: str) -> dict[str, Any]:
-    """What the proposals depend on; paths are left out, so that files may move between two runs."""
-    return {
-        "dataset": dataset,
-        "detector": "COCO's Mask R-CNN, classes collapsed" if args.detector is None else "checkpoint",
-        "weights": fingerprint(detector),
-        "score": args.score,
-        "nms": args.nms,
-        "max_proposals": args.max_proposals,
-    }
+@dataclass(frozen=True)
+class ProposalSettings:
+    """What the proposals of a folder depend on, beside the files of the videos, whose states are kept by video."""
+
+    dataset: str
+    resolution: str
+    detector: str
+    weights: str
+    """Digest of those of the detector, so that their file may move between two runs."""
+    score: float
+    nms: float
+    max_proposals: int
+    seed: int
+    """Which synthetic and composed videos are made from."""
+    device: str
+    """Its kind."""
 
 
-def fingerprint(module: nn.Module) -> str:
-    """SHA-256 of the names and values of all weights, its first 16 digits."""
-    digest = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
+def settings_of(args: argparse.Namespace, detector: nn.Module, preset: Preset, device: torch.device) -> dict[str, Any]:
+    """What the proposals depend on, as plain values."""
+    kind = "COCO's Mask R-CNN, classes collapsed" if args.detector is None else "checkpoint"
+    made_of = (preset.dataset, preset.resolution, kind, weights_digest(detector))
+    limits = (args.score, args.nms, args.max_proposals)
+    return fingerprint(ProposalSettings(*made_of, *limits, args.seed, device.type), device)
 
 
 def detect(detector: Detector, image: UInt8Array, device: torch.device) -> EncodedProposals:
@@ -126,7 +132,8 @@ def main() -> None:
     cli.seed_everything(args.seed)
     detector = make_detector(args).to(device)
     rank, size = distributed.world()
-    writer = ProposalWriter(args.out, settings_of(args, detector, preset.dataset), shared=size > 1)
+    states = {video.name: state_digest(video.files) for video in videos}
+    writer = ProposalWriter(args.out, settings_of(args, detector, preset, device), size > 1, states)
     try:
         with distributed.alive(args.out):
             write_proposals(detector, videos, writer, device)

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from stg_pyg.io import write_atomic
-
-_CODE = (
-    "stg_pyg/**/*.py",
-    "datasets/*.py",
-    *(f"experiments/{n}.py" for n in ("checkpoints", "label_streams", "learning", "scoring")),
-)
 
 
 class Records:
@@ -56,42 +48,6 @@ class Records:
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.json"
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of the bytes of a file."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def state_digest(files: Iterable[Path]) -> str:
-    """SHA-256 of the names, sizes and times of files, which tells whether they were changed without reading them."""
-    digest = hashlib.sha256()
-    for path in files:
-        state = path.stat() if path.exists() else None
-        digest.update(
-            f"{path.name} {state and (state.st_size, state.st_mtime_ns)}\n".encode("utf-8", "surrogateescape")
-        )
-    return digest.hexdigest()
-
-
-def code_digest() -> str:
-    """SHA-256 of the source that results depend on, so that another version starts anew."""
-    root = Path(__file__).resolve().parents[1]
-    digest = hashlib.sha256()
-    for path in sorted(path for pattern in _CODE for path in root.glob(pattern)):
-        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
-
-
-def stamp(path: Path) -> list[Any]:
-    """Where a file or folder is, with the size and the time of the files directly in it."""
-    files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
-    states = [(file.name, file.stat()) for file in files if not file.name.startswith(".")]
-    return [str(path.resolve()), [[name, state.st_size, state.st_mtime_ns] for name, state in states]]
 
 
 def _with_numbers(value: dict[str, Any]) -> dict[Any, Any]:

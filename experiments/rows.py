@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from experiments.settings import no_influence
 from stg_pyg.config import STGConfig
 
 OF_PROPOSALS = ("crop_margin", "gaps", "evidence", "own_evidence")
@@ -14,7 +15,7 @@ class Row:
     """One row of the table."""
 
     name: str
-    label: str
+    label: str = field(metadata=no_influence("is shown in tables"))
     config: STGConfig | None
     """None: the previous mask warped by optical flow, and nothing else."""
 

@@ -25,8 +25,9 @@ from experiments.label_streams import flow_labels, given_masks, stream_labels
 from experiments.learning import Learned, learn
 from experiments.oracle import OracleScores, merge_oracles
 from experiments.presets import open_split
-from experiments.records import Records, state_digest
+from experiments.records import Records
 from experiments.rows import Row
+from experiments.settings import content_digest, state_digest
 from stg_pyg.config import STGConfig
 from stg_pyg.errors import InputError
 from stg_pyg.flow import flow_for_sequence, resolve_flow
@@ -124,7 +125,19 @@ def score_video(job: Job, name: str, learned: Learned | None = None) -> dict[str
         }
         if oracle is not None:
             result[row.name]["oracle"] = oracle.summary()
+    result["written"] = masks_digest(job, video)
     return result
+
+
+def masks_digest(job: Job, video: VideoSequence) -> str:
+    """Of the content of all masks of a video that a job writes, with the overlays, if it writes any."""
+    folders = [job.folder(row, video.name) for row in job.rows]
+    files = [folder / f"{frame}.png" for folder in folders for frame in video.frame_names]
+    if job.overlays:
+        files += [folder / "overlays" / f"{frame}.jpg" for folder in folders for frame in video.frame_names]
+    if job.trace:
+        files += [job.trace_folder(video.name) / f"{frame}.npz" for frame in video.frame_names]
+    return content_digest(files)
 
 
 def with_config(job: Job, model: STGNet, config: STGConfig) -> STGNet:
@@ -195,12 +208,11 @@ def record_video(job: Job, records: Records, name: str, learned: Learned | None 
 
 
 def finished_result(job: Job, records: Records, video: VideoSequence) -> dict[str, Any] | None:
-    """The result of a video with a record of the same settings and files, if all its masks are there."""
+    """The result of a video with a record of the same settings and files, if its masks are what was written."""
     result = records.load(video.name)
     if result is None or (result["frames"], result.get("files")) != (video.frame_names, state_digest(video.files)):
         return None
-    masks = (job.folder(row, video.name) / f"{frame}.png" for row in job.rows for frame in video.frame_names)
-    return result if all(mask.is_file() for mask in masks) else None
+    return result if result.get("written") == masks_digest(job, video) else None
 
 
 def collect(job: Job, names: Sequence[str], records: Records, folder: Path | None = None) -> dict[str, dict[str, Any]]:

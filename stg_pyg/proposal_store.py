@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,16 +110,24 @@ class ProposalWriter:
         settings: plain values that say what made the proposals: network, weights, thresholds.
         shared: whether other processes write other videos into the folder at the same time; :meth:`merge` is then for
             one of them, when all are done.
+        states: what stands for the files of each video; where it is another than before, the video is done again.
 
     Raises:
         InputError: the folder holds proposals made with other settings.
     """
 
-    def __init__(self, folder: PathLike, settings: dict[str, Any], shared: bool = False) -> None:
-        self.folder = Path(folder)
+    def __init__(
+        self,
+        folder: PathLike,
+        settings: dict[str, Any],
+        shared: bool = False,
+        states: Mapping[str, str] | None = None,
+    ) -> None:
+        self.folder, self.states = Path(folder), dict(states or {})
         self.meta: dict[str, Any] = {"format": FORMAT, "settings": settings, "feature_size": None, "sizes": {}}
         if (self.folder / META).exists():
             self.meta = self._continued(settings)
+            self._forget_changed()
             if not shared:
                 self._tidy()
 
@@ -160,7 +168,9 @@ class ProposalWriter:
                 self.meta = self._continued(self.meta["settings"])
             number = self._checked(sequence, encoded)
             sizes = {**self.meta["sizes"], sequence: list(encoded.size)}
+            states = {**self.meta.get("states", {}), **{n: s for n, s in self.states.items() if n == sequence}}
             self.meta = {**self.meta, "feature_size": number, "sizes": dict(sorted(sizes.items()))}
+            self.meta |= {"states": dict(sorted(states.items()))} if states else {}
             write_json(self.folder / META, self.meta)
 
     def _checked(self, sequence: str, encoded: EncodedProposals) -> int | None:
@@ -193,10 +203,23 @@ class ProposalWriter:
         before, now = meta["settings"], json.loads(json.dumps(settings))
         if before != now:
             name = next(key for key in sorted({*before, *now}) if before.get(key, ...) != now.get(key, ...))
-            raise InputError(
-                f"{self.folder}: was made with {name} {before.get(name)!r}, not {now.get(name)!r}; choose another --out"
-            )
+            values = f"{name} {before.get(name)!r}, not {now.get(name)!r}"
+            how = f"another {name}" if isinstance(now.get(name), dict) else values
+            raise InputError(f"{self.folder}: was made with {how}; choose another --out")
         return meta
+
+    def _forget_changed(self) -> None:
+        """Deletes the proposals of videos whose files have changed, so that they are made again."""
+        with _locked(self.folder):  # of several processes the first one does it, before any waits for the others
+            meta = read_meta(self.folder)
+            known: dict[str, str] = meta.get("states", {})
+            for sequence in known.keys() & self.states.keys() & meta["sizes"].keys():
+                if known[sequence] != self.states[sequence]:
+                    for path in (self.folder / sequence).glob("*.npz"):
+                        path.unlink()
+                    del meta["sizes"][sequence], known[sequence]
+                    write_json(self.folder / META, meta)
+            self.meta = meta
 
 
 @contextlib.contextmanager
@@ -252,6 +275,7 @@ def _is_sound(meta: dict[str, Any]) -> bool:
     return (
         meta.keys() >= {"settings", "feature_size", "sizes"}
         and isinstance(meta.get("settings"), dict)
+        and isinstance(meta.get("states", {}), dict)
         and isinstance(sizes, dict)
         and all(is_inside(name) for name in sizes)
         and all(

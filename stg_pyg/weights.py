@@ -48,16 +48,26 @@ def load_torchvision(name: str, spec: str | Path | None) -> dict[str, Tensor] | 
         InputError: a file is missing, damaged, of another network or not to be had; the line says which file is
             expected, how its SHA-256 begins, and where it belongs.
     """
-    if spec is None or spec == "none":
+    path = weights_file(name, spec)
+    if path is None:
         return None
     if spec == "auto":
-        default = _known_weights(name)[0]
-        return _checked(_from_hub(default), name, _hub_folder() / _file_name(default))
-    path = _find(name, Path(spec))
+        return _checked(_from_hub(_known_weights(name)[0]), name, path)
     known = {_file_name(weights): weights for weights in _known_weights(name)}
     if path.name in known:
         _check_hash(path, known[path.name])
     return _checked(_read(path, name), name, path)
+
+
+def weights_file(name: str, spec: str | Path | None) -> Path | None:
+    """The file that :func:`load_torchvision` reads; that of ``auto`` may not be there yet.
+
+    Raises:
+        InputError: a path leads to no file.
+    """
+    if spec is None or spec == "none":
+        return None
+    return _hub_folder() / _file_name(_known_weights(name)[0]) if spec == "auto" else _find(name, Path(spec))
 
 
 def convert_rvos(state: Mapping[str, Any]) -> dict[str, Tensor]:

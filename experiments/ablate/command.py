@@ -15,6 +15,7 @@ from experiments.ablate.rows import CURVES, OWN_NAMES, TABLE_4, Source, printed
 from experiments.ablate.runs import Setup
 from experiments.evaluate import choose_preset
 from experiments.presets import PRESETS, find_preset, open_split
+from experiments.settings import digest, fingerprint, plain
 from stg_pyg.errors import InputError
 from stg_pyg.flow import resolve_flow
 from stg_pyg.io import write_image, write_json, write_text
@@ -154,7 +155,7 @@ def find_sources(args: argparse.Namespace) -> dict[str, Source]:
 def make_untrained(out: Path, preset_name: str, seed: int) -> Path:
     """A checkpoint with random weights, which online learning alone makes useful."""
     preset = find_preset(preset_name)
-    path = out / f"untrained-{preset.name}-{seed}.pt"
+    path = out / f"untrained-{digest(fingerprint({'preset': plain(preset), 'seed': seed}, 'cpu'))}.pt"
     if not path.is_file():
         cli.seed_everything(seed)
         checkpoints.save_model(path, checkpoints.build_model(preset), preset, seed)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import os
 import statistics
 from collections.abc import Mapping, Sequence
@@ -20,11 +18,12 @@ from tqdm import tqdm
 from datasets.base import VideoSequence
 from experiments import checkpoints, distributed
 from experiments.ablate.rows import Case, Source
-from experiments.jobs import Job, settings_of
+from experiments.jobs import Job, learning_part, settings_of
 from experiments.learned_files import learned_once
 from experiments.records import Records
 from experiments.rows import Row
 from experiments.scoring import collect, finished_result, record_video, summarize_row, videos_of
+from experiments.settings import digest, plain
 
 ROW = "masks"
 REFRESH_SECONDS = 2.0
@@ -102,11 +101,8 @@ def make_runs(setup: Setup, case: Case, frames: int | None) -> list[Run]:
             frames=frames,
             online_seed=seed,
         )
-        settings = settings_of(job)
-        stable = {name: value for name, value in settings.items() if name != "code"}
-        digest = hashlib.sha256(json.dumps(stable, sort_keys=True, default=str).encode()).hexdigest()[:12]
-        job = dataclasses.replace(job, out=setup.out / "runs" / digest)
-        runs.append(Run(job, Records(job.out / ".done", settings)))
+        job = dataclasses.replace(job, out=setup.out / "runs" / digest(plain(job)))
+        runs.append(Run(job, Records(job.out / ".done", settings_of(job))))
     return runs
 
 
@@ -131,7 +127,7 @@ def group_runs(runs: Sequence[Run]) -> list[tuple[Run, ...]]:
     groups: dict[Any, list[Run]] = {}
     for run in runs:
         job = run.job
-        key = (job.checkpoint, job.online_steps, job.online_seed) if job.online_steps else job.out
+        key = digest(plain(learning_part(job))) if job.online_steps else job.out
         groups.setdefault(key, []).append(run)
     return [tuple(group) for group in groups.values()]
 
@@ -162,10 +158,7 @@ def _score_share(runs: Sequence[Run], videos: Sequence[str], processes: int, out
 
 def learned_folder(out: Path, run: Run) -> Path:
     """Where the networks are kept that a run has in common with others that learn the same online."""
-    job = run.job
-    path = "" if job.checkpoint is None else str(job.checkpoint.resolve())
-    weights = hashlib.sha256(path.encode()).hexdigest()[:12]
-    return out / "learned" / f"{weights}-{job.online_steps}-{job.online_seed}"
+    return out / "learned" / digest(plain(learning_part(run.job)))
 
 
 def _on_device_of_rank(run: Run) -> Run:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -26,6 +24,7 @@ from experiments.learned_files import learned_once
 from experiments.records import Records
 from experiments.rows import Row
 from experiments.scoring import finished_result, score_video, summarize_row, videos_of
+from experiments.settings import digest, plain
 from stg_pyg.config import STGConfig
 from stg_pyg.model import STGNet
 from stg_pyg.stages import timed_stages
@@ -138,8 +137,7 @@ def score_once(job: Job, model: STGNet, video: VideoSequence, common: Job) -> di
 
 
 def _job_of(job: Job, config: STGConfig) -> Job:
-    text = json.dumps(config.to_dict(), sort_keys=True)
-    folder = job.out / "scores" / hashlib.sha256(text.encode()).hexdigest()[:12]
+    folder = job.out / "scores" / digest(plain(config))
     return replace(job, rows=(Row(ROW, "", config),), out=folder)
 
 

@@ -14,6 +14,7 @@ from experiments.segment.options import CONFIDENCE, OVERLAY, RESULTS, STEPS_FROM
 from experiments.segment.outputs import Scores, lost_objects, write_coco, write_confidence, write_overlay
 from experiments.segment.resume import Stand
 from experiments.segment.run import Run
+from experiments.settings import digest
 from stg_pyg.errors import InputError
 from stg_pyg.io import write_json
 
@@ -189,7 +190,7 @@ def settings(run: Run) -> dict[str, Any]:
         "device": run.device.type,
         "seed": args.seed,
         "config": run.model.config.to_dict(),
-        "fingerprint": run.saved.fingerprint,
+        "fingerprint": digest(run.saved.fingerprint),
     }
 
 

@@ -14,6 +14,7 @@ from experiments.segment.options import CONFIDENCE
 from experiments.segment.outputs import BAR, read_confidence, write_alpha
 from experiments.segment.resume import Stand
 from experiments.segment.run import Run
+from experiments.settings import digest
 from stg_pyg.io import remove_leftovers, write_label_map
 
 
@@ -81,7 +82,7 @@ def _finished(run: Run) -> Stand | None:
     scores = read_confidence(run.args.out / CONFIDENCE)
     try:
         content = json.loads(path.read_bytes())
-        if scores is None or content["fingerprint"] != run.saved.fingerprint:
+        if scores is None or content["fingerprint"] != digest(run.saved.fingerprint):
             return None
         frames, seconds = int(content["frames"]), float(content["seconds_per_frame"])
         return Stand(frames, scores, seconds * frames, None, float(content["online_seconds"]), True)

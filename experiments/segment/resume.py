@@ -3,27 +3,53 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import shutil
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import torch
 
-from experiments.records import code_digest, file_digest, stamp
+from experiments.flow_state import flow_state, raft_state
+from experiments.presets import Preset
+from experiments.settings import differences, path_state, seen_as
+from stg_pyg.config import STGConfig
 from stg_pyg.io import write_atomic
 
 FORMAT = "stg_pyg-segment-1"
 SAVE_SECONDS = 30.0
 """At most this much work, and a frame, is done again after a run was killed."""
-_CODE = ("*.py",)
 
-Fingerprint = dict[str, str]
-"""A digest of each thing that masks depend on, by what the user calls it."""
+Fingerprint = dict[str, Any]
+"""Plain values of everything that masks depend on."""
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What the masks of a run depend on, by the names of the options where there are any."""
+
+    video: Path = field(metadata=seen_as(lambda run: path_state(run.video, nested=False)))
+    masks: Path | None = field(metadata=seen_as(lambda run: path_state(run.masks, nested=False)))
+    boxes: Path | None
+    points: Path | None
+    checkpoint: Path | None
+    proposals: Path | None
+    flow: str = field(metadata=seen_as(lambda run: flow_state(run.flow, run.sequence)))
+    flow_weights: str = field(metadata=seen_as(lambda run: raft_state(run.flow, run.flow_weights)))
+    sequence: str
+    online_steps: int
+    online_seconds: float | None
+    every: int
+    max_size: tuple[int, int]
+    """(H, W) in pixels that frames are reduced to."""
+    max_objects_at_once: int | None
+    alpha: bool
+    trace: bool
+    device: str
+    """Its kind."""
+    seed: int
+    preset: Preset
+    config: STGConfig
 
 
 @dataclass
@@ -114,20 +140,6 @@ def changed(before: Fingerprint | None, now: Fingerprint) -> str:
     """What differs between two runs, in words."""
     if before is None:
         return "or damaged"
-    names = [name for name in now if before.get(name) != now[name]] or ["the version"]
-    return f"other: {', '.join(names)}"
-
-
-def fingerprint(parts: dict[str, Any]) -> Fingerprint:
-    """The digest of each part, and that of the program and the libraries that results depend on."""
-    own = Path(__file__).parent
-    files = sorted(path for pattern in _CODE for path in own.glob(pattern))
-    versions = [torch.__version__, np.__version__, cv2.__version__]
-    parts = {**parts, "the program": [code_digest(), *map(file_digest, files), *versions]}
-    texts = {name: json.dumps(part, default=str) for name, part in parts.items()}
-    return {name: hashlib.sha256(text.encode()).hexdigest()[:16] for name, text in texts.items()}
-
-
-def state_of(path: Path | None) -> list[Any] | None:
-    """Where a file or folder is, with the sizes and times of its files."""
-    return None if path is None or not path.exists() else stamp(path)
+    names = differences(before, now)
+    words = {name: f"--{name.replace('_', '-')}" for name in names} | {n: f"the {n}" for n in ("video", "program")}
+    return f"other: {', '.join(words[name] for name in names)}"

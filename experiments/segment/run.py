@@ -8,7 +8,7 @@ import copy
 import time
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import fields
 from typing import Any
 
 import cv2
@@ -16,7 +16,6 @@ import torch
 
 from experiments import cli
 from experiments.learning import Lesson, adapted_networks
-from experiments.records import file_digest
 from experiments.segment.frame_source import open_source
 from experiments.segment.frames import FrameResult, InputFrame, reduce_frame, reduced_size
 from experiments.segment.given_masks import reduce_labels
@@ -30,9 +29,10 @@ from experiments.segment.options import (
     spare_cores,
 )
 from experiments.segment.progress import progress_of
-from experiments.segment.resume import Fingerprint, SavedRun, fingerprint, state_of
+from experiments.segment.resume import RunSettings, SavedRun
 from experiments.segment.shapes import GivenShapes
 from experiments.segment.video_proposals import VideoProposals
+from experiments.settings import fingerprint
 from stg_pyg.flow import FlowEstimator
 from stg_pyg.flow_ahead import flow_ahead, prepare_flow
 from stg_pyg.grouped_stream import GroupedSegmenter
@@ -75,7 +75,7 @@ class Run:
             self.proposals = VideoProposals(args.proposals, self.source, args.sequence)
         self.flow = choose_flow(args, self.source, self.given.frames[0], self.device)
         self.folder = output_folder(args, self.source)
-        self.saved = SavedRun(args.out / STATE_FOLDER / self.sequence, self.fingerprint())
+        self.saved = SavedRun(args.out / STATE_FOLDER / self.sequence, fingerprint(self.settings(), self.device))
         self._stream: VideoSegmenter | None = None
 
     @property
@@ -88,33 +88,19 @@ class Run:
         """Whether the given mask is all that the network learns from."""
         return self.args.checkpoint is None and self.args.proposals is None
 
-    def fingerprint(self) -> Fingerprint:
-        """Of everything that the masks depend on, by what the user calls it."""
+    def settings(self) -> RunSettings:
+        """Everything that the masks depend on."""
         args = self.args
-        stored_flow = Path(args.flow) / self.sequence
-        return fingerprint(
-            {
-                "the video": state_of(args.video),
-                "--masks": state_of(args.masks),
-                "--boxes": state_of(args.boxes),
-                "--points": state_of(args.points),
-                "--checkpoint": None if args.checkpoint is None else file_digest(args.checkpoint),
-                "--proposals": state_of(args.proposals),
-                "--flow": [args.flow, args.flow_weights, state_of(stored_flow)],
-                "--sequence": self.sequence,
-                "--online-steps": self.steps,
-                "--online-seconds": self.args.online_seconds,
-                "--update-every": self.model.config.update_every,
-                "--every": args.every,
-                "--max-size": self.size,
-                "--memory-frames": self.model.config.memory_frames,
-                "--max-objects-at-once": args.max_objects_at_once,
-                "--alpha": args.alpha,
-                "--trace": args.trace,
-                "--device": self.device.type,
-                "--seed": args.seed,
-            }
-        )
+        same = [field.name for field in fields(RunSettings) if hasattr(args, field.name)]
+        chosen = {
+            "sequence": self.sequence,
+            "online_steps": self.steps,
+            "max_size": self.size,
+            "device": self.device.type,
+            "preset": self.preset,
+            "config": self.model.config,
+        }
+        return RunSettings(**{**{name: getattr(args, name) for name in same}, **chosen})
 
     def given_at(self, name: str) -> tuple[UInt8Array | None, UInt8Array | None]:
         """Given object ids of a frame at the full size and at the size that is worked on."""

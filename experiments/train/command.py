@@ -20,6 +20,7 @@ from experiments.layers_option import add_layers, with_layers
 from experiments.presets import PRESETS, Preset, find_preset, open_split
 from experiments.rows import format_table, table_rows
 from experiments.scoring import Job, score_videos, summarize_row
+from experiments.settings import path_state, state_digest, weights_digest
 from experiments.train import process_group
 from experiments.train.board import check_installed
 from experiments.train.detector_stage import evaluate_detector, load_detector, train_detector
@@ -184,6 +185,16 @@ def weights_of(args: argparse.Namespace, preset: Preset) -> str:
     return args.weights or ("auto" if preset.size == "paper" else "none")
 
 
+def origin_of(args: argparse.Namespace, preset: Preset) -> dict[str, Any]:
+    """What the weights are before the training of a stage, as plain values."""
+    spec = weights_of(args, preset)
+    weights = spec if spec in ("auto", "none") else path_state(Path(spec))
+    origin: dict[str, Any] = {"init": path_state(args.init), "weights": weights, "coco": None}
+    if args.coco is not None:
+        origin["coco"] = [args.coco_split, state_digest([COCO.file_of(args.coco, args.coco_split)])]
+    return origin
+
+
 def build_detector(args: argparse.Namespace, preset: Preset) -> Detector:
     """The detector of a preset; one that is resumed needs no pretrained weights."""
     for name in ("detector.pt", "detector_coco.pt"):
@@ -254,6 +265,7 @@ def train_stages(args: argparse.Namespace, preset: Preset, device: torch.device)
         "seed": args.seed,
         "resume": args.resume,
         "tensorboard": args.out / "tensorboard" if args.tensorboard else None,
+        "origin": origin_of(args, preset),
     }
     in_batches = common | {"workers": args.workers, "accumulate": args.accumulate}
     if args.stage == "detector":
@@ -268,6 +280,7 @@ def train_stages(args: argparse.Namespace, preset: Preset, device: torch.device)
     if args.stage in ("segmentation", "all"):
         train_in_phases(train_segmentation, model.segmentation, videos, preset, "segmentation", args, in_batches)
         if preset.fine is not None:
+            in_batches["origin"] = weights_digest(model.segmentation)
             log = train_segmentation(model.segmentation, videos, preset.fine, args.out / FINE, **in_batches)
             write_log(args.out / "fine_log.json", log)
     elif args.stage == "graph":

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from experiments import checkpoints
 from experiments.presets import Preset
 from experiments.train import process_group
+from experiments.train.begun import check_begun, stage_fingerprint
 from experiments.train.board import open_board
 from experiments.train.detector_samples import Batch, DetectionBatches, DetectionConfig, targets_of
 from experiments.train.loop import History, Log, load_scaler, run_steps
@@ -40,6 +41,7 @@ def train_detector(
     workers: int = 1,
     accumulate: int = 1,
     tensorboard: Path | None = None,
+    origin: Any = None,
 ) -> Log:
     """Trains ``detector`` in place and leaves the averaged weights in it.
 
@@ -52,7 +54,8 @@ def train_detector(
 
     Args:
         precision: of the backbone on a GPU.
-        workers, accumulate, tensorboard: as for :func:`experiments.train.segmentation_stage.train_segmentation`.
+        workers, accumulate, tensorboard, origin: as for
+            :func:`experiments.train.segmentation_stage.train_segmentation`.
 
     Returns:
         One entry {"step", "loss", "loss_..."} every 50 steps.
@@ -68,10 +71,13 @@ def train_detector(
     optimizer = make_optimizer(detector, preset)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
     start, history = 0, History()
+    options: dict[str, Any] = {"seed": seed, "precision": precision, "accumulate": accumulate, "origin": origin}
+    settings = stage_fingerprint("detector", preset, videos, device, **options)
     if resume and path.is_file():
         content = checkpoints.load(path, "detector")
         checkpoints.load_weights(detector, content["net"], path)
         checkpoints.load_weights(average.net, content["weights"], path)
+        check_begun(path, content["settings"], settings)
         optimizer.load_state_dict(content["optimizer"])
         load_scaler(scaler, content)
         start, history, average.updates = content["step"], History.of(content), content["step"]
@@ -94,7 +100,7 @@ def train_detector(
     def save(step: int) -> None:
         state = {"net": detector.state_dict(), "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()}
         made_of = {**detector.to_checkpoint(), "weights": average.net.state_dict(), **history.state()}
-        checkpoints.save(path, {"kind": "detector", "preset": preset.name, "step": step, **made_of, **state})
+        checkpoints.save(path, {"kind": "detector", "settings": settings, "step": step, **made_of, **state})
 
     board = open_board(tensorboard, path, range(start, steps), batch_size, optimizer)
     detector.train()

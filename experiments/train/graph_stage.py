@@ -16,7 +16,9 @@ from torch import Tensor
 from datasets.base import VideoSequence
 from experiments import checkpoints
 from experiments.presets import Preset
+from experiments.settings import weights_digest
 from experiments.train import process_group
+from experiments.train.begun import check_begun, stage_fingerprint
 from experiments.train.board import open_board, rows_of
 from experiments.train.loop import History, Log, run_steps
 from stg_pyg.errors import InputError
@@ -44,6 +46,7 @@ def train_graph(
     seed: int = 0,
     resume: bool = False,
     tensorboard: Path | None = None,
+    origin: Any = None,
 ) -> Log:
     """Trains everything but the segmentation network of ``model``, in place; resumable as the first stage is.
 
@@ -59,9 +62,13 @@ def train_graph(
     batch_size = preset.graph_batch_size
     steps = preset.graph_steps // (CLIP_FRAMES * batch_size)
     start, history = 0, History()
+    before = {"networks": origin, "segmentation": model.segmentation and weights_digest(model.segmentation)}
+    options: dict[str, Any] = {"seed": seed, "precision": precision, "origin": before}
+    settings = stage_fingerprint("graph", preset, videos, device, **options)
     if resume and path.is_file():
         content = checkpoints.load(path, "graph")
         checkpoints.load_weights(model, {**model.state_dict(), **content["graph"]}, path)
+        check_begun(path, content["settings"], settings)
         optimizer.load_state_dict(content["optimizer"])
         start, history = content["clip"] // batch_size, History.of(content)
     process_group.agree(start, path)
@@ -91,7 +98,7 @@ def train_graph(
 
     def save(step: int) -> None:
         state = {n: v for n, v in model.state_dict().items() if not n.startswith("segmentation.")}
-        content = {"kind": "graph", "preset": preset.name, "clip": step * batch_size, "graph": state}
+        content = {"kind": "graph", "settings": settings, "clip": step * batch_size, "graph": state}
         checkpoints.save(path, {**content, "optimizer": optimizer.state_dict(), **history.state()})
 
     board = open_board(tensorboard, path, range(start, steps), batch_size, optimizer, lambda: rows_of(*seen))

@@ -15,6 +15,7 @@ from datasets.base import VideoSequence
 from experiments import checkpoints
 from experiments.presets import Preset
 from experiments.train import process_group
+from experiments.train.begun import check_begun, stage_fingerprint
 from experiments.train.board import MOST_ROWS, open_board, rows_of
 from experiments.train.loop import History, Log, load_scaler, run_steps
 from stg_pyg.boxes import box_center_size, boxes_from_center_size, masks_to_boxes
@@ -49,6 +50,7 @@ def train_segmentation(
     workers: int = 1,
     accumulate: int = 1,
     tensorboard: Path | None = None,
+    origin: Any = None,
 ) -> Log:
     """Trains ``net`` in place and leaves the averaged weights in it.
 
@@ -61,6 +63,7 @@ def train_segmentation(
         workers: processes that draw samples.
         accumulate: parts that a process takes its share of a batch in, one after the other.
         tensorboard: folder of event files.
+        origin: what the weights were before; training that goes on must have begun with the same.
 
     Returns:
         One entry {"step", "loss"} every 50 steps.
@@ -70,10 +73,13 @@ def train_segmentation(
     optimizer = torch.optim.AdamW(net.parameters(), lr=preset.learning_rate, weight_decay=0.02)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
     start, history = 0, History()
+    options: dict[str, Any] = {"seed": seed, "precision": precision, "accumulate": accumulate, "origin": origin}
+    settings = stage_fingerprint("segmentation", preset, videos, device, **options)
     if resume and path.is_file():
         content = checkpoints.load(path, "segmentation")
         checkpoints.load_weights(net, content["net"], path)
         checkpoints.load_weights(average.net, content["average"], path)
+        check_begun(path, content["settings"], settings)
         optimizer.load_state_dict(content["optimizer"])
         load_scaler(scaler, content)
         start, history, average.updates = content["step"], History.of(content), content["step"]
@@ -99,7 +105,7 @@ def train_segmentation(
     def save(step: int) -> None:
         nets = {"net": net.state_dict(), "average": average.net.state_dict()}
         state = {**nets, "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(), **history.state()}
-        checkpoints.save(path, {"kind": "segmentation", "preset": preset.name, "step": step, **state})
+        checkpoints.save(path, {"kind": "segmentation", "settings": settings, "step": step, **state})
 
     @torch.no_grad()
     def picture() -> Tensor:

@@ -102,7 +102,7 @@ def done(monkeypatch: pytest.MonkeyPatch, in_process: Done) -> Done:
             yield found
 
     monkeypatch.setattr("experiments.scoring.stream_labels", labels)
-    monkeypatch.setattr("experiments.jobs.code_digest", lambda: "the same")
+    monkeypatch.setattr("experiments.settings.code_digest", lambda: "the same")
     return in_process
 
 
@@ -397,8 +397,8 @@ def test_killed_and_started_again(monkeypatch, tmp_path, root, checkpoint, in_pr
         time.sleep(0.05)
     assert not (tmp_path / "a/ablation.json").exists()
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "a").glob("runs/*/.done/*.json")}
-    code = json.loads(next(iter(kept)).read_text())["settings"]["code"]
-    monkeypatch.setattr("experiments.jobs.code_digest", lambda: code)
+    code = json.loads(next(iter(kept)).read_text())["settings"]["program"]["code"]
+    monkeypatch.setattr("experiments.settings.code_digest", lambda: code)
     assert run(monkeypatch, root, checkpoint, tmp_path / "a", *arguments) == 0
     assert len(in_process["scored"]) == 3 * len(result_in(tmp_path / "a")["sequences"]) - len(kept)
     assert kept and {path: path.stat().st_mtime_ns for path in kept} == kept

@@ -10,7 +10,7 @@ from datasets import SyntheticVideos, VideoSequence
 from experiments import checkpoints, scoring
 from experiments.jobs import Job, settings_of
 from experiments.presets import PRESETS
-from experiments.records import Records, code_digest, file_digest, stamp
+from experiments.records import Records
 from experiments.rows import table_rows
 from experiments.scoring import score_folder, score_videos, summarize_row
 from stg_pyg.errors import InputError
@@ -63,23 +63,6 @@ def test_finished_videos_are_not_run_again(tmp_path, asked, checkpoint):
     assert next(iter(first["val-0000"]["flow"]["scores"])) == 1, "object ids are numbers"
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"rows": (ROWS["baseline"],)},
-        {"rows": (ROWS["flow"], ROWS["baseline"])},
-        {"seed": 1},
-        {"overlays": True},
-        {"online_steps": 1},
-        {"flow": "dis:fast"},
-        {"oracle": True},
-    ],
-)
-def test_other_settings_are_run_again(tmp_path, checkpoint, changes):
-    one, other = (settings_of(make_job(checkpoint, tmp_path, **options)) for options in ({}, changes))
-    assert one != other and one == settings_of(make_job(checkpoint, tmp_path / "elsewhere"))
-
-
 def test_another_checkpoint_is_run_again(tmp_path, asked, checkpoint):
     job = make_job(checkpoint, tmp_path / "out")
     score_videos(job, NAMES[:1])
@@ -128,16 +111,6 @@ def test_records(tmp_path):
     records.forget("car")
     records.forget("car")
     assert not path.exists()
-
-
-def test_digests(tmp_path):
-    file = tmp_path / "a"
-    file.write_bytes(b"abc")
-    assert file_digest(file) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    assert code_digest() == code_digest()
-    before = stamp(file), stamp(tmp_path)
-    file.write_bytes(b"abcd")
-    assert stamp(file) != before[0] and stamp(tmp_path) != before[1]
 
 
 class Sparse(VideoSequence):

@@ -97,7 +97,7 @@ def test_the_bytes_are_the_same_where_objects_come_later(run, monkeypatch, clip,
 def test_killed_anywhere_it_goes_on_to_the_same_bytes(run, monkeypatch, clip, masks):
     """Killed just before every fourth file gets its name, a frame having two with its state."""
     monkeypatch.setattr(segment_resume, "SAVE_SECONDS", 0.0)
-    monkeypatch.setattr(segment_resume, "code_digest", lambda: "the code")  # which may be edited while tests run
+    monkeypatch.setattr("experiments.settings.code_digest", lambda: "the code")  # which may be edited while tests run
     found, expected = both(run, monkeypatch, clip, masks)
     kills = 0
     while run_killed(lambda: run(clip, masks, out="killed") and 0, at=4):

@@ -1,0 +1,109 @@
+"""What the weights of a stage depend on, so that a stage which goes on is the one that was begun."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from experiments.presets import Preset
+from experiments.settings import differences, fingerprint, plain, seen_as, state_digest
+from experiments.train import process_group
+from stg_pyg.config import STGConfig
+from stg_pyg.errors import InputError
+
+_SCORING = ("val_split", "test_alpha", "online_")
+_OF_OTHER_STAGES = {
+    "detector": (
+        "config",
+        "width",
+        "crop_size",
+        "lucid",
+        "segmentation_",
+        "batch_size",
+        "learning_rate",
+        "fine_",
+        "graph_",
+    ),
+    "segmentation": ("config", "detector_", "fine_", "graph_"),
+    "graph": ("detector_", "coco_", "lucid", "segmentation_", "batch_size", "learning_rate", "fine_"),
+}
+"""How the fields of a preset begin that a stage does not look at; the graph depends on the weights that the stage
+before has made, and not on how."""
+_NO_TRAINING = ("online_steps", "online_key_steps", "update_every", "update_steps", "update_rate")
+"""Constants of what networks learn while videos are segmented."""
+_MAY_CHANGE = ("device", "threads", "states", "program")
+"""What may be another when a run goes on, with a note, as machines and programs change in the middle of a long one."""
+
+
+@dataclass(frozen=True)
+class StageSettings:
+    """What the weights of a stage depend on. Numbers of processes and of workers change no sample."""
+
+    stage: str
+    preset: Preset = field(metadata=seen_as(lambda settings: preset_of_stage(settings.stage, settings.preset)))
+    seed: int
+    precision: torch.dtype
+    accumulate: int
+    origin: Any
+    """What the weights were before, as plain values."""
+    states: str
+    """Digest of the states of all files of the videos."""
+    device: str
+    """Its kind."""
+    threads: int
+
+
+def preset_of_stage(stage: str, preset: Preset) -> dict[str, Any]:
+    """The plain values of a preset that a stage looks at."""
+    defaults = {field.name: field.default for field in dataclasses.fields(STGConfig)}
+    config = preset.config.with_options(**{name: defaults[name] for name in _NO_TRAINING})
+    values: dict[str, Any] = plain(dataclasses.replace(preset, config=config))
+    left_out = (*_SCORING, *_OF_OTHER_STAGES[stage])
+    return {name: value for name, value in values.items() if not name.startswith(left_out)}
+
+
+def stage_fingerprint(
+    stage: str,
+    preset: Preset,
+    videos: Iterable[Any],
+    device: torch.device,
+    *,
+    seed: int,
+    precision: torch.dtype,
+    accumulate: int = 1,
+    origin: Any = None,
+) -> dict[str, Any]:
+    """Of :class:`StageSettings`, for the checkpoint of a stage."""
+    states = state_digest(path for video in videos for path in getattr(video, "files", ()))
+    machine = (device.type, torch.get_num_threads())
+    settings = StageSettings(stage, preset, seed, precision, accumulate, plain(origin), states, *machine)
+    return fingerprint(settings, device)
+
+
+def check_begun(path: Path, begun: Any, now: dict[str, Any]) -> None:
+    """Compares the settings in the checkpoint of a stage with those that it is to go on with.
+
+    What changes rounding alone, the program and the files of the videos may be others; a line says so.
+
+    Raises:
+        InputError: anything else is.
+    """
+    changed = differences(begun, now)
+    if others := [name for name in changed if name not in _MAY_CHANGE]:
+        raise InputError(
+            f"{path}: was begun with other settings ({_named(others)}); give the options of then, or remove it to begin "
+            "anew"
+        )
+    if changed and process_group.is_main():
+        print(f"note: {path} was begun otherwise ({_named(changed)}), so the result is that of neither", file=sys.stderr)
+
+
+def _named(settings: Iterable[str]) -> str:
+    words = {"states": "files of the videos", "segmentation": "the segmentation network", "networks": "weights"}
+    return ", ".join(words.get(name, name) for name in settings)

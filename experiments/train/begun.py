@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -14,7 +13,6 @@ import torch
 from experiments.presets import Preset
 from experiments.settings import differences, fingerprint, plain, seen_as, state_digest
 from experiments.train import process_group
-from stg_pyg.config import STGConfig
 from stg_pyg.errors import InputError
 
 _SCORING = ("val_split", "test_alpha", "online_")
@@ -61,9 +59,8 @@ class StageSettings:
 
 def preset_of_stage(stage: str, preset: Preset) -> dict[str, Any]:
     """The plain values of a preset that a stage looks at."""
-    defaults = {field.name: field.default for field in dataclasses.fields(STGConfig)}
-    config = preset.config.with_options(**{name: defaults[name] for name in _NO_TRAINING})
-    values: dict[str, Any] = plain(dataclasses.replace(preset, config=config))
+    values: dict[str, Any] = plain(preset)
+    values["config"] = {name: value for name, value in values["config"].items() if name not in _NO_TRAINING}
     left_out = (*_SCORING, *_OF_OTHER_STAGES[stage])
     return {name: value for name, value in values.items() if not name.startswith(left_out)}
 
@@ -97,11 +94,12 @@ def check_begun(path: Path, begun: Any, now: dict[str, Any]) -> None:
     changed = differences(begun, now)
     if others := [name for name in changed if name not in _MAY_CHANGE]:
         raise InputError(
-            f"{path}: was begun with other settings ({_named(others)}); give the options of then, or remove it to begin "
-            "anew"
+            f"{path}: was begun with other settings ({_named(others)}); give the options of then, or remove this file "
+            "to begin anew"
         )
     if changed and process_group.is_main():
-        print(f"note: {path} was begun otherwise ({_named(changed)}), so the result is that of neither", file=sys.stderr)
+        what = _named(changed)
+        print(f"note: {path} was begun otherwise ({what}), so the result is that of neither", file=sys.stderr)
 
 
 def _named(settings: Iterable[str]) -> str:

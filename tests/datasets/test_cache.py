@@ -16,10 +16,11 @@ class Counted(VideoSequence):
         self.name = name
         self.frame_names = [f"{t:05d}" for t in range(num_frames)]
         self.reads: list[tuple[str, int]] = []
+        self.shade = 1
 
     def image(self, t: int) -> np.ndarray:
         self.reads.append(("image", t))
-        return np.full((SIDE, SIDE, 3), 10 * t + len(self.name), np.uint8)
+        return np.full((SIDE, SIDE, 3), 10 * t + self.shade, np.uint8)
 
     def labels(self, t: int) -> np.ndarray | None:
         self.reads.append(("labels", t))
@@ -50,8 +51,11 @@ def test_gives_what_the_sequence_gives_and_reads_it_once():
     assert sorted(video.reads) == sorted([(kind, t) for kind in ("image", "labels") for t in range(5)])
 
 
-def test_videos_share_the_cache_and_are_kept_apart():
-    videos = [Counted("a"), Counted("bb")]
+@pytest.mark.parametrize("names", ["ab", "aa"])
+def test_videos_share_the_cache_and_are_kept_apart(names):
+    """Also two of one name, of different data sets."""
+    videos = [Counted(name) for name in names]
+    videos[1].shade = 2
     fast = cached(videos, 1.0)
     assert fast[0].image(1).flat[0] == 11 and fast[1].image(1).flat[0] == 12
     assert fast[0].image(1).flat[0] == 11

@@ -8,7 +8,7 @@ from train_cases import InProcess
 
 from datasets import SyntheticVideos, VideoSequence
 from experiments import checkpoints, scoring
-from experiments.jobs import Job, settings_of
+from experiments.jobs import Job
 from experiments.presets import PRESETS
 from experiments.records import Records
 from experiments.rows import table_rows

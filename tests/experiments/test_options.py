@@ -1,4 +1,4 @@
-"""Every option of a command that keeps finished work changes the fingerprint of that, or is listed here with a reason."""
+"""Every option of a command that keeps finished work changes its fingerprint, or is listed here with a reason."""
 
 import argparse
 import dataclasses
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from coco_files import make_root
+from coco_files import annotation, make_root, polygon
 from test_cli import command
 from torch import nn
 from train_cases import TINY, make_tiny
@@ -21,7 +21,7 @@ from experiments import checkpoints, evaluate, proposals
 from experiments.ablate import command as ablate
 from experiments.benchmark import layer_scores, video_parts
 from experiments.jobs import settings_of
-from experiments.presets import PRESETS
+from experiments.presets import PRESETS, open_split
 from experiments.segment import command as segment
 from experiments.segment import options as segment_options
 from experiments.tables import command as tables
@@ -57,16 +57,19 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("dev", "dev2"):
         shutil.copy(folder / "davis/ImageSets/2016/val.txt", folder / f"davis/ImageSets/2016/{name}.txt")
     (folder / "davis/ImageSets/2016/val.txt").unlink()
-    make_root(folder / "coco")
-    shutil.copytree(folder / "coco/train2017", folder / "coco/other", dirs_exist_ok=True)
+    for name in ("coco", "coco2"):
+        make_root(folder / name, [annotation(1, 0, [polygon(2, 2, 12, 12 + len(name))])])
+    shutil.copytree(folder / "coco/train2017", folder / "coco/other")
     annotations = folder / "coco/annotations"
     shutil.copy(annotations / "instances_train2017.json", annotations / "instances_other.json")
-    mask = np.zeros(SIZE, np.uint8)
+    plain = TINY.config.with_options(online_steps=0)
+    checkpoints.save_model(folder / "model-zero", checkpoints.build_model(TINY, plain), TINY, 0)
     for number, name in enumerate("ab", start=1):
         torch.manual_seed(number)
         checkpoints.save_model(folder / f"model-{name}", checkpoints.build_model(TINY), TINY, 0)
         checkpoints.save(folder / f"detector-{name}", {"kind": "detector", **Detector.small(4, 48).to_checkpoint()})
         write_text(folder / f"weights-{name}", name)
+        mask = np.zeros(SIZE, np.uint8)
         mask[4:20, 4 + number : 20] = 1
         write_label_map(folder / f"masks-{name}.png", mask)
         write_text(folder / f"boxes-{name}", f"1 {number} 2 20 20\n")
@@ -75,8 +78,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for t in range(3):
             write_image(folder / f"video-{name}/{t:05d}.png", np.full((*SIZE, 3), 40 * number + t, np.uint8))
             one = EncodedProposals(torch.tensor([[4.0, 4, 20, 20]]), torch.ones(1), [None], SIZE)
-            writer.write("clip", f"{t:05d}", one)
-        for sequence, count in (("cows", 4), ("test-0000", 5), ("test-0001", 5)):
+        for sequence, count in (("clip", 3), ("other", 3), ("cows", 4), ("test-0000", 5), ("test-0001", 5)):
             for t in range(count):
                 writer.write(sequence, f"{t:05d}", one)
     return folder
@@ -217,7 +219,8 @@ CASES = {
         "--flow-weights F/weights-a --out O",
         COMMON | MODEL | {
             "video": "F/video-b", "masks": "F/masks-b.png", "proposals": "F/proposals-b", "flow": "dis",
-            "flow_weights": "F/weights-b", "sequence": "cows", "online": "", "online_steps": "3", "online_seconds": "4",
+            "flow_weights": "F/weights-b", "sequence": "other", "online": "", "online_steps": "3",
+            "online_seconds": "4",
             "update_every": "5", "every": "2", "max_size": "40", "max_objects_at_once": "1", "memory_frames": "3",
             "alpha": "", "trace": "", "boxes": "F/boxes-b", "points": "F/points-b",
         },
@@ -241,6 +244,8 @@ BASES = {
     ("train", "detector_steps"): "--stage detector --workers 0 --out O",
 }
 """Where an option does not go with the others."""
+KNOWN: dict[str, Any] = {}
+"""The fingerprints of these and of those above."""
 
 
 def parser_of(name: str, patch: pytest.MonkeyPatch) -> argparse.ArgumentParser:
@@ -270,7 +275,9 @@ def found_by(patch: pytest.MonkeyPatch, files: Path, out: Path, name: str, words
     with patch.context() as inner:
         make_tiny(inner)
         inner.setattr("experiments.cli.choose_device", lambda name: torch.device("cpu" if name == "auto" else name))
-        inner.setattr(torch.cuda, "is_bf16_supported", lambda: False)
+        inner.setattr("experiments.cli.bfloat16_is_fast", lambda _: False)
+        for module in (evaluate, ablate, proposals, train):
+            inner.setattr(module, "open_split", lambda _, split, *__: open_split(TINY, "test", None))
         CASES[name].prepare(inner)
         arguments = [word.replace("F/", f"{files}/") if word != "O" else str(out) for word in (*words.split(), *more)]
         with pytest.raises(Captured) as found:
@@ -283,12 +290,22 @@ def found_by(patch: pytest.MonkeyPatch, files: Path, out: Path, name: str, words
 )
 def test_another_value_is_another_fingerprint(monkeypatch, tmp_path, files, name, option):
     base, value = BASES.get((name, option), CASES[name].base), CASES[name].values[option]
-    before = found_by(monkeypatch, files, tmp_path, name, base)
-    assert before == found_by(monkeypatch, files, tmp_path, name, base), "the same again"
+    if base not in KNOWN:
+        KNOWN[base] = found_by(monkeypatch, files, tmp_path, name, base)
+        assert KNOWN[base] == found_by(monkeypatch, files, tmp_path / "elsewhere", name, base), "the same again"
     if option == "video":
         after = found_by(monkeypatch, files, tmp_path, name, base.replace("F/video-a", value))
     else:
         word = value if value.startswith("--no-") else f"--{option.replace('_', '-')}"
         values = [value] if value and not value.startswith("--no-") else []
         after = found_by(monkeypatch, files, tmp_path, name, base, word, *values)
-    assert after != before
+    assert after != KNOWN[base]
+
+
+def test_weights_that_training_starts_from(files):
+    args = argparse.Namespace(init=None, coco=None)
+    found = []
+    for weights in ("auto", "none", files / "weights-a", files / "weights-b"):
+        args.weights = str(weights)
+        found.append(str(train.origin_of(args, PRESETS["davis2016-paper"])))
+    assert len(set(found)) == 4

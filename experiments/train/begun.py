@@ -103,5 +103,10 @@ def check_begun(path: Path, begun: Any, now: dict[str, Any]) -> None:
 
 
 def _named(settings: Iterable[str]) -> str:
-    words = {"states": "files of the videos", "segmentation": "the segmentation network", "networks": "weights"}
+    words = {
+        "states": "files of the videos",
+        "segmentation": "the segmentation network",
+        "networks": "weights",
+        "origin": "weights",
+    }
     return ", ".join(words.get(name, name) for name in settings)

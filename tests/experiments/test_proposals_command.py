@@ -151,6 +151,18 @@ def test_other_weights_and_data_are_refused(monkeypatch, capsys, tmp_path, root,
     assert "weights" in error_line(capsys)
 
 
+def test_videos_whose_frames_have_changed_are_done_again(monkeypatch, tmp_path, root, detector):
+    assert run(monkeypatch, root, tmp_path / "out") == 0 and len(detector.seen) == 5
+    before = content(tmp_path / "out")
+    path = root / "JPEGImages/480p/boat/00000.png"
+    write_image(path, np.full((*SIZE, 3), 200, np.uint8))
+    assert run(monkeypatch, root, tmp_path / "out") == 0 and len(detector.seen) == 7
+    after = content(tmp_path / "out")
+    assert {name for name in before if before[name] != after[name]} == {"boat/00000.npz", "meta.json", "proposals.json"}
+    assert run(monkeypatch, root, tmp_path / "out", "--split", "train") == 0 and len(detector.seen) == 7
+    assert open_proposals(tmp_path / "out").sequences == ["boat", "car"]
+
+
 def test_a_trained_detector(monkeypatch, tmp_path, root):
     torch.manual_seed(5)
     trained = Detector.small(4, 64, confidence=0.9, nms=0.1, max_detections=1)

@@ -1,6 +1,8 @@
 import argparse
 import dataclasses
 import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +27,7 @@ from train_cases import (
 from datasets import VideoSequence
 from datasets.cache import cached
 from experiments import checkpoints
-from experiments.presets import PRESETS
+from experiments.presets import PRESETS, Preset
 from experiments.train import command as train
 from experiments.train import graph_stage, segmentation_stage
 from experiments.train import loop as training_loop
@@ -290,3 +292,45 @@ def test_the_second_phase_goes_on_from_the_first(monkeypatch, tmp_path):
             command(patch, *arguments, "--out", out, "--resume")
     assert command(monkeypatch, *arguments, "--out", out, "--resume") == 0
     assert (out / "checkpoint.pt").read_bytes() == (tmp_path / "whole" / "checkpoint.pt").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both stages, finished."""
+    folder = tmp_path_factory.mktemp("begun")
+    run_segmentation(tiny_model(0).segmentation, folder / "s.pt")
+    run_graph(tiny_model(0), folder / "g.pt")
+    return folder
+
+
+def scaled(preset: Preset, **rates: float) -> Preset:
+    return dataclasses.replace(preset, **{name: rate * getattr(preset, name) for name, rate in rates.items()})
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"seed": 3}, "seed"),
+        ({"precision": torch.bfloat16}, "precision"),
+        ({"origin": "others"}, "weights"),
+        ({"preset": dataclasses.replace(TINY, name="other")}, "name"),
+        ({"preset": dataclasses.replace(TINY, train_split="fit")}, "train_split"),
+        ({"preset": dataclasses.replace(TINY, segmentation_steps=9, graph_steps=36)}, "steps"),
+        ({"preset": dataclasses.replace(TINY, batch_size=2, graph_batch_size=3)}, "batch_size"),
+        ({"preset": scaled(TINY, learning_rate=2, graph_learning_rate=2)}, "learning_rate"),
+        ({"preset": dataclasses.replace(TINY, config=TINY.config.with_options(spatial_conv="mean"))}, "spatial_conv"),
+    ],
+)
+def test_what_was_begun_with_other_options_is_refused(tmp_path, begun, changes, name):
+    words = rf"\.pt: was begun with other settings \(.*{name}.*remove this file"
+    for file, go_on, network in (
+        ("s.pt", run_segmentation, tiny_model(0).segmentation),
+        ("g.pt", run_graph, tiny_model(0)),
+    ):
+        shutil.copy(begun / file, tmp_path)
+        if (file, name) == ("s.pt", "spatial_conv"):  # which the segmentation network knows nothing of
+            go_on(network, tmp_path / file, resume=True, **changes)
+        else:
+            with pytest.raises(InputError, match=words):
+                go_on(network, tmp_path / file, resume=True, **changes)
+        assert (tmp_path / file).read_bytes() == (begun / file).read_bytes()

@@ -18,12 +18,19 @@ PROBABILITY_MARGIN = 1e-4
 """How far the ``probability`` reading keeps h from 0 and 1, where the logarithm ends."""
 
 
-def check_finite(losses: Mapping[str, float], where: str) -> None:
+TRAINING_REMEDY = (
+    "lower the learning rate of the preset, give --precision float32, or take another layer where one was exchanged"
+)
+ONLINE_REMEDY = "take fewer --online-steps, none, or another checkpoint"
+
+
+def check_finite(losses: Mapping[str, float], where: str, remedy: str = TRAINING_REMEDY) -> None:
     """Stops training on a loss that is not finite.
 
     Args:
         losses: by name; ``loss`` is the sum of the others.
         where: stage and step.
+        remedy: what to do about it.
 
     Raises:
         InputError: one of them is not finite.
@@ -31,10 +38,7 @@ def check_finite(losses: Mapping[str, float], where: str) -> None:
     bad = {name: value for name, value in losses.items() if not math.isfinite(value)}
     if bad:
         terms = ", ".join(f"{name} is {value}" for name, value in bad.items() if name != "loss" or len(bad) == 1)
-        raise InputError(
-            f"{where}: the loss is not finite ({terms}); nothing of this step is stored: lower the learning rate of "
-            "the preset, give --precision float32, or take another layer where one was exchanged"
-        )
+        raise InputError(f"{where}: the loss is not finite ({terms}); nothing of this step is stored: {remedy}")
 
 
 class STGLoss(NamedTuple):

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from stg_pyg.crops import normalize_image
 from stg_pyg.dreams import DreamCache
-from stg_pyg.losses import check_finite
+from stg_pyg.losses import ONLINE_REMEDY, check_finite
 from stg_pyg.lucid import AnnotatedVideo, LucidConfig, Sample, draw_sample
 from stg_pyg.nn.segmentation import segmentation_terms
 
@@ -167,7 +167,7 @@ def segmentation_step(
         return segmentation_losses(net, samples, device, precision)
 
     losses = optimisation_step(net, optimizer, [Part(1.0, batch)], losses_of, max_norm=MAX_NORM)
-    check_finite(losses, "online learning")
+    check_finite(losses, "online learning", ONLINE_REMEDY)
     return losses["loss"]
 
 

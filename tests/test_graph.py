@@ -98,15 +98,14 @@ def test_edge_attributes_are_differentiable_in_features():
     assert torch.autograd.gradcheck(lambda f: build_spatial_graph(masks, boxes, f).edge_attr, feats)
 
 
-def test_mask_iou_is_an_optional_third_column():
+def test_the_iou_of_the_masks_takes_the_place_of_that_of_the_boxes():
     masks = torch.zeros(4, 4, 4, dtype=torch.bool)
     masks[0, :2], masks[1, 1:3], masks[2, :2] = True, True, True
     graph = build_spatial_graph(masks, random_boxes(4), torch.randn(4, 3), mask_iou=True)
-    assert graph.x.dtype == torch.float32 and graph.edge_attr.shape == (12, 3)
-    iou = edge_weight_matrix(graph.edge_index, graph.edge_attr[:, 2], 4)
+    assert graph.x.dtype == torch.float32 and graph.edge_attr.shape == (12, 2)
+    iou = edge_weight_matrix(graph.edge_index, graph.edge_attr[:, 1], 4)
     assert_close(iou[:3, :3], torch.tensor([[0, 1 / 3, 1], [1 / 3, 0, 1 / 3], [1, 1 / 3, 0]]))
     assert iou[3].eq(0).all() and iou[:, 3].eq(0).all()
-    assert_close(edge_weight(graph.edge_attr), edge_weight(graph.edge_attr[:, :2]))
 
 
 def test_soft_mask_iou_has_gradients():

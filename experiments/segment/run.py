@@ -104,6 +104,8 @@ class Run:
                 "--sequence": self.sequence,
                 "--online-steps": self.steps,
                 "--online-seconds": self.args.online_seconds,
+                "--spatial-conv": self.model.config.spatial_conv,
+                "--temporal-conv": self.model.config.temporal_conv,
                 "--update-every": self.model.config.update_every,
                 "--every": args.every,
                 "--max-size": self.size,

@@ -79,7 +79,8 @@ def make_layer(cls: type, name: str, arguments: dict[str, Any]) -> torch.nn.Modu
 def arguments_of(layer: torch.nn.Module) -> dict[str, Any] | None:
     """What a layer was made with, defaults included; None if that is not known."""
     known: dict[str, Any] | None = vars(layer).get(_RECORD)
-    return {} if known is None and not inspect.signature(type(layer)).parameters else known
+    bare = type(layer).__init__ is torch.nn.Module.__init__ or not inspect.signature(type(layer)).parameters
+    return {} if known is None and bare else known
 
 
 def parse_layer(text: str) -> tuple[str, dict[str, Any]]:

@@ -153,7 +153,7 @@ def name_of(cls: type) -> str | None:
     return own or next((name for name, known in stock_layers().items() if known is cls), None)
 
 
-def _class_and_arguments(query: Any) -> tuple[str, type, dict[str, Any]]:
+def _class_and_arguments(query: Any) -> tuple[str, type[torch.nn.Module], dict[str, Any]]:
     """The name, the class and the given arguments of a text or a class."""
     if isinstance(query, str):
         name, given = parse_layer(query)
@@ -163,7 +163,7 @@ def _class_and_arguments(query: Any) -> tuple[str, type, dict[str, Any]]:
     return query.__name__, query, {}
 
 
-def _class_of(name: str) -> type:
+def _class_of(name: str) -> type[torch.nn.Module]:
     own = {normalize_string(key): cls for key, cls in OWN.items()}
     own |= {normalize_string(cls.__name__): cls for cls in OWN.values()}
     known = own | {normalize_string(key): cls for key, cls in stock_layers().items()}

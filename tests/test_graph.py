@@ -10,6 +10,7 @@ from stg_pyg.graph import (
     MemoryGraph,
     SpatialGraph,
     batch_graphs,
+    bounded_weight,
     build_memory_graph,
     build_spatial_graph,
     cosine_similarity_matrix,
@@ -198,3 +199,18 @@ def test_memory_graph_of_several_objects_shifts_both_sides():
     batch = Batch.from_data_list([graph(2, 3), graph(1, 2)])
     assert batch.edge_index.tolist() == [[0, 1, 2, 3, 4], [0, 1, 0, 2, 2]]
     assert batch.num_nodes == 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_weights_leave_a_denominator_to_equation_5(dtype):
+    target = torch.tensor([0, 0, 0, 1, 1, 2])
+    weight = torch.tensor([-0.7, -0.7, 0.1, -0.5, -0.3, -0.9], dtype=dtype, requires_grad=True)
+    bounded = bounded_weight(weight, target, 4)
+    # Node 0: 1 + 0.1 - 1.4 s = 0.1 for s = 5 / 7. Node 1 has 0.2 as printed, node 2 exactly the bound.
+    expected = torch.tensor([-0.5, -0.5, 0.1, -0.5, -0.3, -0.9], dtype=dtype)
+    assert_close(bounded, expected)
+    assert torch.equal(bounded[3:5], weight[3:5]), "what Eq. 3 prints stays to the last bit"
+    bounded.sum().backward()
+    assert bool(weight.grad.isfinite().all())
+    mixed = torch.tensor([-0.2, 0.0, 0.8])
+    assert torch.equal(bounded_weight(mixed, torch.tensor([0, 0, 1]), 2), mixed)

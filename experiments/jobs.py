@@ -9,6 +9,7 @@ from typing import Any
 from experiments.presets import Preset
 from experiments.records import code_digest, file_digest, stamp
 from experiments.rows import Row
+from stg_pyg.layers import source_files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +62,9 @@ def settings_of(job: Job) -> dict[str, Any]:
         "preset": dataclasses.asdict(job.preset),
         "split": job.split,
         "root": None if job.root is None else str(job.root.resolve()),
+        "layers": [
+            file_digest(path) for row in job.rows if row.config is not None for path in source_files(row.config)
+        ],
         "rows": {row.name: None if row.config is None else row.config.to_dict() for row in job.rows},
         "device": job.device,
         "seed": job.seed,

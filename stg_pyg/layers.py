@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from stg_pyg.config import STGConfig
 from stg_pyg.errors import InputError
 from stg_pyg.nn import resolver, temporal_resolver
 from stg_pyg.nn.conv_adapter import ConvAdapter
-from stg_pyg.nn.made import arguments_of, format_layer, path_of
+from stg_pyg.nn.made import arguments_of, find_class, format_layer, parse_layer, path_of
 
 Query = nn.Module | str
 _TEMPORAL = {"normalize_keys": "normalize_keys", "temperature": "temperature", "update": "temporal_update"}
@@ -53,6 +54,16 @@ def with_named_layers(config: STGConfig, spatial: nn.Module, temporal: nn.Module
             spatial_conv=_text_of(spatial, config.spatial_conv, config, make_spatial, resolver.name_of),
             temporal_conv=_text_of(temporal, config.temporal_conv, config, make_temporal, temporal_resolver.name_of),
         )
+
+
+def source_files(config: STGConfig) -> list[Path]:
+    """The files that the classes of layers from elsewhere are in, which results depend on.
+
+    Raises:
+        InputError: such a class cannot be imported.
+    """
+    names = [parse_layer(text)[0] for text in (config.spatial_conv, config.temporal_conv)]
+    return [Path(inspect.getfile(find_class(name))) for name in names if ":" in name]
 
 
 def _text_of(

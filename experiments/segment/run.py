@@ -37,6 +37,7 @@ from stg_pyg.flow import FlowEstimator
 from stg_pyg.flow_ahead import flow_ahead, prepare_flow
 from stg_pyg.grouped_stream import GroupedSegmenter
 from stg_pyg.io import UInt8Array
+from stg_pyg.layers import source_files
 from stg_pyg.proposer import GuidedProposer
 from stg_pyg.read_ahead import ReadAhead
 from stg_pyg.stream import VideoSegmenter
@@ -106,6 +107,7 @@ class Run:
                 "--online-seconds": self.args.online_seconds,
                 "--spatial-conv": self.model.config.spatial_conv,
                 "--temporal-conv": self.model.config.temporal_conv,
+                "the program of its layers": [file_digest(path) for path in source_files(self.model.config)],
                 "--update-every": self.model.config.update_every,
                 "--every": args.every,
                 "--max-size": self.size,

@@ -165,6 +165,6 @@ def test_checkpoints_without_the_field_have_the_layer_of_the_paper(tiny, checkpo
 def test_weights_of_another_convolution_are_none():
     tag, cheb = (STGNet.untrained(BASE.with_options(spatial_conv=name)) for name in ("TAGConv", "ChebConv:K=2"))
     assert set(cheb.spatial_conv.state_dict()) <= set(tag.spatial_conv.state_dict())
-    with pytest.raises(InputError, match="ChebConv:K=2: x.pt has no weights of this layer"):
+    with pytest.raises(InputError, match=r"ChebConv:K=2: x\.pt has no weights of this layer"):
         check_layers(tag, cheb.config, Path("x.pt"))
     check_layers(tag, BASE.with_options(spatial_conv="TAGConv:normalize=False"), Path("x.pt"))

@@ -258,9 +258,8 @@ def test_other_layers(run, complaint, clip, first, checkpoint):
     config = json.loads((out / "run.json").read_text())["config"]
     assert (config["spatial_conv"], config["temporal_conv"]) == ("mean", "joint:top_k=1")
     model, preset = checkpoints.load_model(checkpoint)
-    changed = checkpoints.build_model(
-        preset, model.config.with_options(spatial_conv="mean", temporal_conv="joint:top_k=1")
-    )
+    options = {"spatial_conv": "mean", "temporal_conv": "joint:top_k=1"}
+    changed = checkpoints.build_model(preset, model.config.with_options(**options))
     changed.load_state_dict(model.state_dict())
     stream = VideoSegmenter(
         changed.eval(), crop_size=preset.crop_size, mixed_precision=cli.bfloat16_is_fast(torch.device("cpu"))

@@ -1,7 +1,9 @@
 """Layers come back from a checkpoint as they were, or are refused when it is written."""
 
 import copy
+from pathlib import Path
 
+import own_layers
 import pytest
 import torch
 from layer_outcomes import NAMES, stated
@@ -10,9 +12,11 @@ from torch_geometric.nn import GraphConv
 from train_cases import TINY, make_tiny
 
 from experiments import checkpoints
+from experiments.jobs import Job, settings_of
+from experiments.rows import Row
 from stg_pyg import InputError, STGNet
 from stg_pyg.graph import fully_connected_edge_index
-from stg_pyg.layers import make_spatial, make_temporal, with_named_layers
+from stg_pyg.layers import make_spatial, make_temporal, source_files, with_named_layers
 from stg_pyg.nn import (
     AttentionPropagation,
     GRUPropagation,
@@ -109,9 +113,6 @@ def test_texts_in_the_configuration():
     assert with_named_layers(CONFIG, *as_configured) == CONFIG, "the number of steps stays the configuration's"
 
 
-class Local(Blend): ...
-
-
 def misled():
     layer = MaskPropagation(3)
     layer.num_steps = 4
@@ -177,3 +178,15 @@ def test_features_of_another_number_are_refused():
     encoder = copy.copy(STGNet.untrained().feature_encoder)
     with pytest.raises(InputError, match=f"wants 5 features and the encoder makes {encoder.out_features}"):
         STGNet.untrained(CONFIG.without_learned_parts().with_options(spatial_conv="attention:feat_channels=5"))
+
+
+def test_results_depend_on_the_program_of_a_layer_of_ones_own(tmp_path, monkeypatch):
+    text = Path(own_layers.__file__).read_text()
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "changing_layers.py").write_text(text)
+    config = CONFIG.with_options(spatial_conv="changing_layers:Blend:share=0.25")
+    assert source_files(config) == [tmp_path / "changing_layers.py"] and source_files(CONFIG) == []
+    job = Job(None, TINY, "test", None, (Row("masks", "", config),), tmp_path, "cpu", 0)
+    before = settings_of(job)
+    (tmp_path / "changing_layers.py").write_text(text.replace("0.5 * self.share", "0.6 * self.share"))
+    assert settings_of(job) != before

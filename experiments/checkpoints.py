@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from experiments.presets import Preset, find_preset
 from stg_pyg.config import STGConfig
 from stg_pyg.errors import InputError
+from stg_pyg.layers import with_named_layers
 from stg_pyg.model import STGNet
 
 FORMAT = "stg_pyg-1"
@@ -103,9 +104,18 @@ def untrained_model(preset_name: str = "davis2016-small") -> STGNet:
 
 
 def save_model(path: Path, model: STGNet, preset: Preset, seed: int) -> None:
-    """Writes a model with what is needed to build and run it again, its weights in half precision."""
+    """Writes a model with what is needed to build and run it again, its weights in half precision.
+
+    Raises:
+        InputError: one of its layers cannot be named, see :func:`stg_pyg.layers.with_named_layers`, or has weights that
+            have no shape yet, or the file cannot be written.
+    """
+    try:
+        config = with_named_layers(model.config, model.spatial_conv, model.memory_attention)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     state = {name: v.half() if v.is_floating_point() else v for name, v in model.state_dict().items()}
-    made_of = {"preset": preset.name, "crop_size": preset.crop_size, "config": model.config.to_dict(), "seed": seed}
+    made_of = {"preset": preset.name, "crop_size": preset.crop_size, "config": config.to_dict(), "seed": seed}
     save(path, {"kind": "model", **made_of, "model": state})
 
 

@@ -8,19 +8,24 @@ from pathlib import Path
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from experiments.checkpoints import build_model
+from experiments.presets import Preset
 from stg_pyg.config import STGConfig
 from stg_pyg.errors import InputError
+from stg_pyg.layers import make_spatial, make_temporal
 from stg_pyg.model import STGNet
-from stg_pyg.nn import resolve_spatial_conv, resolve_temporal_conv
+from stg_pyg.nn import ConvAdapter
+
+_FORM = "or package.module:Class, each with arguments as in"
 
 
-def add_layers(parser: argparse.ArgumentParser, default: str) -> None:
+def add_layers(parser: argparse._ActionsContainer, default: str) -> None:
     """Adds both; ``default`` says in words what they are without."""
-    spatial = "stg, attention, edge_mlp, symmetric, gru, mean, or a convolution of PyG"
-    temporal = "memory_attention, joint or mean"
+    spatial = f"stg, attention, edge_mlp, symmetric, gru, mean, a convolution of PyG, {_FORM} GraphConv:aggr=mean"
+    temporal = f"memory_attention, joint, mean, {_FORM} joint:top_k=20,temperature=0.1"
     for graph, names in (("spatial", spatial), ("temporal", temporal)):
-        text = f"layer of the {graph} graph: {names}; default: {default}"
-        parser.add_argument(f"--{graph}-conv", metavar="NAME", help=text)
+        text = f"layer of the {graph} graph: {names} (docs/layers.md); default: {default}"
+        parser.add_argument(f"--{graph}-conv", metavar="LAYER", help=text)
 
 
 def with_layers(config: STGConfig, spatial: str | None, temporal: str | None) -> STGConfig:
@@ -29,13 +34,24 @@ def with_layers(config: STGConfig, spatial: str | None, temporal: str | None) ->
     Raises:
         InputError: a name is unknown, or what it names does not fit.
     """
-    if spatial is not None:
-        resolve_spatial_conv(spatial)
-        config = config.with_options(spatial_conv=spatial)
-    if temporal is not None:
-        resolve_temporal_conv(temporal)
-        config = config.with_options(temporal_conv=temporal)
+    try:
+        if spatial is not None:
+            make_spatial(spatial, config)
+            config = config.with_options(spatial_conv=spatial)
+        if temporal is not None:
+            make_temporal(temporal, config)
+            config = config.with_options(temporal_conv=temporal)
+    except InputError as error:
+        option = "spatial" if spatial is not None and config.spatial_conv != spatial else "temporal"
+        raise InputError(f"--{option}-conv: {error}") from error
     return config
+
+
+def exchanged(model: STGNet, preset: Preset, config: STGConfig) -> STGNet:
+    """The same weights under a configuration with other layers."""
+    other = STGNet.untrained(config) if model.segmentation is None else build_model(preset, config)
+    other.load_state_dict(model.state_dict(), strict=False)
+    return other.eval()
 
 
 def check_layers(model: STGNet, config: STGConfig, checkpoint: Path | None) -> None:
@@ -64,7 +80,10 @@ def check_layers(model: STGNet, config: STGConfig, checkpoint: Path | None) -> N
 
 
 def _holds(own: nn.Module, layer: nn.Module) -> bool:
-    """Whether one layer has weights of all the names and shapes that another has."""
+    """Whether one layer has weights of all the names and shapes that another has; those of stock convolutions are
+    called alike, so there the classes count, too."""
+    if isinstance(layer, ConvAdapter) and not (isinstance(own, ConvAdapter) and type(own.conv) is type(layer.conv)):
+        return False
     held = own.state_dict()
     return all(
         name in held and (is_lazy(value) or held[name].shape == value.shape)

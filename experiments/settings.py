@@ -21,6 +21,8 @@ import torch
 from torch import nn
 
 from experiments import cli
+from stg_pyg.config import STGConfig
+from stg_pyg.layers import source_files
 
 _REASON, _SEEN_AS = "no influence", "seen as"
 _CODE = ("stg_pyg/**/*.py", "datasets/**/*.py", "experiments/**/*.py")
@@ -47,13 +49,15 @@ def reason_of(field: dataclasses.Field[Any]) -> str | None:
 
 
 def plain(value: Any) -> Any:
-    """Settings as values of JSON: of a dataclass its fields, of a path :func:`path_state`.
+    """Settings as values of JSON: of a dataclass its fields, of a path :func:`path_state`; with a configuration go the
+    files of its layers from elsewhere.
 
     Raises:
         TypeError: a value of another kind, which might look the same where it is not.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(_seen(value, f)) for f in dataclasses.fields(value) if reason_of(f) is None}
+        layers = {"layers": plain(source_files(value))} if isinstance(value, STGConfig) else {}
+        return {f.name: plain(_seen(value, f)) for f in dataclasses.fields(value) if reason_of(f) is None} | layers
     if isinstance(value, dict):
         return {str(name): plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):

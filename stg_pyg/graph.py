@@ -13,6 +13,11 @@ from torch_geometric.data import Batch, Data
 from stg_pyg.boxes import box_iou
 from stg_pyg.errors import InputError
 
+EDGE_DIM = 2
+"""Columns of ``edge_attr``, which every spatial layer gets: the cosine and the IoU."""
+LEAST_NORM = 0.1
+"""Least denominator of Eq. 5 that negative weights are let to make."""
+
 
 class SpatialGraph(Data):
     r"""Fully connected graph over the proposals of one object in one frame.
@@ -25,7 +30,7 @@ class SpatialGraph(Data):
         feat: [N, F] features :math:`\mathbf{X}^v`.
         box: [N, 4] boxes :math:`b^v`, (x0, y0, x1, y1) in pixels.
         edge_index: [2, E] source and target of every edge, no self-loops.
-        edge_attr: [E, 2] of (cosine, box IoU), with the IoU of the masks as an optional third column.
+        edge_attr: [E, 2] of (cosine, IoU), the IoU of the boxes or of the masks.
         obj_id: [1] id of the object. A batch holds [B]; it is never shifted.
         frame_idx: [1] number of the frame. A batch holds [B]; it is never shifted.
         score: [N] scores of the proposals, optional.
@@ -123,7 +128,7 @@ def build_spatial_graph(
         scores: [N].
         q: [H, W] mask of the previous frame warped to this one.
         p: [4] box predicted by the motion model.
-        mask_iou: adds the soft IoU of the masks as a third edge attribute.
+        mask_iou: takes the soft IoU of the masks in the place of that of the boxes.
         window: (x0, y0, x1, y1) in whole pixels, outside of which all masks are 0; only it is read then.
         keep_bool: leaves bool masks bool, for a layer that converts them itself.
 
@@ -138,10 +143,9 @@ def build_spatial_graph(
         )
     edge_index = fully_connected_edge_index(num_nodes, feats.device)
     source, target = edge_index
-    pairs = [cosine_similarity_matrix(feats), box_iou(boxes, boxes)]
-    if mask_iou:
-        x0, y0, x1, y1 = window or (0, 0, masks.size(2), masks.size(1))
-        pairs.append(soft_mask_iou(_floating(masks[:, y0:y1, x0:x1], feats.dtype)))
+    x0, y0, x1, y1 = window or (0, 0, masks.size(2), masks.size(1))
+    iou = soft_mask_iou(_floating(masks[:, y0:y1, x0:x1], feats.dtype)) if mask_iou else box_iou(boxes, boxes)
+    pairs = [cosine_similarity_matrix(feats), iou]
     return SpatialGraph(
         x=(masks if keep_bool else _floating(masks, feats.dtype)).unsqueeze(1),
         feat=feats,
@@ -198,7 +202,7 @@ def edge_weight(edge_attr: Tensor, alpha: float = 0.7, *, clamp: bool = False) -
         W_{vu} = \alpha \cos(\mathbf{X}^v, \mathbf{X}^u) + \beta \, \mathrm{IoU}(b^v, b^u)
 
     Args:
-        edge_attr: [E, 2 or more]; the first columns are the cosine and the IoU, others are not used.
+        edge_attr: [E, 2] of (cosine, IoU).
         alpha: ratio of the cosine.
         clamp: raises negative weights to 0. As printed (off) a cosine may be negative; enough of them bring the
             denominator of Eq. 5 near 0.
@@ -208,6 +212,27 @@ def edge_weight(edge_attr: Tensor, alpha: float = 0.7, *, clamp: bool = False) -
     """
     weight = alpha * edge_attr[:, 0] + (1 - alpha) * edge_attr[:, 1]
     return weight.clamp(min=0) if clamp else weight
+
+
+def bounded_weight(weight: Tensor, target: Tensor, num_nodes: int) -> Tensor:
+    r"""Weights [E] under which Eq. 5 has a denominator of at least :data:`LEAST_NORM` at every node.
+
+    .. math::
+        1 + \sum_u W_{vu} \geq 0.1
+
+    Where the printed weights keep to it, they are returned as they are. At other nodes, negative cosines would make
+    masks infinite or turn them round; there the negative weights are scaled down to the bound.
+
+    Args:
+        weight: [E] of Eq. 3.
+        target: [E] node that each edge points to.
+        num_nodes: N.
+    """
+    positive, negative = weight.clamp(min=0), weight.clamp(max=0)
+    for_it, against = (weight.new_zeros(num_nodes).index_add(0, target, part) for part in (positive, negative))
+    room = 1 - LEAST_NORM + for_it
+    share = torch.where(room + against < 0, room / against.clamp(max=-LEAST_NORM).neg(), 1)
+    return torch.where(weight < 0, negative * share[target], weight)
 
 
 def edge_weight_matrix(edge_index: Tensor, weight: Tensor, num_nodes: int) -> Tensor:

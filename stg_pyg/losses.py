@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 import torch
@@ -9,10 +11,34 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stg_pyg.boxes import masks_to_boxes
+from stg_pyg.errors import InputError
 from stg_pyg.selection import selection_scores_batched
 
 PROBABILITY_MARGIN = 1e-4
 """How far the ``probability`` reading keeps h from 0 and 1, where the logarithm ends."""
+
+
+TRAINING_REMEDY = (
+    "lower the learning rate of the preset, give --precision float32, or take another layer where one was exchanged"
+)
+ONLINE_REMEDY = "take fewer --online-steps, none, or another checkpoint"
+
+
+def check_finite(losses: Mapping[str, float], where: str, remedy: str = TRAINING_REMEDY) -> None:
+    """Stops training on a loss that is not finite.
+
+    Args:
+        losses: by name; ``loss`` is the sum of the others.
+        where: stage and step.
+        remedy: what to do about it.
+
+    Raises:
+        InputError: one of them is not finite.
+    """
+    bad = {name: value for name, value in losses.items() if not math.isfinite(value)}
+    if bad:
+        terms = ", ".join(f"{name} is {value}" for name, value in bad.items() if name != "loss" or len(bad) == 1)
+        raise InputError(f"{where}: the loss is not finite ({terms}); nothing of this step is stored: {remedy}")
 
 
 class STGLoss(NamedTuple):
@@ -61,7 +87,7 @@ def stg_loss(
         lambda1: share of the box term in S.
         thr: threshold of the masks whose boxes enter S.
         reading: ``logits`` takes sigma(h) as printed, ``probability`` h itself, kept off 0 and 1 by
-            ``PROBABILITY_MARGIN`` in a way that leaves gradient everywhere.
+            ``PROBABILITY_MARGIN`` in a way that leaves gradient everywhere; outside of [0, 1] it counts as 0 or 1.
         reduction: of the cross entropy over pixels, ``mean`` or ``sum``.
 
     Returns:
@@ -139,7 +165,8 @@ def _cross_entropy(h: Tensor, target: Tensor, reading: str) -> Tensor:
     if reading == "logits":
         return F.binary_cross_entropy_with_logits(h, target, reduction="none")
     if reading == "probability":
-        # A clamp would stop the gradient of exactly the pixels that are most wrong.
+        # A clamp would stop the gradient of exactly the pixels that are most wrong; layers may leave [0, 1].
+        h = h + (h.clamp(0, 1) - h).detach()
         h = PROBABILITY_MARGIN + (1 - 2 * PROBABILITY_MARGIN) * h
         return -(target * h.log() + (1 - target) * (1 - h).log())
     raise ValueError(f"reading must be 'logits' or 'probability', not {reading!r}")

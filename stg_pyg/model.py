@@ -16,17 +16,17 @@ from stg_pyg.boxes import masks_to_boxes, paired_box_iou
 from stg_pyg.config import STGConfig
 from stg_pyg.crops import add_pasted, crop_resize, crop_windows, normalize_image, paste, paste_extents
 from stg_pyg.errors import InputError
-from stg_pyg.graph import SpatialGraph, batch_of_views, build_spatial_graph, edge_weight
+from stg_pyg.graph import SpatialGraph, batch_of_views, bounded_weight, build_spatial_graph, edge_weight
+from stg_pyg.layers import make_spatial, make_temporal
 from stg_pyg.memory import MemoryBank, read_batch
 from stg_pyg.motion import LastBox, MotionModel
+from stg_pyg.nn.calls import call_spatial_regions
 from stg_pyg.nn.colour import ColourEncoder, ColourKeys
 from stg_pyg.nn.deeplab import DeepLabV3Plus
 from stg_pyg.nn.encoders import KeyEncoder, ProposalEncoder, ResNetBackbone, SmallBackbone
 from stg_pyg.nn.node_gate import NodeGate
 from stg_pyg.nn.region import MaskRegions, RegionLayout, Window, graphs_of, windows_of_masks
-from stg_pyg.nn.resolver import call_spatial_regions, own_options, resolve_spatial_conv
 from stg_pyg.nn.segmentation import SmallSegmentationNet
-from stg_pyg.nn.temporal_resolver import options_taken, resolve_temporal_conv
 from stg_pyg.proposals import Proposals
 from stg_pyg.selection import region_mask_iou, region_selection_scores, select_best
 from stg_pyg.stages import stage
@@ -120,20 +120,24 @@ class STGNet(nn.Module):
         super().__init__()
         self.config = config
         self.feature_encoder, self.key_encoder, self.segmentation = feature_encoder, key_encoder, segmentation
-        query = spatial_conv if spatial_conv is not None else config.spatial_conv
-        self.spatial_conv = resolve_spatial_conv(query, **own_options(query, num_steps=config.num_steps))
+        self.spatial_conv = make_spatial(spatial_conv if spatial_conv is not None else config.spatial_conv, config)
+        self._check_features()
         given = [layer for layer in (memory_attention, temporal_conv) if layer is not None]
         if len(given) > 1:
             raise InputError("memory_attention and temporal_conv are the same layer: give one of them")
-        temporal = given[0] if given else config.temporal_conv
-        names = {"normalize_keys": "normalize_keys", "temperature": "temperature", "update": "temporal_update"}
-        constants = {argument: getattr(config, name) for argument, name in names.items()}
-        self.memory_attention: Any = resolve_temporal_conv(temporal, **options_taken(temporal, constants))
+        self.memory_attention: Any = make_temporal(given[0] if given else config.temporal_conv, config)
         grid = getattr(key_encoder, "grid", 0)
         if grid % config.memory_cell:
             raise InputError(f"memory_cell = {config.memory_cell} does not divide the {grid} pixels of the keys' grid")
         self.node_gate = NodeGate() if config.node_gate else None
         self.motion = MotionModel(config.motion_steps) if config.use_motion else LastBox()
+
+    def _check_features(self) -> None:
+        wanted = getattr(self.spatial_conv, "feat_channels", -1)
+        made = getattr(self.feature_encoder, "out_features", -1)
+        if self.config.features == "encoder" and 0 < wanted != made > 0:
+            name = type(self.spatial_conv).__name__
+            raise InputError(f"{name} wants {wanted} features and the encoder makes {made}; give feat_channels={made}")
 
     @classmethod
     def small(cls, config: STGConfig | None = None, width: int = 32) -> STGNet:
@@ -227,19 +231,21 @@ class STGNet(nn.Module):
             return proposals, gate
         edge_index, edge_attr, weight = self.weighted_edges(graphs, gate)
         graph = {"edge_weight": weight, "edge_attr": edge_attr, "batch": graphs.batch, "feat": graphs.feat}
+        graph["boxes"] = graphs.box
         return call_spatial_regions(self.spatial_conv, graphs.x, edge_index, proposals.layout, **graph), gate
 
     def weighted_edges(self, graphs: Batch, gate: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Edges [2, E] that propagation uses, their attributes [E, D] and weights [E]: Eq. 3, times the gate if any."""
-        attributes = graphs.edge_attr if self.config.edge_iou == "box" else graphs.edge_attr[:, [0, 2]]
-        weight = edge_weight(attributes, self.config.alpha)
+        """Edges [2, E] that propagation uses, their attributes [E, 2] and weights [E]: Eq. 3, times the gate if any."""
+        edge_index, edge_attr = graphs.edge_index, graphs.edge_attr
+        weight = edge_weight(edge_attr, self.config.alpha)
         if self.node_gate is not None:
             # A learned cosine may be negative; the normalisation of Eq. 5 needs weights that are not.
-            weight = weight.clamp(min=0) * gate[graphs.edge_index[0]]
-        edge_index, edge_attr = graphs.edge_index, graphs.edge_attr
+            weight = weight.clamp(min=0) * gate[edge_index[0]]
         if self.config.min_edge_iou > 0:
-            kept = edge_attr[:, -1] >= self.config.min_edge_iou
+            kept = edge_attr[:, 1] >= self.config.min_edge_iou
             edge_index, edge_attr, weight = edge_index[:, kept], edge_attr[kept], weight[kept]
+        if self.node_gate is None:
+            weight = bounded_weight(weight, edge_index[1], len(graphs.batch))
         return edge_index, edge_attr, weight
 
     def select(
@@ -333,4 +339,4 @@ def node_evidence(graphs: Batch, proposals: MaskRegions | None = None) -> Tensor
     degree = others.new_zeros(len(graphs.batch)).index_add(0, target, others.new_ones(len(target)))
     degree = degree.clamp(min=1)[:, None]
     others = others / degree
-    return torch.stack([graphs.anchor, with_q, with_p, others[:, -1], others[:, 0]], dim=1)
+    return torch.stack([graphs.anchor, with_q, with_p, others[:, 1], others[:, 0]], dim=1)

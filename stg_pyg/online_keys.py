@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from stg_pyg.crops import crop_windows, normalize_image
 from stg_pyg.dreams import Dreamer
+from stg_pyg.losses import ONLINE_REMEDY, check_finite
 from stg_pyg.online import Schedule, train_mode
 
 DRAWS = 20
@@ -65,6 +66,7 @@ def learn_keys_online(
             loss = retrieval_loss(adapted, attention, *pair)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
+            check_finite({"retrieval": float(loss.detach())}, "online learning of the keys", ONLINE_REMEDY)
             nn.utils.clip_grad_norm_(adapted.parameters(), 1.0)
             optimizer.step()
     return adapted.eval()

@@ -19,8 +19,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from stg_pyg.crops import normalize_image
 from stg_pyg.dreams import DreamCache
+from stg_pyg.losses import ONLINE_REMEDY, check_finite
 from stg_pyg.lucid import AnnotatedVideo, LucidConfig, Sample, draw_sample
-from stg_pyg.nn.segmentation import segmentation_loss
+from stg_pyg.nn.segmentation import segmentation_terms
 
 T = TypeVar("T")
 SegmentationBatch = tuple[Tensor, Tensor, Tensor]
@@ -141,11 +142,11 @@ def optimisation_step(
 def segmentation_losses(
     net: nn.Module, batch: SegmentationBatch, device: torch.device, precision: torch.dtype = torch.float32
 ) -> dict[str, Tensor]:
-    """The ``loss`` of a uint8 batch, whose forward pass runs in ``precision``."""
+    """The ``loss`` of a uint8 batch and its terms; the forward pass runs in ``precision``."""
     images, q, targets = (x.to(device).float().div_(255) for x in batch)
     with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
         output = net(normalize_image(images), q)
-    return {"loss": segmentation_loss(output, targets)}
+    return segmentation_terms(output, targets)
 
 
 def segmentation_step(
@@ -155,13 +156,19 @@ def segmentation_step(
     device: torch.device,
     mixed_precision: bool,
 ) -> float:
-    """One optimisation step on a uint8 batch; returns the loss."""
+    """One optimisation step on a uint8 batch; returns the loss.
+
+    Raises:
+        InputError: the loss is not finite.
+    """
     precision = torch.bfloat16 if mixed_precision else torch.float32
 
     def losses_of(samples: SegmentationBatch) -> dict[str, Tensor]:
         return segmentation_losses(net, samples, device, precision)
 
-    return optimisation_step(net, optimizer, [Part(1.0, batch)], losses_of, max_norm=MAX_NORM)["loss"]
+    losses = optimisation_step(net, optimizer, [Part(1.0, batch)], losses_of, max_norm=MAX_NORM)
+    check_finite(losses, "online learning", ONLINE_REMEDY)
+    return losses["loss"]
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: int = 100) -> float:

@@ -10,6 +10,7 @@ from stg_pyg.graph import (
     MemoryGraph,
     SpatialGraph,
     batch_graphs,
+    bounded_weight,
     build_memory_graph,
     build_spatial_graph,
     cosine_similarity_matrix,
@@ -98,15 +99,14 @@ def test_edge_attributes_are_differentiable_in_features():
     assert torch.autograd.gradcheck(lambda f: build_spatial_graph(masks, boxes, f).edge_attr, feats)
 
 
-def test_mask_iou_is_an_optional_third_column():
+def test_the_iou_of_the_masks_takes_the_place_of_that_of_the_boxes():
     masks = torch.zeros(4, 4, 4, dtype=torch.bool)
     masks[0, :2], masks[1, 1:3], masks[2, :2] = True, True, True
     graph = build_spatial_graph(masks, random_boxes(4), torch.randn(4, 3), mask_iou=True)
-    assert graph.x.dtype == torch.float32 and graph.edge_attr.shape == (12, 3)
-    iou = edge_weight_matrix(graph.edge_index, graph.edge_attr[:, 2], 4)
+    assert graph.x.dtype == torch.float32 and graph.edge_attr.shape == (12, 2)
+    iou = edge_weight_matrix(graph.edge_index, graph.edge_attr[:, 1], 4)
     assert_close(iou[:3, :3], torch.tensor([[0, 1 / 3, 1], [1 / 3, 0, 1 / 3], [1, 1 / 3, 0]]))
     assert iou[3].eq(0).all() and iou[:, 3].eq(0).all()
-    assert_close(edge_weight(graph.edge_attr), edge_weight(graph.edge_attr[:, :2]))
 
 
 def test_soft_mask_iou_has_gradients():
@@ -199,3 +199,18 @@ def test_memory_graph_of_several_objects_shifts_both_sides():
     batch = Batch.from_data_list([graph(2, 3), graph(1, 2)])
     assert batch.edge_index.tolist() == [[0, 1, 2, 3, 4], [0, 1, 0, 2, 2]]
     assert batch.num_nodes == 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_weights_leave_a_denominator_to_equation_5(dtype):
+    target = torch.tensor([0, 0, 0, 1, 1, 2])
+    weight = torch.tensor([-0.7, -0.7, 0.1, -0.5, -0.3, -0.9], dtype=dtype, requires_grad=True)
+    bounded = bounded_weight(weight, target, 4)
+    # Node 0: 1 + 0.1 - 1.4 s = 0.1 for s = 5 / 7. Node 1 has 0.2 as printed, node 2 exactly the bound.
+    expected = torch.tensor([-0.5, -0.5, 0.1, -0.5, -0.3, -0.9], dtype=dtype)
+    assert_close(bounded, expected)
+    assert torch.equal(bounded[3:5], weight[3:5]), "what Eq. 3 prints stays to the last bit"
+    bounded.sum().backward()
+    assert bool(weight.grad.isfinite().all())
+    mixed = torch.tensor([-0.2, 0.0, 0.8])
+    assert torch.equal(bounded_weight(mixed, torch.tensor([0, 0, 1]), 2), mixed)

@@ -165,3 +165,16 @@ def test_bad_options():
     nothing = torch.zeros(0, 4, 4)
     with pytest.raises(ValueError, match="at least one graph"):
         stg_loss_batched(nothing, nothing, nothing, torch.zeros(0, 4), nothing, torch.zeros(0, dtype=torch.long))
+
+
+def test_masks_outside_of_the_unit_interval_count_as_0_or_1_and_keep_their_gradient():
+    graph = random_graph(0, 3)
+    graph["chosen"] = graph["chosen"].clone()
+    graph["chosen"][0, :2] = torch.tensor([-0.5, 1.5]).to(graph["chosen"])
+    inside = graph | {"chosen": graph["chosen"].clamp(0, 1)}
+    graph["chosen"].requires_grad_()
+    loss = stg_loss(**graph, reading="probability")
+    torch.testing.assert_close(loss.bce, stg_loss(**inside, reading="probability").bce)
+    loss.total.backward()
+    gradient = graph["chosen"].grad[0, :2]
+    assert bool(gradient.isfinite().all()) and bool((gradient != 0).all())

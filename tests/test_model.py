@@ -8,6 +8,7 @@ from torch_geometric.nn import GraphConv
 
 from stg_pyg import MotionModel, Proposals, STGConfig, STGNet, VideoSegmenter
 from stg_pyg.boxes import box_iou, masks_to_boxes
+from stg_pyg.graph import soft_mask_iou
 from stg_pyg.losses import stg_loss_batched
 from stg_pyg.memory import MemoryBank
 from stg_pyg.model import FrameInput, node_evidence
@@ -405,7 +406,8 @@ def test_spatial_layer_by_instance():
     nn.init.constant_(conv.lin_root.weight, 0.5)
     model = tiny(spatial_conv=conv)
     frame = frame_input(model)
-    torch.testing.assert_close(model(frame).nodes, 0.5 * torch.cat([part.masks for part in frame.proposals]))
+    masks = torch.cat([part.masks for part in frame.proposals])
+    torch.testing.assert_close(model(frame).nodes, 0.9 * masks + 0.1 * (2 * masks - 2).sigmoid())
     layer = MaskPropagation(num_steps=7)
     assert tiny(spatial_conv=layer).spatial_conv is layer
 
@@ -492,3 +494,40 @@ def test_paper_network_follows_proposals_through_a_video(paper):
         assert [len(part) for part in result.frame.proposals] == [2]
         assert float(result.labels[mask > 0.5].float().mean()) > 0.9 * 5
         assert not result.labels[40:, 54:].any()
+
+
+class EdgeColumns(nn.Module):
+    """Notes the edges that it is given."""
+
+    def forward(self, x, edge_index, edge_weight=None, batch=None, edge_attr=None, boxes=None):
+        self.seen = edge_attr, boxes
+        return x
+
+
+@pytest.mark.parametrize("config", [STGConfig(), STGConfig.small()], ids=["paper", "small"])
+@torch.no_grad()
+def test_layers_get_the_cosine_and_the_iou_of_the_configuration(config):
+    model = tiny(config.with_options(min_edge_iou=0.0), spatial_conv=EdgeColumns())
+    frame = frame_input(model, (FIRST,), (3,))
+    (part,) = frame.proposals
+    part.masks = part.masks * (part.masks.cumsum(dim=2) > 6)  # other IoUs than those of the boxes
+    graphs = model(frame).graphs
+    edge_attr, boxes = model.spatial_conv.seen
+    source, target = graphs.edge_index
+    iou = box_iou(part.boxes, part.boxes) if config.edge_iou == "box" else soft_mask_iou(part.masks)
+    expected = torch.stack([F.cosine_similarity(graphs.feat[target], graphs.feat[source]), iou[target, source]], dim=1)
+    torch.testing.assert_close(edge_attr, expected)
+    assert torch.equal(boxes, part.boxes)
+
+
+@torch.no_grad()
+def test_opposite_features_make_finite_masks():
+    model = tiny(STGConfig(features="given", alpha=1.0))
+    frame = frame_input(model, (FIRST,), (3,))
+    (part,) = frame.proposals
+    part.feats = torch.tensor([[1.0], [-1.0], [-1.0]]) * torch.eye(8)[0]
+    output = model(frame)
+    weight = model.weighted_edges(output.graphs, output.gate)[2]
+    # Cosines of the first proposal are -1 and -1: 1 + W 1 would be -1, and is 0.1.
+    torch.testing.assert_close(weight, torch.tensor([-0.45, -0.45, -1, 1, -1, 1]))
+    assert bool(output.nodes.isfinite().all()) and bool(output.masks.isfinite().all()) and int(output.selected) >= 0

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from experiments.benchmark.graphs import Graphs
 from experiments.benchmark.memory import room_mb
-from stg_pyg.nn import MaskPropagation, MaskRegions, call_spatial_conv, resolve_spatial_conv
+from stg_pyg.nn import ConvAdapter, MaskPropagation, MaskRegions, call_spatial_conv, resolve_spatial_conv
 from stg_pyg.nn.region import RegionLayout
 from stg_pyg.nn.resolver import call_spatial_regions
 
@@ -44,7 +44,7 @@ def stg_case(graphs: Graphs, backend: str, steps: int = 2, sweeps: Sequence[str]
     if backend == "edgewise":
         return _edgewise_case(graphs, row, sweeps)
     if not backend.startswith("region"):
-        return layer_case(graphs, "stg", backend, sweeps, MaskPropagation(steps, backend))
+        return layer_case(graphs, "stg", sweeps, MaskPropagation(steps, backend))
     conv = MaskPropagation(steps, "region")
     boxes = None if backend == "region+find" else graphs.boxes
     arguments = (graphs.x, graphs.edge_index, graphs.weight, graphs.batch)
@@ -54,11 +54,10 @@ def stg_case(graphs: Graphs, backend: str, steps: int = 2, sweeps: Sequence[str]
     return Case(row, lambda: conv.regions(*arguments, boxes), graphs.copy_regions, graphs.input_mb, tuple(sweeps))
 
 
-def layer_case(
-    graphs: Graphs, name: str, backend: str, sweeps: Sequence[str] = (), conv: torch.nn.Module | None = None
-) -> Case:
+def layer_case(graphs: Graphs, name: str, sweeps: Sequence[str] = (), conv: torch.nn.Module | None = None) -> Case:
     """A layer of :func:`resolve_spatial_conv`, by its name, on full frames."""
     conv = resolve_spatial_conv(name if conv is None else conv).to(graphs.x.device)
+    backend = "stock" if isinstance(conv, ConvAdapter) else getattr(conv, "backend", "auto")
     arguments = {"edge_attr": graphs.edge_attr, "batch": graphs.batch, "feat": graphs.feat}
     weight = graphs.weight
     copies = 2 * graphs.edge_index.size(1) / len(graphs.x) if backend == "stock" else 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import platform
@@ -18,6 +19,8 @@ from experiments.benchmark.plan import PLANS, Plan
 from experiments.benchmark.plots import draw_layers, draw_stages
 from experiments.benchmark.report import markdown
 from experiments.benchmark.video_parts import VideoSetup, make_video_setup, measure_frames, measure_scores
+from experiments.layers_option import add_layers, with_layers
+from stg_pyg.config import STGConfig
 from stg_pyg.errors import InputError
 from stg_pyg.io import write_image, write_json, write_text
 
@@ -64,6 +67,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--processes", type=cli.whole, default=0, metavar="N", help="videos scored at a time; 0: one a core"
     )
+    add_layers(parser, "none beside those that are always measured, and the checkpoint's for whole frames")
     parser.add_argument("--plan", choices=tuple(PLANS), help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -124,7 +128,7 @@ def measure_part(
     assert setup is not None
     if part == "frames":
         return measure_frames(setup, plan, devices, args.seed)
-    return {"scores": measure_scores(setup, devices[-1], args)}
+    return {"scores": measure_scores(setup, plan, devices[-1], args)}
 
 
 def write_result(out: Path, result: dict[str, Any]) -> str:
@@ -147,6 +151,9 @@ def main() -> None:
     device = cli.choose_device(args.device)
     devices = [torch.device("cpu"), device] if args.device == "auto" and device.type == "cuda" else [device]
     plan = PLANS[args.plan or ("quick" if args.quick else "default")]
+    with_layers(STGConfig(), args.spatial_conv, args.temporal_conv)
+    spatial, temporal = ((name,) if name else () for name in (args.spatial_conv, args.temporal_conv))
+    plan = dataclasses.replace(plan, spatial_layers=spatial, temporal_layers=temporal)
     setup = make_video_setup(args, "scores" in parts) if {"frames", "scores"} & set(parts) else None
     cli.make_folder(args.out)
     result = earlier_result(args.out / "benchmark.json", parts)

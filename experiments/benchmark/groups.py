@@ -27,9 +27,9 @@ def layer_cases(plan: Plan, device: torch.device) -> list[Case]:
     """The other layers on full frames, and inside of windows where they can."""
     graphs = Graphs.random(plan.layer_objects, plan.proposals, *plan.size, device)
     cases = [stg_case(graphs, backend) for backend in ("edgewise", "closed", "region")]
-    for name in OTHER_LAYERS:
-        cases.append(layer_case(graphs, name, "stock" if name.endswith("Conv") else "auto"))
-        inside = None if name.endswith("Conv") else region_case(graphs, name)
+    for name in dict.fromkeys([*OTHER_LAYERS, *plan.spatial_layers]):
+        cases.append(layer_case(graphs, name))
+        inside = region_case(graphs, name)
         cases += [] if inside is None else [inside]
     return cases
 
@@ -72,7 +72,7 @@ def pixel_cases(plan: Plan, device: torch.device) -> list[Case]:
 
 def memory_cases(plan: Plan, device: torch.device) -> list[Case]:
     """Growth of the temporal graph in memory frames."""
-    sizes = [(name, n) for name in TEMPORAL_LAYERS for n in plan.sweep_memory]
+    sizes = [(name, n) for name in dict.fromkeys([*TEMPORAL_LAYERS, *plan.temporal_layers]) for n in plan.sweep_memory]
     return [memory_case(name, plan.layer_objects, n, device) for name, n in sizes]
 
 

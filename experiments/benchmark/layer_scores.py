@@ -45,16 +45,20 @@ class Candidate:
     config: STGConfig
 
 
-def find_candidates(config: STGConfig) -> list[Candidate]:
-    """All layers by name, and none of the kind."""
+def find_candidates(
+    config: STGConfig, spatial_layers: Sequence[str] = (), temporal_layers: Sequence[str] = ()
+) -> list[Candidate]:
+    """All layers by name, those that are given, and none of the kind."""
     found = [Candidate("spatial", "off", None, config.with_options(use_spatial=False))]
     spatial = config.with_options(use_spatial=True)
     for steps in STEPS:
         found.append(Candidate("spatial", "stg", steps, spatial.with_options(spatial_conv="stg", num_steps=steps)))
-    found += [Candidate("spatial", name, None, spatial.with_options(spatial_conv=name)) for name in OTHER_LAYERS]
+    for name in dict.fromkeys([*OTHER_LAYERS, *spatial_layers]):
+        found.append(Candidate("spatial", name, None, spatial.with_options(spatial_conv=name)))
     found.append(Candidate("temporal", "off", None, config.with_options(use_temporal=False)))
     temporal = config.with_options(use_temporal=True)
-    return found + [Candidate("temporal", n, None, temporal.with_options(temporal_conv=n)) for n in TEMPORAL_LAYERS]
+    names = dict.fromkeys([*TEMPORAL_LAYERS, *temporal_layers])
+    return found + [Candidate("temporal", n, None, temporal.with_options(temporal_conv=n)) for n in names]
 
 
 def untrained_parts(model: STGNet, candidate: Candidate, job: Job) -> list[str]:
@@ -63,7 +67,13 @@ def untrained_parts(model: STGNet, candidate: Candidate, job: Job) -> list[str]:
     return list(built.load_state_dict(model.state_dict(), strict=False).missing_keys)
 
 
-def score_layers(job: Job, names: Sequence[str], config: STGConfig, processes: int = 1) -> list[dict[str, Any]]:
+def score_layers(
+    job: Job,
+    names: Sequence[str],
+    config: STGConfig,
+    processes: int = 1,
+    candidates: Sequence[Candidate] | None = None,
+) -> list[dict[str, Any]]:
     """Scores all candidates on the videos, ``processes`` videos at a time with one thread each.
 
     What is finished is kept: the result of a candidate on a video in ``OUT/scores/<configuration>``, and the networks
@@ -73,6 +83,7 @@ def score_layers(job: Job, names: Sequence[str], config: STGConfig, processes: i
         job: what all candidates have in common; its rows are not used, and ``out`` is OUT.
         names: of the videos.
         config: of the checkpoint, or what it is changed to.
+        candidates: None: those of :func:`find_candidates`.
 
     Returns:
         Rows with ``part``, ``layer``, ``steps``, ``J``, ``F`` and ``G`` in percent, ``ms`` of the stage ``part`` and
@@ -82,7 +93,7 @@ def score_layers(job: Job, names: Sequence[str], config: STGConfig, processes: i
     assert job.checkpoint is not None
     model, _ = checkpoints.load_model(job.checkpoint)
     videos = {video.name: video for video in videos_of(job)}
-    candidates = find_candidates(config)
+    candidates = find_candidates(config) if candidates is None else candidates
     untrained = {candidate: untrained_parts(model, candidate, job) for candidate in candidates}
     scored = [candidate for candidate in candidates if not untrained[candidate]]
     jobs = {candidate: _job_of(job, candidate.config) for candidate in scored}

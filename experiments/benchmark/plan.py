@@ -25,6 +25,7 @@ class Plan:
         frame_objects: numbers of objects in it.
         option_objects: number of objects where options are compared.
         compiles: whether ``torch.compile`` is tried, which takes minutes.
+        spatial_layers, temporal_layers: measured beside those that always are.
     """
 
     repetitions: int
@@ -45,6 +46,8 @@ class Plan:
     frame_objects: tuple[int, ...]
     option_objects: int
     compiles: bool
+    spatial_layers: tuple[str, ...] = ()
+    temporal_layers: tuple[str, ...] = ()
 
 
 DEFAULT = Plan(

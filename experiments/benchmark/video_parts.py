@@ -15,10 +15,11 @@ from datasets.base import VideoSequence
 from experiments import checkpoints, cli, distributed
 from experiments.benchmark.clips import Clip, clip_of_split, synthetic_clip
 from experiments.benchmark.frames import run_frames
-from experiments.benchmark.layer_scores import score_layers
+from experiments.benchmark.layer_scores import find_candidates, score_layers
 from experiments.benchmark.options import run_options
 from experiments.benchmark.plan import Plan
 from experiments.jobs import Job
+from experiments.layers_option import exchanged
 from experiments.presets import Preset, open_split
 from stg_pyg.errors import InputError
 from stg_pyg.model import STGNet
@@ -65,17 +66,24 @@ def make_video_setup(args: argparse.Namespace, scores: bool) -> VideoSetup:
 
 def measure_frames(setup: VideoSetup, plan: Plan, devices: Sequence[torch.device], seed: int) -> dict[str, Any]:
     """``frames`` and ``options`` of ``benchmark.json``."""
-    clip = _clip(setup, plan, seed)
+    clip, model = _clip(setup, plan, seed), _model(setup, plan)
     result: dict[str, Any] = {"frames": [], "options": []}
     with tqdm(total=2 * len(devices), desc="frames", unit="group", dynamic_ncols=True) as bar:
         for device in devices:
-            result["frames"] += run_frames(clip, setup.model, setup.preset, plan.frame_objects, device)
+            result["frames"] += run_frames(clip, model, setup.preset, plan.frame_objects, device)
             bar.update()
             arguments = (plan.option_objects, device, plan.compiles)
-            result["options"] += run_options(clip, setup.model, setup.preset, *arguments)
+            result["options"] += run_options(clip, model, setup.preset, *arguments)
             bar.update()
     where = {"clip": clip.name, "source": clip.source, "checkpoint": setup.checkpoint.name}
     return {key: [row | where for row in rows] for key, rows in result.items()}
+
+
+def _model(setup: VideoSetup, plan: Plan) -> STGNet:
+    """The model with the layers of the plan; what they have not learned takes no other time."""
+    names = {"spatial_conv": plan.spatial_layers, "temporal_conv": plan.temporal_layers}
+    changes = {key: layers[0] for key, layers in names.items() if layers}
+    return exchanged(setup.model, setup.preset, setup.model.config.with_options(**changes)) if changes else setup.model
 
 
 def _clip(setup: VideoSetup, plan: Plan, seed: int) -> Clip:
@@ -85,7 +93,9 @@ def _clip(setup: VideoSetup, plan: Plan, seed: int) -> Clip:
     return clip_of_split(setup.videos, setup.split, frames, objects, seed)
 
 
-def measure_scores(setup: VideoSetup, device: torch.device, args: argparse.Namespace) -> list[dict[str, Any]]:
+def measure_scores(
+    setup: VideoSetup, plan: Plan, device: torch.device, args: argparse.Namespace
+) -> list[dict[str, Any]]:
     """``scores`` of ``benchmark.json``."""
     config = setup.model.config
     if setup.preset.test_alpha is not None:
@@ -106,6 +116,7 @@ def measure_scores(setup: VideoSetup, device: torch.device, args: argparse.Names
     )
     names = [video.name for video in setup.videos]
     processes = args.processes or distributed.processes_of_rank(device.type)
-    rows = score_layers(job, names, config, min(processes, len(names)))
+    candidates = find_candidates(config, plan.spatial_layers, plan.temporal_layers)
+    rows = score_layers(job, names, config, min(processes, len(names)), candidates)
     where = {"split": setup.split, "videos": len(setup.videos), "online_steps": steps}
     return [row | where for row in rows]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import checkpoints, cli
+from experiments.layers_option import add_layers
 from experiments.segment.frame_source import PICTURES, VideoFile, pixels
 from experiments.segment.masks import earlier_stand, frame_names, make_masks
 from experiments.segment.options import CONFIDENCE, OVERLAY, RESULTS, STEPS_FROM_NOTHING, STEPS_ONLINE
@@ -109,6 +110,7 @@ def _add_how(group: argparse._ArgumentGroup) -> None:
         help="checkpoint.pt of experiments.train; shipped: the weights that come with the repository, for "
         "non-commercial use (with --proposals no network); none: a small network learns from what is given alone",
     )
+    add_layers(group, "the checkpoint's")
     group.add_argument(
         "--proposals", type=Path, metavar="FILE", help="COCO results JSON, or a folder of experiments.proposals"
     )

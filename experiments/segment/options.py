@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from experiments import checkpoints, cli
+from experiments.layers_option import check_layers, exchanged, with_layers
 from experiments.presets import Preset, find_preset
 from experiments.segment.frame_source import FrameSource
 from experiments.segment.given_masks import Given, GivenMasks
@@ -59,10 +60,23 @@ def choose_model(args: argparse.Namespace) -> tuple[STGNet, Preset]:
     else:
         preset = find_preset(PRESET)
         model = checkpoints.build_model(preset, preset.config.without_learned_parts()).eval()
+    model = _with_layers(args, model, preset)
     if args.memory_frames is not None:
         model.config = model.config.with_options(memory_frames=args.memory_frames)
     model.config = cli.with_updates(model.config, args.update_every, args.online_steps)
     return model, preset
+
+
+def _with_layers(args: argparse.Namespace, model: STGNet, preset: Preset) -> STGNet:
+    """The model with the layers of ``--spatial-conv`` and ``--temporal-conv``."""
+    if args.spatial_conv is None and args.temporal_conv is None:
+        return model
+    if args.temporal_conv is not None and not model.config.use_temporal:
+        where = "without --checkpoint" if args.checkpoint is None else f"in the configuration of {args.checkpoint}"
+        raise InputError(f"--temporal-conv: there is no temporal graph {where}; take a checkpoint that has one")
+    config = with_layers(model.config, args.spatial_conv, args.temporal_conv)
+    check_layers(model, config, args.checkpoint)
+    return exchanged(model, preset, config)
 
 
 def choose_online_steps(args: argparse.Namespace, model: STGNet) -> int:

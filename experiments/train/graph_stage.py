@@ -22,7 +22,7 @@ from experiments.train.begun import check_begun, stage_fingerprint
 from experiments.train.board import open_board, rows_of
 from experiments.train.loop import History, Log, run_steps
 from stg_pyg.errors import InputError
-from stg_pyg.losses import stg_loss_batched
+from stg_pyg.losses import check_finite, stg_loss_batched
 from stg_pyg.model import STGNet
 from stg_pyg.rough_masks import corrupt_mask
 from stg_pyg.selection import paired_mask_iou
@@ -169,6 +169,8 @@ def frame_loss(model: STGNet, result: StepResult, target: Tensor) -> tuple[Tenso
     loss = eq9.total
     values = {"distance": float(eq9.distance.detach()), "bce": float(eq9.bce.detach()), "gate": 0.0}
     if model.node_gate is not None and len(output.gate):
+        if not bool(output.gate.isfinite().all()):  # binary_cross_entropy would not say what is wrong
+            check_finite({**values, "gate": float(output.gate.detach().sum())}, f"graph, frame {frame.frame_idx}")
         proposals = (output.graphs.x[:, 0] > 0.5).float()
         quality = paired_mask_iou(proposals, target, output.batch)
         gate = F.binary_cross_entropy(output.gate, quality)

@@ -15,6 +15,7 @@ from experiments import cli
 from experiments.train import process_group
 from experiments.train.board import Board
 from stg_pyg.errors import InputError
+from stg_pyg.losses import check_finite
 
 Log = list[dict[str, float]]
 SAVE_EVERY_SECONDS = 120.0
@@ -94,6 +95,9 @@ def run_steps(
 
     Returns:
         The log.
+
+    Raises:
+        InputError: a loss is not finite; what was saved before stays.
     """
     main = process_group.is_main()
     bar = tqdm(
@@ -107,7 +111,9 @@ def run_steps(
     )
     saved = time.monotonic()
     for number in range(steps.start + 1, steps.stop + 1):
-        if history.add(number, step(number - 1), log_every):
+        losses = step(number - 1)
+        check_finite(losses, f"{name}, step {number}")
+        if history.add(number, losses, log_every):
             bar.set_postfix(loss=f"{history.log[-1]['loss']:.3f}")
             if board is not None:
                 board.tell(history.log[-1], picture=len(history.log) % PICTURE_EVERY == 1)

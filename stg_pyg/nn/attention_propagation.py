@@ -9,12 +9,14 @@ from torch_geometric.nn.dense import Linear
 from torch_geometric.typing import OptTensor
 from torch_geometric.utils import softmax
 
+from stg_pyg.nn.made import keeps_arguments
 from stg_pyg.nn.mask_propagation import MaskPropagation
 from stg_pyg.nn.region import MaskRegions, RegionLayout
 
 ATTENTIONS = ("gat", "gatv2", "transformer")
 
 
+@keeps_arguments
 class AttentionPropagation(MaskPropagation):
     r"""Eq. 5 of STG-Net with attention over the node features :math:`\mathbf{X}` as the edge weights.
 
@@ -63,6 +65,7 @@ class AttentionPropagation(MaskPropagation):
         super().__init__(num_steps, backend)
         if attention not in ATTENTIONS:
             raise ValueError(f"'attention' must be one of {ATTENTIONS} (got '{attention}')")
+        self.feat_channels = feat_channels
         self.attention = attention
         self.heads = heads
         self.hidden_channels = hidden_channels

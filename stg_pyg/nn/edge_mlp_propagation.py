@@ -4,10 +4,12 @@ import torch
 from torch import Tensor
 from torch_geometric.typing import OptTensor
 
+from stg_pyg.nn.made import keeps_arguments
 from stg_pyg.nn.mask_propagation import MaskPropagation
 from stg_pyg.nn.region import MaskRegions, RegionLayout
 
 
+@keeps_arguments
 class EdgeMLPPropagation(MaskPropagation):
     r"""Eq. 5 of STG-Net with edge weights that a small network learns from the edge attributes.
 

@@ -4,11 +4,13 @@ import torch
 from torch import Tensor
 from torch_geometric.typing import OptTensor
 
+from stg_pyg.nn.made import keeps_arguments
 from stg_pyg.nn.mask_propagation import MaskPropagation
 
 _SHARPNESS = 8.0
 
 
+@keeps_arguments
 class GRUPropagation(torch.nn.Module):
     r"""Mask propagation whose update is a convolutional gated recurrent unit, as in the `"Video Object Segmentation
     with Episodic Graph Memory Networks" <https://arxiv.org/abs/2007.07020>`_ paper.

@@ -4,12 +4,14 @@ import torch
 from torch import Tensor
 from torch_geometric.utils import degree, to_dense_batch
 
+from stg_pyg.nn.made import keeps_arguments
 from stg_pyg.nn.memory_attention import CONVERTED, MemoryAttention
 
 _CACHED = 2**20
 """Logits that fit a processor's cache; with many more at once they take four times as long."""
 
 
+@keeps_arguments
 class JointMemoryAttention(MemoryAttention):
     r"""The space-time memory read of the `"Video Object Segmentation using Space-Time Memory Networks"
     <https://arxiv.org/abs/1904.00607>`_ paper, of masks: one softmax over the pixels of all memory frames of a node.

@@ -9,12 +9,14 @@ from torch_geometric.nn import MessagePassing
 from torch_geometric.typing import Adj, OptTensor
 from torch_geometric.utils import is_sparse, scatter, spmm, to_edge_index, to_torch_csr_tensor
 
+from stg_pyg.nn.made import keeps_arguments
 from stg_pyg.nn.region import MaskRegions, RegionLayout, region_product, windows_of_boxes, windows_of_masks
 
 BACKENDS = ("auto", "edgewise", "fused", "closed", "region")
 _SMALL_GRAPH = 64
 
 
+@keeps_arguments
 class MaskPropagation(MessagePassing):
     r"""The mask propagation operator of the `"Spatiotemporal Graph Neural Network based Mask Reconstruction for Video
     Object Segmentation" <https://arxiv.org/abs/2012.05499>`_ paper (Eqs. 4 and 5, with :math:`W_{vv} = 0`).

@@ -5,9 +5,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric.utils import degree, scatter
 
+from stg_pyg.nn.made import keeps_arguments
 from stg_pyg.nn.memory_update import make_gate, update_masks
 
 
+@keeps_arguments
 class MeanMemory(torch.nn.Module):
     r"""The temporal layer without attention: a memory frame says its mask, wherever the object has gone; keys are not
     used.

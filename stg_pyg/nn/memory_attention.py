@@ -6,6 +6,7 @@ from torch import Tensor
 from torch_geometric.nn import MessagePassing
 from torch_geometric.utils import degree
 
+from stg_pyg.nn.made import keeps_arguments
 from stg_pyg.nn.memory_update import make_gate, update_masks
 
 _WIDEST_FUSED = 256
@@ -14,6 +15,7 @@ CONVERTED = 2**22
 """Numbers of half precision keys that are converted at once: 16 MiB of them."""
 
 
+@keeps_arguments
 class MemoryAttention(MessagePassing):
     r"""The temporal graph operator of the `"Spatiotemporal Graph Neural Network based Mask Reconstruction for Video
     Object Segmentation" <https://arxiv.org/abs/2012.05499>`_ paper (Eqs. 7 and 8).

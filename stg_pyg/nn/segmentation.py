@@ -104,7 +104,13 @@ def _double(x: Tensor) -> Tensor:
 
 
 def segmentation_loss(output: SegmentationOutput, target: Tensor) -> Tensor:
-    """Binary cross-entropy + soft IoU of the masks + cross-entropy of the expected quality; a scalar.
+    """``loss`` of :func:`segmentation_terms`."""
+    return segmentation_terms(output, target)["loss"]
+
+
+def segmentation_terms(output: SegmentationOutput, target: Tensor) -> dict[str, Tensor]:
+    """Scalars: ``bce``, binary cross-entropy, + ``iou``, 1 - soft IoU of the masks, + half of ``quality``, the
+    cross-entropy of the expected quality; ``loss`` is their sum.
 
     Args:
         target: [N, S, S] in [0, 1].
@@ -118,4 +124,5 @@ def segmentation_loss(output: SegmentationOutput, target: Tensor) -> Tensor:
     overlap, either = (hard & true).sum(dim=(1, 2)), (hard | true).sum(dim=(1, 2))
     iou = torch.where(either > 0, overlap / either.clamp(min=1), torch.ones_like(overlap, dtype=torch.float))
     quality = F.binary_cross_entropy_with_logits(output.quality, iou)
-    return bce + (1 - soft_iou) + 0.5 * quality
+    distance = 1 - soft_iou
+    return {"loss": bce + distance + 0.5 * quality, "bce": bce, "iou": distance, "quality": quality}

@@ -86,6 +86,7 @@ def test_an_earlier_file_that_is_broken(run, tmp_path, capsys):
         (["--only", ","], "no part ','"),
         (["--frames", "2"], "--frames 2"),
         (["--frames", "many"], "many is not a whole number"),
+        (["--spatial-conv", "SAGEConv"], "--spatial-conv: SAGEConv does not fit"),
         (["--checkpoint", "nowhere.pt"], "nowhere.pt: no such checkpoint"),
         (["--only", "scores", "--split", "night"], "split 'night' is unknown"),
         (["--checkpoint", str(checkpoints.SHIPPED), "--only", "scores"], "give the folder of the data set with --root"),
@@ -131,3 +132,10 @@ def test_scores_come_with_a_root_or_when_asked_for(run, monkeypatch):
     run("--root", "somewhere")
     run("--only", "scores,layers")
     assert asked == ["layers", "frames", "layers", "frames", "scores", "layers", "scores"]
+
+
+def test_layers_of_ones_own_are_measured_beside_the_others(run, monkeypatch):
+    wanted = [layers.GROUPS[1], layers.GROUPS[-1]]
+    monkeypatch.setattr(layers, "GROUPS", tuple(wanted))
+    result = run("--only", "layers", "--spatial-conv", "own_layers:Plain", "--temporal-conv", "joint:top_k=2")
+    assert {row["layer"] for row in result["rows"]} >= {"own_layers:Plain", "joint:top_k=2", "gru", "joint"}

@@ -54,7 +54,7 @@ def test_layers_inside_of_windows_give_the_same_masks(name):
     torch.manual_seed(0)
     inside = region_case(graphs, name)
     torch.manual_seed(0)
-    assert_close(inside.call().to_frame()[:, 0], layer_case(graphs, name, "auto").call())
+    assert_close(inside.call().to_frame()[:, 0], layer_case(graphs, name).call())
 
 
 def test_a_layer_without_windows_has_no_such_case():

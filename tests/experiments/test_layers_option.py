@@ -44,9 +44,9 @@ def test_names_go_into_the_configuration():
         steps = STGNet.untrained(with_layers(changed, name, None).with_options(num_steps=5)).spatial_conv.num_steps
         assert steps == 5, "its number of steps is the configuration's"
     for spatial, temporal, message in (
-        ("nothing", None, "unknown spatial layer 'nothing'; known names: stg, "),
-        (None, "nothing", "unknown temporal layer 'nothing'; known names: memory_attention, joint, mean$"),
-        ("SAGEConv", None, "SAGEConv does not fit: "),
+        ("nothing", None, "^--spatial-conv: unknown spatial layer 'nothing'; known names, the nearest first: "),
+        (None, "nothing", "^--temporal-conv: unknown temporal layer 'nothing'; known names, the nearest first: "),
+        ("SAGEConv", None, "^--spatial-conv: SAGEConv does not fit: "),
     ):
         with pytest.raises(InputError, match=message):
             with_layers(BASE, spatial, temporal)
@@ -133,8 +133,8 @@ def test_what_evaluation_refuses(tiny, capsys, tmp_path, checkpoint):
         f"error: --spatial-conv gru: {checkpoint} has no weights of this layer; "
         "train it with python -m experiments.train --spatial-conv gru"
     )
-    assert "unknown temporal layer 'gru'; known names: memory_attention, joint, mean" in line("--temporal-conv", "gru")
-    assert "unknown spatial layer 'joint'; known names: stg, " in line("--spatial-conv", "joint")
+    assert "unknown temporal layer 'gru'; known names, the nearest first: " in line("--temporal-conv", "gru")
+    assert "unknown spatial layer 'joint'; known names, the nearest first: " in line("--spatial-conv", "joint")
 
 
 def test_without_a_checkpoint_nothing_learned_takes_part(tiny, capsys, tmp_path):
@@ -148,7 +148,7 @@ def test_without_a_checkpoint_nothing_learned_takes_part(tiny, capsys, tmp_path)
 @pytest.mark.parametrize("option", ["--spatial-conv", "--temporal-conv"])
 def test_training_refuses_unknown_names(tiny, capsys, tmp_path, option):
     assert command(tiny, "train", "--out", tmp_path / "out", option, "nothing") == 2
-    assert "layer 'nothing'; known names: " in error_line(capsys)
+    assert "layer 'nothing'; known names, the nearest first: " in error_line(capsys)
     assert not (tmp_path / "out").exists()
 
 
@@ -160,3 +160,11 @@ def test_checkpoints_without_the_field_have_the_layer_of_the_paper(tiny, checkpo
     model, _ = checkpoints.load_model(tmp_path / "old.pt")
     assert model.config == STGConfig.from_dict(content["config"]) == BASE
     assert str(model.memory_attention).startswith("MemoryAttention")
+
+
+def test_weights_of_another_convolution_are_none():
+    tag, cheb = (STGNet.untrained(BASE.with_options(spatial_conv=name)) for name in ("TAGConv", "ChebConv:K=2"))
+    assert set(cheb.spatial_conv.state_dict()) <= set(tag.spatial_conv.state_dict())
+    with pytest.raises(InputError, match=r"ChebConv:K=2: x\.pt has no weights of this layer"):
+        check_layers(tag, cheb.config, Path("x.pt"))
+    check_layers(tag, BASE.with_options(spatial_conv="TAGConv:normalize=False"), Path("x.pt"))

@@ -244,3 +244,28 @@ def test_help_tells_the_forms_of_masks(monkeypatch, capsys):
     printed = capsys.readouterr().out
     for word in ("<frame>.png", "one black and white PNG an object", "later file is on top", "overlay.mp4", "examples"):
         assert word in printed
+
+
+def test_other_layers(run, complaint, clip, first, checkpoint):
+    base = labels_in(run(clip, first) / "clip")
+    layers = ("--spatial-conv", "own_layers:Plain", "--temporal-conv", "joint:top_k=1")
+    assert complaint(clip, first, *layers) == (
+        f"error: --spatial-conv own_layers:Plain: {checkpoint} has no weights of this layer; "
+        "train it with python -m experiments.train --spatial-conv own_layers:Plain"
+    )
+    assert "--temporal-conv: unknown temporal layer 'jont'" in complaint(clip, first, "--temporal-conv", "jont")
+    out = run(clip, first, "--spatial-conv", "mean", "--temporal-conv", "joint:top_k=1", out="other")
+    config = json.loads((out / "run.json").read_text())["config"]
+    assert (config["spatial_conv"], config["temporal_conv"]) == ("mean", "joint:top_k=1")
+    model, preset = checkpoints.load_model(checkpoint)
+    options = {"spatial_conv": "mean", "temporal_conv": "joint:top_k=1"}
+    changed = checkpoints.build_model(preset, model.config.with_options(**options))
+    changed.load_state_dict(model.state_dict())
+    stream = VideoSegmenter(
+        changed.eval(), crop_size=preset.crop_size, mixed_precision=cli.bfloat16_is_fast(torch.device("cpu"))
+    )
+    for t, name in enumerate(FRAMES):
+        with torch.no_grad():
+            expected = stream.step(VIDEO.image(t), masks=FIRST if t == 0 else None).labels
+        np.testing.assert_array_equal(labels_in(out / "clip")[name], expected)
+    assert base.keys() == labels_in(out / "clip").keys()

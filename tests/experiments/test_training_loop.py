@@ -158,3 +158,30 @@ def test_rows_of_a_picture():
     assert picture.shape == (3, 8 * 4, 3 * 5)
     assert torch.equal(picture[:, 4:8, :5], images[1])
     assert torch.equal(picture[0, 4:8, 5:10], maps[1]) and torch.equal(picture[2, 4:8, 10:], 1 - maps[1])
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_stops_before_it_is_stored(bad):
+    def step(number: int) -> dict[str, float]:
+        part = bad if number == 2 else 1.0
+        return {"loss": part + 1, "part": part, "other": 1.0}
+
+    saved: list[Any] = []
+    history = History()
+    with pytest.raises(InputError) as error:
+        run(history, 0, 5, saved, step=step)
+    assert str(error.value).startswith(f"test, step 3: the loss is not finite (part is {bad}); nothing of this step is")
+    assert "lower the learning rate" in str(error.value) and "\n" not in str(error.value)
+    assert saved == [] and len(history.recent) == 2
+
+
+def test_every_stage_says_which_term_is_not_finite(tmp_path):
+    model = tiny_model(0)
+    torch.nn.init.constant_(model.segmentation.quality_head[-1].bias, float("nan"))
+    with pytest.raises(InputError, match=r"^segmentation, step 1: the loss is not finite \(quality is nan\)"):
+        run_segmentation(model.segmentation, tmp_path / "s.pt")
+    model = tiny_model(0)
+    torch.nn.init.constant_(next(model.node_gate.parameters()), float("nan"))
+    with pytest.raises(InputError, match=r"^graph, (frame|step) 1: the loss is not finite \(.*gate is nan"):
+        run_graph(model, tmp_path / "g.pt")
+    assert not list(tmp_path.iterdir())

@@ -22,7 +22,7 @@ _MOST_NOTES = 6
 
 DESCRIPTION = f"""Segments a video of your own: you give the mask of the first frame, and get a mask of every frame.
 
-The video is a file that OpenCV reads (mp4, mov, avi, webm, ...), with frames named 00000, 00001, ..., or a folder of
+The video is a file that FFmpeg reads (mp4, mov, avi, webm, gif, ...), with frames named 00000, 00001, ..., or a folder of
 pictures ({", ".join(s[1:] for s in PICTURES)}) in natural order, named by their stems.
 
 Results: OUT/<sequence>/<frame>.png, indexed PNGs with your object ids at the size of the frames;
@@ -168,7 +168,7 @@ def settings(run: Run) -> dict[str, Any]:
     """What the results depend on."""
     args = run.args
     return {
-        "video": args.video,
+        "video": args.video.absolute(),
         "sequence": run.sequence,
         "masks": args.masks,
         "boxes": args.boxes,
@@ -199,6 +199,8 @@ def notes_before(run: Run) -> list[str]:
     what = f"object {ids[0]}" if len(ids) == 1 else f"{len(ids)} objects ({', '.join(map(str, ids))})"
     where = f"frame {frames[0]}" if len(frames) == 1 else f"{len(frames)} frames from {frames[0]} on"
     notes = [f"{run.source.path}: {pixels(run.source.size)}, {what} given in {where}"]
+    if run.source.note:
+        notes.append(f"note: {run.source.note}")
     if run.given.note:
         notes.append(f"note: {run.given.note}")
     if run.from_nothing:
@@ -217,10 +219,8 @@ def notes_before(run: Run) -> list[str]:
 def notes_after(run: Run, names: list[str], scores: Scores) -> list[str]:
     """What the results leave open."""
     notes, source = [], run.source
-    if isinstance(source, VideoFile) and source.stated_frames is not None:
-        stated, found = source.stated_frames, source.count()
-        if found < 0.95 * stated - 1:
-            notes.append(f"note: {source.path} says it has {stated} frames and {found} can be decoded; is it complete?")
+    if isinstance(source, VideoFile) and source.losses():
+        notes.append(f"note: {source.losses()}")
     written = set(names)
     older = [file for file in run.folder.glob("*.png") if file.stem not in written]
     if older:

@@ -6,6 +6,7 @@ import contextlib
 import math
 import struct
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -155,6 +156,7 @@ class VideoFile(FrameSource):
         self._counted: int | None = None
         self._stated, self._stated_exactly = 0, False
         self._damaged = self._left_out = 0
+        self._spacings: Counter[int] = Counter()
         first = next(self._decoded(), None)
         if first is None:
             raise InputError(f"{path}: holds no frame that can be decoded; convert it to MP4 or to a folder of PNG")
@@ -180,13 +182,17 @@ class VideoFile(FrameSource):
         Goes through the file the first time.
         """
         found, stated = self.count(), self._stated - self._left_out
-        if found < (stated if self._stated_exactly else 0.95 * stated - 1):
-            about = "" if self._stated_exactly else "about "
-            damage = f", {self._damaged} of them with damage" if self._damaged else ""
-            return f"{self.path} says it has {about}{stated} frames and {found} can be decoded{damage}; is it complete?"
+        if self._stated_exactly and found < stated:
+            return f"{self.path} says it has {stated} frames and {found} can be decoded; is it complete?"
         if self._damaged:
-            return f"{self.path} is damaged in {self._damaged} places, and {found} frames could be decoded"
-        return ""
+            return f"{self.path} is damaged in {self._damaged} of its parts, and {found} frames could be decoded"
+        if self._stated_exactly:
+            return ""
+        if found >= 0.95 * stated - 1:  # which is an estimate
+            stated = found + _room_between(self._spacings)
+        if found == stated:
+            return ""
+        return f"{self.path} has {found} frames in the time of {stated}; are some lost, or shown for longer?"
 
     def position(self, name: str) -> int | None:
         if not (name.isascii() and name.isdecimal()) or self.frame_name(int(name)) != name:
@@ -206,11 +212,12 @@ class VideoFile(FrameSource):
     def _decoded(self) -> Iterator[av.VideoFrame]:
         """All frames; at the end it is known how many there are, and what of the file is damaged."""
         found = damaged = left_out = 0
+        before, spacings = None, Counter[int]()
         # FFmpeg is given the open file, as it takes some names for addresses or patterns.
         with open(self.path, "rb") as file, self._container(file) as container:
             stream = container.streams.best("video")
             if not isinstance(stream, av.VideoStream):
-                raise InputError(f"{self.path}: holds no video; give a video file or a folder of frames")
+                raise InputError(f"{self.path}: holds no video, or is cut short; give a video or a folder of frames")
             self._read_header(container, stream)
             for packet in _packets(container, stream):
                 try:
@@ -221,8 +228,11 @@ class VideoFile(FrameSource):
                 left_out += packet is not None and packet.is_discard
                 for frame in frames:
                     found, damaged = found + 1, damaged + frame.is_corrupt
+                    if before is not None and frame.pts is not None:
+                        spacings[frame.pts - before] += 1
+                    before = frame.pts
                     yield frame
-        self._counted, self._damaged, self._left_out = found, damaged, left_out
+        self._counted, self._damaged, self._left_out, self._spacings = found, damaged, left_out, spacings
 
     def _container(self, file: IO[bytes]) -> av.container.InputContainer:
         try:
@@ -290,6 +300,15 @@ def _picture_size(file: Path) -> tuple[int, int]:
         frame = read_image(file)
         size = frame.shape[0], frame.shape[1]
     return size
+
+
+def _room_between(spacings: Counter[int]) -> int:
+    """Frames that there is time for between others, where nearly all come at one rate; 0 elsewhere."""
+    usual = spacings.most_common(1)[0][0] if spacings else 0
+    long = {spacing: count for spacing, count in spacings.items() if spacing > 1.5 * usual}
+    if usual <= 0 or sum(long.values()) > 0.1 * spacings.total():
+        return 0
+    return sum(count * (round(spacing / usual) - 1) for spacing, count in long.items())
 
 
 def _packets(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet | None]:

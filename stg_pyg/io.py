@@ -113,8 +113,9 @@ def header_is_deep(path: PathLike) -> bool:
 def read_label_map(path: PathLike) -> UInt8Array:
     """Object ids uint8 [H, W] of a mask file, 0 is background.
 
-    The EXIF orientation is applied. Indexed pictures give their indices, grey ones their values; a grey picture of nothing but 0 and 255 (DAVIS-2016)
-    is one object with id 1. A colour picture is accepted when all its colours are of the DAVIS palette.
+    The EXIF orientation is applied. Indexed pictures give their indices, grey ones their values; a grey picture of
+    nothing but 0 and 255 (DAVIS-2016) is one object with id 1. A colour picture is accepted when all its colours are of
+    the DAVIS palette.
 
     Raises:
         InputError: the file is missing or unreadable, or is a picture whose object ids cannot be told.

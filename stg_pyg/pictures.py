@@ -58,7 +58,7 @@ def upright_size(file: Path, image: Image.Image) -> tuple[int, int] | None:
 
 def is_deep(image: Image.Image) -> bool:
     """Whether a file holds more than 8 bits a channel, of a picture that is open but not decoded."""
-    stored = [tile[3] if isinstance(tile[3], str) else tile[3][0] for tile in image.tile if tile[3]]
+    stored = [tile[3] if isinstance(tile[3], str) else tile[3][0] for tile in getattr(image, "tile", ()) if tile[3]]
     return image.mode[0] in "IF" or any(isinstance(name, str) and bool(_DEEP.search(name)) for name in stored)
 
 

@@ -77,8 +77,10 @@ def test_turning_to_the_nearest_quarter():
 
 @pytest.mark.parametrize(
     ("highest", "floating", "white"),
-    [(0, False, 255), (255, False, 255), (256, False, 511), (4080, False, 4095), (65535, False, 65535)]
-    + [(0.0, True, 1), (1.0, True, 1), (16.0, True, 255), (255.0, True, 255)],
+    [
+        *[(0, False, 255), (255, False, 255), (256, False, 511), (4080, False, 4095), (65535, False, 65535)],
+        *[(0.0, True, 1), (1.0, True, 1), (16.0, True, 255), (255.0, True, 255)],
+    ],
 )
 def test_white(highest, floating, white):
     assert white_of(highest, floating, "x.png") == white

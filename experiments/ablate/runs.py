@@ -164,7 +164,7 @@ def learned_folder(out: Path, run: Run) -> Path:
     """Where the networks are kept that a run has in common with others that learn the same online."""
     job = run.job
     path = "" if job.checkpoint is None else str(job.checkpoint.resolve())
-    weights = hashlib.sha256(path.encode()).hexdigest()[:12]
+    weights = hashlib.sha256(path.encode(errors="surrogateescape")).hexdigest()[:12]
     return out / "learned" / f"{weights}-{job.online_steps}-{job.online_seed}"
 
 

@@ -22,12 +22,14 @@ _MOST_NOTES = 6
 
 DESCRIPTION = f"""Segments a video of your own: you give the mask of the first frame, and get a mask of every frame.
 
-The video is a file that FFmpeg reads (mp4, mov, avi, webm, gif, ...), with frames named 00000, 00001, ..., or a folder of
-pictures ({", ".join(s[1:] for s in PICTURES)}) in natural order, named by their stems.
+The video is a file that FFmpeg reads (mp4, mov, avi, webm, gif, ...), with frames named 00000, 00001, ..., every
+picture of it being one however long it is shown, or a folder of pictures in natural order, named by their stems
+({", ".join(s[1:] for s in PICTURES)}). They are turned and mirrored as cameras ask for it; pixels of more than
+8 bits are brought to 8 on one scale a video.
 
 Results: OUT/<sequence>/<frame>.png, indexed PNGs with your object ids at the size of the frames;
 OUT/confidence.json, the mean of each soft mask over its pixels, null where an object has none (it is low for blurred
-masks, and cannot tell that the wrong thing is followed); and OUT/run.json, which appears last.
+masks, and cannot tell that the wrong thing is followed); and OUT/run.json, which appears last. OUT is for one video.
 
 A run that was stopped or killed goes on when the same command is started again, to the same result. With another video,
 other masks or other options it begins anew."""

@@ -7,14 +7,13 @@ import math
 import struct
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import av
 import numpy as np
-from av.sidedata.sidedata import Type
 from PIL import Image
 
 from stg_pyg.errors import InputError
@@ -209,7 +208,7 @@ class VideoFile(FrameSource):
     def frame_name(self, position: int) -> str:
         return f"{position:05d}"
 
-    def _decoded(self) -> Iterator[av.VideoFrame]:
+    def _decoded(self) -> Generator[av.VideoFrame, None, None]:
         """All frames; at the end it is known how many there are, and what of the file is damaged."""
         found = damaged = left_out = 0
         before, spacings = None, Counter[int]()
@@ -322,7 +321,7 @@ def _packets(container: av.container.InputContainer, stream: av.VideoStream) -> 
 def _upright_rgb(frame: av.VideoFrame) -> UInt8Array:
     """uint8 [H, W, 3] as the frame wants to be shown, turned and mirrored as its display matrix says."""
     rgb = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
-    matrix = next((data for data in frame.side_data if data.type is Type.DISPLAYMATRIX), None)
+    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return rgb
     a, b, _, c, d = struct.unpack("=5i", bytes(matrix)[:20])

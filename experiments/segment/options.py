@@ -110,7 +110,7 @@ def output_folder(args: argparse.Namespace, source: FrameSource) -> Path:
     """
     name = args.sequence or source.name
     if not is_inside(name) or "/" in name or "\\" in name:
-        raise InputError(f"--sequence {name}: becomes the name of a folder and cannot be one; give a plain name with --sequence")
+        raise InputError(f"--sequence {name}: cannot be the name of a folder; give a plain one with --sequence")
     if name in OTHER_FOLDERS:
         raise InputError(f"--sequence {name}: OUT/{name} holds something else; name the video with --sequence")
     folder: Path = args.out / name

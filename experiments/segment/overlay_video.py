@@ -67,6 +67,7 @@ class OverlayVideo:
     def _begin(self, height: int, width: int) -> av.VideoStream:
         codec = overlay_codec()
         stream = self._container.add_stream(codec, rate=self._fps, options=CODECS[codec])
+        assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.codec_context.colorspace, stream.codec_context.color_range = Colorspace.ITU709, ColorRange.MPEG
         stream.codec_context.thread_count = 1  # the same bytes on every machine

@@ -159,7 +159,7 @@ def test_an_orientation_behind_the_pixels(tmp_path):
 
 def test_deep_pictures_are_on_one_scale_and_said(tmp_path):
     for t, shift in enumerate((250, 3000)):
-        Image.fromarray((np.arange(12, dtype=np.uint16).reshape(3, 4) + np.uint16(shift))).save(tmp_path / f"{t}.png")
+        Image.fromarray(np.arange(12, dtype=np.uint16).reshape(3, 4) + np.uint16(shift)).save(tmp_path / f"{t}.png")
     source = open_source(tmp_path)
     assert "pixels of more than 8 bits a channel, of which 4095 is taken for white" in source.note
     assert [round(float(frame.mean())) for _, frame in source] == [16, 187]

@@ -137,6 +137,15 @@ def test_a_disk_that_is_full_after_some_files(monkeypatch, capsys, run, tmp_path
     assert run(tmp_path / "out") == 0
 
 
+def test_folders_whose_names_are_no_text(monkeypatch, run, tmp_path, root):
+    folder = root.parent / os.fsdecode(b"caf\xe9")
+    assert run(folder / "out") == 0
+    assert run(tmp_path / "whole") == 0
+    assert results_in(folder / "out") == results_in(tmp_path / "whole")
+    if (folder / "out/run.json").exists() or (folder / "out/metrics.json").exists():
+        assert command(monkeypatch, "report", folder / "out", "--out", folder / "report.html") == 0
+
+
 def test_a_read_only_disk(capsys, disk, run):
     assert disk.mount("remount", "ro")
     assert run(disk.folder / "out") == 2

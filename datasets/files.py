@@ -8,7 +8,7 @@ from pathlib import Path
 
 from datasets.base import UInt8Array, VideoSequence
 from stg_pyg.errors import InputError
-from stg_pyg.io import natural_sort_key, read_image, read_label_map
+from stg_pyg.io import PictureReader, natural_sort_key, read_label_map
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 MAX_OBJECT_ID = 255
@@ -30,13 +30,17 @@ class FileSequence(VideoSequence):
         self._annotations = annotations
 
     @cached_property
+    def _read(self) -> PictureReader:
+        return PictureReader(self._images)
+
+    @cached_property
     def size(self) -> tuple[int, int]:
         """(H, W) of the first frame in pixels, which all others have too."""
-        height, width = read_image(self._images[0]).shape[:2]
+        height, width = self._read(self._images[0]).shape[:2]
         return height, width
 
     def image(self, t: int) -> UInt8Array:
-        image = read_image(self._images[t])
+        image = self._read(self._images[t])
         if image.shape[:2] != self.size:
             (height, width), (rows, columns) = image.shape[:2], self.size
             raise InputError(

@@ -42,7 +42,7 @@ class YouTubeObjectsSequence(FileSequence):
         self.categories = {1: category}
 
     def image(self, t: int) -> UInt8Array:
-        image = read_image(self._images[t])
+        image = self._read(self._images[t])
         (rows, columns), (height, width) = image.shape[:2], self.size
         if (rows, columns) == (height, width):
             return image

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import os
 import random
 import sys
@@ -164,6 +165,9 @@ def _fail(message: str) -> NoReturn:
 
 def run(main: Callable[[], None]) -> None:
     """Runs a command: exit status 0 when done, 2 with one line on stderr for bad input, 130 when interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files may not be in its encoding, or no text
     try:
         main()
     except InputError as error:

@@ -106,7 +106,8 @@ def learn(job: Job, model: STGNet, video: VideoSequence) -> Learned:
         job.preset.online_batch_size,
         job.preset.online_learning_rate,
         torch.device(job.device),
-        zlib.crc32(video.name.encode()) ^ (job.seed if job.online_seed is None else job.online_seed),
+        zlib.crc32(video.name.encode(errors="surrogateescape"))
+        ^ (job.seed if job.online_seed is None else job.online_seed),
     )
     networks = adapted_networks(model, [video.image(t)], [labels], lesson)
     return Learned(networks, time.perf_counter() - started)

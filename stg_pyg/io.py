@@ -9,7 +9,8 @@ import math
 import os
 import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,10 +20,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from stg_pyg.errors import InputError
+from stg_pyg.pictures import deep_values, is_deep, orientation, to_eight_bits, upright, white_of
 
 PathLike = str | os.PathLike[str]
 UInt8Array = NDArray[np.uint8]
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")  # no others, as some are read by running a program
+_DEEP = "more than 8 bits a channel"  # key of what is known of a picture
 _LONGEST_NAME = 200  # bytes; file systems take 255, suffixes and temporary names included
 _MAX_GREY_LEVELS = 32  # more of them, 255 included, is an anti-aliased black and white mask rather than object ids
 
@@ -54,29 +57,72 @@ def is_inside(name: str) -> bool:
         return False
 
 
+class PictureReader:
+    """Reads the pictures of one video as uint8 [H, W, 3] RGB, upright; transparency is dropped.
+
+    Those of more than 8 bits a channel are all brought to 8 by one scale, that of the brightest of them, so that a
+    video neither turns dark nor flickers, see :func:`~stg_pyg.pictures.white_of`.
+
+    Args:
+        files: all pictures of the video.
+
+    Raises:
+        InputError: (when called) a file is missing, truncated or not a picture, or its white cannot be told.
+    """
+
+    def __init__(self, files: Iterable[PathLike]) -> None:
+        self._files = list(files)
+
+    def __call__(self, path: PathLike) -> UInt8Array:
+        image = _open(path)
+        if not image.info[_DEEP]:
+            return np.array(_upright(image).convert("RGB"))
+        return upright(to_eight_bits(deep_values(image, path), self.white or 255.0), orientation(image))
+
+    @cached_property
+    def white(self) -> float | None:
+        """What becomes 255 in pictures of more than 8 bits; None without any. Decodes all of them the first time."""
+        highest: list[float] = []
+        floating = False
+        for path in self._files:
+            if header_is_deep(path):
+                values = deep_values(_open(path), path)
+                highest.append(float(values.max(initial=0)))
+                floating |= values.dtype.kind == "f"
+        return white_of(max(highest), floating, os.fspath(self._files[0])) if highest else None
+
+
 def read_image(path: PathLike) -> UInt8Array:
-    """A picture as uint8 [H, W, 3] RGB; transparency is dropped and the EXIF orientation applied.
+    """A picture on its own as uint8 [H, W, 3] RGB, as :class:`PictureReader` reads those of a video.
 
     Raises:
         InputError: the file is missing, truncated or not a picture.
     """
-    image = _upright(_open(path))
-    if image.mode.startswith("I") or image.mode == "F":
-        return np.repeat(_sixteen_bits_to_eight(np.asarray(image))[..., None], 3, axis=2)
-    return np.array(image.convert("RGB"))
+    return PictureReader([path])(path)
+
+
+def header_is_deep(path: PathLike) -> bool:
+    """Whether a file is a picture of more than 8 bits a channel, by its header."""
+    try:
+        with Image.open(path, formats=_FORMATS) as image:
+            return is_deep(image)
+    except Exception:  # reading it says what is wrong
+        return False
 
 
 def read_label_map(path: PathLike) -> UInt8Array:
     """Object ids uint8 [H, W] of a mask file, 0 is background.
 
-    Indexed pictures give their indices, grey ones their values; a grey picture of nothing but 0 and 255 (DAVIS-2016)
-    is one object with id 1. A colour picture is accepted when all its colours are of the DAVIS palette.
+    The EXIF orientation is applied. Indexed pictures give their indices, grey ones their values; a grey picture of
+    nothing but 0 and 255 (DAVIS-2016) is one object with id 1. A colour picture is accepted when all its colours are of
+    the DAVIS palette.
 
     Raises:
         InputError: the file is missing or unreadable, or is a picture whose object ids cannot be told.
     """
     image = _open(path)
-    if image.format == "JPEG":
+    is_jpeg, image = image.format == "JPEG", _upright(image)
+    if is_jpeg:
         raise InputError(f"{path}: is a JPEG, which blurs object ids; save the mask as an indexed or grey PNG")
     if image.mode == "P" and not _has_grey_palette(image):
         return np.array(image, dtype=np.uint8)
@@ -129,17 +175,16 @@ def write_json(path: PathLike, obj: Any) -> None:
         TypeError: something in ``obj`` has no JSON form.
         InputError: the file cannot be written.
     """
-    text = json.dumps(_jsonable(obj), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    write_atomic(path, lambda file: file.write(text.encode()))
+    write_text(path, json.dumps(_jsonable(obj), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_text(path: PathLike, text: str) -> None:
-    """Writes UTF-8 text under a temporary name, then renames.
+    """Writes UTF-8 text under a temporary name, then renames; bytes of file names that are no text become ``\\udc..``.
 
     Raises:
         InputError: the file cannot be written.
     """
-    write_atomic(path, lambda file: file.write(text.encode()))
+    write_atomic(path, lambda file: file.write(text.encode(errors="backslashreplace")))
 
 
 def overlay(image: UInt8Array, labels: Any, alpha: float = 0.5) -> UInt8Array:
@@ -165,7 +210,9 @@ def _open(path: PathLike) -> Image.Image:
         raise InputError(f"{path}: no such file; check the path")
     try:
         image = Image.open(path, formats=_FORMATS)
+        deep = is_deep(image)
         image.load()
+        image.info[_DEEP] = deep
     except UnidentifiedImageError as error:
         raise InputError(f"{path}: is not a picture; give a PNG or JPEG file") from error
     except PermissionError as error:
@@ -186,11 +233,6 @@ def _upright(image: Image.Image) -> Image.Image:
         return ImageOps.exif_transpose(image)
     except Exception:  # whatever is wrong with the note of a camera, the picture itself was decoded
         return image
-
-
-def _sixteen_bits_to_eight(values: NDArray[Any]) -> UInt8Array:
-    scaled = values.astype(np.float64) / (257 if values.max(initial=0) > 255 else 1)
-    return np.clip(np.round(scaled), 0, 255).astype(np.uint8)
 
 
 def _has_grey_palette(image: Image.Image) -> bool:

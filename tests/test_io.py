@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -189,6 +190,12 @@ def test_json(tmp_path):
     with pytest.raises(TypeError):
         io.write_json(tmp_path / "m.json", {"f": print})
     assert json.loads((tmp_path / "m.json").read_text(encoding="utf-8")) == expected
+
+
+def test_json_with_names_of_files_that_are_no_text(tmp_path):
+    name = os.fsdecode(b"caf\xe9")
+    io.write_json(tmp_path / "m.json", {"é": Path(name)})
+    assert json.loads((tmp_path / "m.json").read_text(encoding="utf-8")) == {"é": name}
 
 
 def test_failed_writes_keep_the_old_file(tmp_path, monkeypatch, labels):

@@ -155,4 +155,4 @@ def main() -> None:
     if out.suffix.lower() not in (".html", ".htm"):
         out = out / "report.html"
     write_text(out, page)
-    print(f"{out}: {len(page.encode()) / 1e6:.1f} MB")
+    print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")

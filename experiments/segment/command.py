@@ -24,12 +24,14 @@ _MOST_NOTES = 6
 
 DESCRIPTION = f"""Segments a video of your own: you give the mask of the first frame, and get a mask of every frame.
 
-The video is a file that OpenCV reads (mp4, mov, avi, webm, ...), with frames named 00000, 00001, ..., or a folder of
-pictures ({", ".join(s[1:] for s in PICTURES)}) in natural order, named by their stems.
+The video is a file that FFmpeg reads (mp4, mov, avi, webm, gif, ...), with frames named 00000, 00001, ..., every
+picture of it being one however long it is shown, or a folder of pictures in natural order, named by their stems
+({", ".join(s[1:] for s in PICTURES)}). They are turned and mirrored as cameras ask for it; pixels of more than
+8 bits are brought to 8 on one scale a video.
 
 Results: OUT/<sequence>/<frame>.png, indexed PNGs with your object ids at the size of the frames;
 OUT/confidence.json, the mean of each soft mask over its pixels, null where an object has none (it is low for blurred
-masks, and cannot tell that the wrong thing is followed); and OUT/run.json, which appears last.
+masks, and cannot tell that the wrong thing is followed); and OUT/run.json, which appears last. OUT is for one video.
 
 A run that was stopped or killed goes on when the same command is started again, to the same result. With another video,
 other masks or other options it begins anew."""
@@ -171,7 +173,7 @@ def settings(run: Run) -> dict[str, Any]:
     """What the results depend on."""
     args = run.args
     return {
-        "video": args.video,
+        "video": args.video.absolute(),
         "sequence": run.sequence,
         "masks": args.masks,
         "boxes": args.boxes,
@@ -202,6 +204,8 @@ def notes_before(run: Run) -> list[str]:
     what = f"object {ids[0]}" if len(ids) == 1 else f"{len(ids)} objects ({', '.join(map(str, ids))})"
     where = f"frame {frames[0]}" if len(frames) == 1 else f"{len(frames)} frames from {frames[0]} on"
     notes = [f"{run.source.path}: {pixels(run.source.size)}, {what} given in {where}"]
+    if run.source.note:
+        notes.append(f"note: {run.source.note}")
     if run.given.note:
         notes.append(f"note: {run.given.note}")
     if run.from_nothing:
@@ -220,10 +224,8 @@ def notes_before(run: Run) -> list[str]:
 def notes_after(run: Run, names: list[str], scores: Scores) -> list[str]:
     """What the results leave open."""
     notes, source = [], run.source
-    if isinstance(source, VideoFile) and source.stated_frames is not None:
-        stated, found = source.stated_frames, source.count()
-        if found < 0.95 * stated - 1:
-            notes.append(f"note: {source.path} says it has {stated} frames and {found} can be decoded; is it complete?")
+    if isinstance(source, VideoFile) and source.losses():
+        notes.append(f"note: {source.losses()}")
     written = set(names)
     older = [file for file in run.folder.glob("*.png") if file.stem not in written]
     if older:

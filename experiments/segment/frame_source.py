@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-import os
+import struct
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Generator, Iterator
+from fractions import Fraction
 from pathlib import Path
+from typing import IO, Any
 
-import cv2
+import av
 import numpy as np
 from PIL import Image
 
 from stg_pyg.errors import InputError
-from stg_pyg.io import UInt8Array, natural_sort_key, read_image
+from stg_pyg.io import PictureReader, UInt8Array, natural_sort_key, read_image
+from stg_pyg.pictures import turned, upright_size
 
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-_ORIENTATION_TAG = 0x0112
-_MOST_FRAMES_A_SECOND = 1000.0
+PICTURES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".gif")
+_STACKS = ("TIFF", "GIF", "WEBP", "PNG")  # forms in which one file may hold several frames
+_MOST_FRAMES_A_SECOND = 1000
 
 
 class FrameSource(ABC):
@@ -31,13 +36,15 @@ class FrameSource(ABC):
         every: frames 0, every, 2 every, ... are yielded.
         size: (H, W) of the frames in pixels.
         fps: frames a second of the yielded frames; None where nobody knows.
+        note: what the reader should know of how the frames are read, or nothing.
     """
 
     path: Path
     name: str
     every: int
     size: tuple[int, int]
-    fps: float | None = None
+    fps: Fraction | None = None
+    note: str = ""
 
     def __iter__(self) -> Iterator[tuple[str, UInt8Array]]:
         return self.frames()
@@ -80,31 +87,44 @@ class PictureFolder(FrameSource):
     The sizes of all pictures are compared at once, from their headers, so that a stray one shows up before the work.
 
     Raises:
-        InputError: there is no picture, two have one stem, a size differs, or (while iterating) one cannot be decoded.
+        InputError: there is no picture, something with the name of one is none, two have one stem, a size differs,
+            a file holds several pictures, or (while iterating) one cannot be decoded.
     """
 
     def __init__(self, path: Path, every: int = 1):
         self.path, self.every = path, every
         self.name = path.resolve().name or "video"
-        files = [f for f in path.iterdir() if f.suffix.lower() in PICTURES and not f.name.startswith(".")]
-        self._files = sorted((f for f in files if f.is_file()), key=lambda f: natural_sort_key(f.name))
+        seen = sorted((f for f in path.iterdir() if f.name[0] != "."), key=lambda f: natural_sort_key(f.name))
+        self._files = [f for f in seen if f.suffix.lower() in PICTURES]
         if not self._files:
             raise InputError(f"{path}: has no pictures; frames are files of {', '.join(s[1:] for s in PICTURES)}")
         self._positions: dict[str, int] = {}
         for position, file in enumerate(self._files):
+            _check_file(file)
             other = self._files[self._positions.setdefault(file.stem, position)]
             if other is not file:
                 raise InputError(f"{file}: has the name of {other.name}; keep one picture a frame in the folder")
+        self._read = PictureReader(self._files)
         self.size = _picture_size(self._files[0])
         for file in self._files:
             size = _picture_size(file)
             if size != self.size:
                 first = f"the first one, {self._files[0].name}, {pixels(self.size)}"
                 raise InputError(f"{file}: is {pixels(size)} and {first}; make all frames one size")
+        self.note = self._notes([f for f in seen if f.suffix.lower() not in PICTURES and not f.is_dir()])
+
+    def _notes(self, others: list[Path]) -> str:
+        notes = []
+        if self._read.white is not None:
+            notes.append(f"pixels of more than 8 bits a channel, of which {self._read.white:g} is taken for white")
+        if others:
+            count = "1 file that is" if len(others) == 1 else f"{len(others)} files that are"
+            notes.append(f"{count} no frame, {others[0].name}")
+        return f"{self.path} has {', and '.join(notes)}" if notes else ""
 
     def frames(self, start: int = 0) -> Iterator[tuple[str, UInt8Array]]:
         for file in self._files[:: self.every][start:]:
-            yield file.stem, self._checked(read_image(file), str(file))
+            yield file.stem, self._checked(self._read(file), str(file))
 
     @property
     def num_frames(self) -> int:
@@ -121,55 +141,57 @@ class PictureFolder(FrameSource):
 
 
 class VideoFile(FrameSource):
-    """A video file as OpenCV decodes it, upright, with frames named 00000, 00001, ... in the order of the file.
+    """A video file as FFmpeg decodes it, upright, with frames named 00000, 00001, ... in the order they are shown.
+
+    Every picture that can be decoded is a frame, however long it is shown; :meth:`losses` tells of others.
 
     Raises:
-        InputError: OpenCV finds no frame in the file, or (while iterating) the size changes.
+        InputError: there is no frame in the file, or (while iterating) the size changes.
     """
 
     def __init__(self, path: Path, every: int = 1):
         self.path, self.every = path, every
         self.name = path.stem
-        capture = self._open()
-        try:
-            found, first = capture.read()
-            if not found:
-                raise InputError(f"{path}: holds no frame that can be decoded; convert it to MP4 or to a folder of PNG")
-            self.size = first.shape[0], first.shape[1]
-            rate, stated = capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        finally:
-            capture.release()
-        if math.isfinite(rate) and 0 < rate <= _MOST_FRAMES_A_SECOND:
-            self.fps = rate / every
-        self._stated = int(stated) if math.isfinite(stated) and stated > 0 else None
         self._counted: int | None = None
+        self._stated, self._stated_exactly = 0, False
+        self._damaged = self._left_out = 0
+        self._spacings: Counter[int] = Counter()
+        first = next(self._decoded(), None)
+        if first is None:
+            raise InputError(f"{path}: holds no frame that can be decoded; convert it to MP4 or to a folder of PNG")
+        rgb = _upright_rgb(first)
+        self.size = rgb.shape[0], rgb.shape[1]
 
     def frames(self, start: int = 0) -> Iterator[tuple[str, UInt8Array]]:
-        capture = self._open()
-        try:
-            position = 0
-            while capture.grab():
-                # Seeking is not exact in most formats, so what comes before is passed over.
+        # Seeking is not exact in most formats, so what comes before is passed over.
+        with contextlib.closing(self._decoded()) as decoded:
+            for position, frame in enumerate(decoded):
                 if position % self.every == 0 and position >= start * self.every:
-                    found, frame = capture.retrieve()
-                    if not found:
-                        break
                     name = self.frame_name(position)
-                    yield name, self._checked(_as_rgb(frame), f"{self.path}: frame {name}")
-                position += 1
-            self._counted = position
-        finally:
-            capture.release()
+                    yield name, self._checked(_upright_rgb(frame), f"{self.path}: frame {name}")
 
     @property
     def num_frames(self) -> int | None:
         total = self._counted or self._stated
-        return None if total is None else math.ceil(total / self.every)
+        return math.ceil(total / self.every) if total else None
 
-    @property
-    def stated_frames(self) -> int | None:
-        """Number of all frames that the file claims to hold, an estimate in most formats."""
-        return self._stated
+    def losses(self) -> str:
+        """How many frames the file lacks or has damaged, in a line; empty where there are none.
+
+        Goes through the file the first time.
+        """
+        found, stated = self.count(), self._stated - self._left_out
+        if self._stated_exactly and found < stated:
+            return f"{self.path} says it has {stated} frames and {found} can be decoded; is it complete?"
+        if self._damaged:
+            return f"{self.path} is damaged in {self._damaged} of its parts, and {found} frames could be decoded"
+        if self._stated_exactly:
+            return ""
+        if found >= 0.95 * stated - 1:  # which is an estimate
+            stated = found + _room_between(self._spacings)
+        if found == stated:
+            return ""
+        return f"{self.path} has {found} frames in the time of {stated}; are some lost, or shown for longer?"
 
     def position(self, name: str) -> int | None:
         if not (name.isascii() and name.isdecimal()) or self.frame_name(int(name)) != name:
@@ -179,26 +201,54 @@ class VideoFile(FrameSource):
     def count(self) -> int:
         """Exact number of frames; goes through the file the first time."""
         if self._counted is None:
-            capture, position = self._open(), 0
-            while capture.grab():
-                position += 1
-            capture.release()
-            self._counted = position
-        return self._counted
+            for _ in self._decoded():
+                pass
+        return self._counted or 0
 
     def frame_name(self, position: int) -> str:
         return f"{position:05d}"
 
-    def _open(self) -> cv2.VideoCapture:
-        # FFmpeg complains about files on its own, beside the one line of ours.
-        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-        capture = cv2.VideoCapture(str(self.path))
-        if not capture.isOpened():
+    def _decoded(self) -> Generator[av.VideoFrame, None, None]:
+        """All frames; at the end it is known how many there are, and what of the file is damaged."""
+        found = damaged = left_out = 0
+        before, spacings = None, Counter[int]()
+        # FFmpeg is given the open file, as it takes some names for addresses or patterns.
+        with open(self.path, "rb") as file, self._container(file) as container:
+            stream = container.streams.best("video")
+            if not isinstance(stream, av.VideoStream):
+                raise InputError(f"{self.path}: holds no video, or is cut short; give a video or a folder of frames")
+            self._read_header(container, stream)
+            for packet in _packets(container, stream):
+                try:
+                    frames = stream.decode(packet)
+                except av.FFmpegError:
+                    damaged += 1
+                    continue
+                left_out += packet is not None and packet.is_discard
+                for frame in frames:
+                    found, damaged = found + 1, damaged + frame.is_corrupt
+                    if before is not None and frame.pts is not None:
+                        spacings[frame.pts - before] += 1
+                    before = frame.pts
+                    yield frame
+        self._counted, self._damaged, self._left_out, self._spacings = found, damaged, left_out, spacings
+
+    def _container(self, file: IO[bytes]) -> av.container.InputContainer:
+        try:
+            return av.open(file, mode="r", metadata_errors="replace")
+        except av.FFmpegError as error:
             raise InputError(
-                f"{self.path}: is not a video that OpenCV can open; convert it to MP4 or to a folder of PNG"
-            )
-        capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)
-        return capture
+                f"{self.path}: is not a video that FFmpeg can open; convert it to MP4 or to a folder of PNG"
+            ) from error
+
+    def _read_header(self, container: av.container.InputContainer, stream: av.VideoStream) -> None:
+        rate = stream.average_rate or stream.guessed_rate
+        self.fps = rate / self.every if rate and 0 < rate <= _MOST_FRAMES_A_SECOND else None
+        self._stated_exactly = stream.frames > 0
+        seconds = stream.duration * stream.time_base if stream.duration and stream.time_base else None
+        if seconds is None and container.duration is not None:
+            seconds = Fraction(container.duration, av.time_base)
+        self._stated = stream.frames or round((seconds or 0) * (rate or 0))
 
 
 def open_source(path: Path, every: int = 1) -> FrameSource:
@@ -212,7 +262,7 @@ def open_source(path: Path, every: int = 1) -> FrameSource:
             return PictureFolder(path, every)
         if not path.is_file():
             raise InputError(f"{path}: no such file or folder; give a video file or a folder of frames")
-        if path.suffix.lower() in PICTURES:
+        if path.suffix.lower() in PICTURES and path.suffix.lower() != ".gif":
             raise InputError(f"{path}: is one picture; give the folder that holds all frames, or a video file")
         # FFmpeg draws text files as a video of letters.
         with open(path, "rb") as file:
@@ -228,21 +278,54 @@ def pixels(size: tuple[int, ...]) -> str:
     return f"{size[1]} x {size[0]}"
 
 
+def _check_file(file: Path) -> None:
+    if not file.is_file():
+        what = "a folder" if file.is_dir() else "a broken link" if file.is_symlink() else "no file"
+        raise InputError(f"{file}: has the name of a frame and is {what}; repair, rename or remove it")
+
+
 def _picture_size(file: Path) -> tuple[int, int]:
     """(H, W) of the upright picture, from its header where that can be read."""
+    pages, size = 1, None
     try:
         with Image.open(file) as image:
-            width, height = image.size
-            exif = Image.Image.getexif(image)  # that of PNG files decodes the whole picture
-            return (width, height) if exif.get(_ORIENTATION_TAG, 1) >= 5 else (height, width)
+            pages = getattr(image, "n_frames", 1) if image.format in _STACKS else 1
+            size = upright_size(file, image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        frame = read_image(file)  # says what is wrong with the file
-        return frame.shape[0], frame.shape[1]
+        pass  # reading it says what is wrong with the file
+    if pages > 1:
+        raise InputError(f"{file}: holds {pages} pictures; save each as a file of its own, one a frame")
+    if size is None:
+        frame = read_image(file)
+        size = frame.shape[0], frame.shape[1]
+    return size
 
 
-def _as_rgb(frame: np.ndarray) -> UInt8Array:
-    code = cv2.COLOR_GRAY2RGB if frame.ndim == 2 or frame.shape[2] == 1 else cv2.COLOR_BGR2RGB
-    return np.asarray(cv2.cvtColor(frame, code), np.uint8)
+def _room_between(spacings: Counter[int]) -> int:
+    """Frames that there is time for between others, where nearly all come at one rate; 0 elsewhere."""
+    usual = spacings.most_common(1)[0][0] if spacings else 0
+    long = {spacing: count for spacing, count in spacings.items() if spacing > 1.5 * usual}
+    if usual <= 0 or sum(long.values()) > 0.1 * spacings.total():
+        return 0
+    return sum(count * (round(spacing / usual) - 1) for spacing, count in long.items())
+
+
+def _packets(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet | None]:
+    """What the file holds of the stream; the last one is empty, for the frames that the decoder holds back."""
+    try:
+        yield from container.demux(stream)
+    except av.FFmpegError:
+        yield None
+
+
+def _upright_rgb(frame: av.VideoFrame) -> UInt8Array:
+    """uint8 [H, W, 3] as the frame wants to be shown, turned and mirrored as its display matrix says."""
+    rgb = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
+    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return rgb
+    a, b, _, c, d = struct.unpack("=5i", bytes(matrix)[:20])
+    return turned(rgb, a, b, c, d)
 
 
 def _is_text(start: bytes) -> bool:

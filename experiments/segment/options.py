@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from pathlib import Path
 
@@ -123,7 +124,7 @@ def output_folder(args: argparse.Namespace, source: FrameSource) -> Path:
     """
     name = args.sequence or source.name
     if not is_inside(name) or "/" in name or "\\" in name:
-        raise InputError(f"--sequence {name}: becomes the name of a folder, so it must be short and without a slash")
+        raise InputError(f"--sequence {name}: cannot be the name of a folder; give a plain one with --sequence")
     if name in OTHER_FOLDERS:
         raise InputError(f"--sequence {name}: OUT/{name} holds something else; name the video with --sequence")
     folder: Path = args.out / name
@@ -135,5 +136,23 @@ def output_folder(args: argparse.Namespace, source: FrameSource) -> Path:
     for given in (source.path, args.masks, args.boxes, args.points, args.proposals, args.checkpoint):
         if given is not None and given.resolve() in written:
             raise InputError(f"{given}: results would replace this very file; choose another --out")
+    _refuse_results_of_another(args.out, name, source.path)
     cli.make_folder(folder)
     return folder
+
+
+def _refuse_results_of_another(out: Path, sequence: str, video: Path) -> None:
+    """Refuses a folder with results, or the state of a stopped run, of another video, as most files are of one."""
+    stopped = [path.name for path in (out / STATE_FOLDER).glob("*") if path.name != sequence]
+    if stopped:
+        path = out / STATE_FOLDER / stopped[0]
+        raise InputError(f"{path}: is of a run over another video that was stopped; choose another --out or remove it")
+    for name in ("run.json", CONFIDENCE):
+        try:
+            content = json.loads((out / name).read_bytes())
+            other = content["sequence"], Path(content.get("video", video)).resolve()
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            continue  # nothing that this command has written
+        if other != (sequence, video.resolve()):
+            what = f"{other[0]} ({other[1]})" if "video" in content else other[0]
+            raise InputError(f"{out / name}: is of another video, {what}; choose another --out or remove the file")

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+import av
 import numpy as np
 import torch
 from PIL import Image
@@ -15,6 +16,7 @@ from tqdm import tqdm
 from experiments.segment.frame_source import FrameSource
 from experiments.segment.overlay_video import OverlayVideo
 from stg_pyg.encoded import encode_masks, mask_boxes
+from stg_pyg.errors import InputError
 from stg_pyg.io import UInt8Array, read_label_map, write_atomic, write_json
 
 Scores = dict[int, list[float | None]]
@@ -38,10 +40,17 @@ def write_overlay(path: Path, source: FrameSource, folder: Path) -> None:
         InputError: it cannot be written, or a mask is gone.
     """
     bar = tqdm(total=source.num_frames, desc=path.name, unit="frame", dynamic_ncols=True, disable=None, bar_format=BAR)
-    with bar, OverlayVideo(path, source.fps) as video:
-        for name, frame in source:
-            video.add(frame, read_label_map(folder / f"{name}.png"))
-            bar.update()
+
+    def write(file: IO[bytes]) -> None:
+        with bar, OverlayVideo(file, source.fps) as video:
+            for name, frame in source:
+                video.add(frame, read_label_map(folder / f"{name}.png"))
+                bar.update()
+
+    try:
+        write_atomic(path, write)
+    except av.FFmpegError as error:
+        raise InputError(f"{path}: cannot be written as a video ({error}); go without --overlay") from error
 
 
 def write_coco(path: Path, folder: Path, names: list[str], scores: Scores) -> None:

@@ -3,53 +3,75 @@
 from __future__ import annotations
 
 import contextlib
-import math
-import os
-from pathlib import Path
+from fractions import Fraction
 from types import TracebackType
+from typing import IO
 
+import av
 import cv2
 import numpy as np
+from av.video.reformatter import ColorRange, Colorspace
 
 from stg_pyg.errors import InputError
 from stg_pyg.io import UInt8Array, overlay
 
-DEFAULT_FPS = 10.0
+DEFAULT_FPS = Fraction(10)
+CODECS = {"libx264": {"crf": "18", "preset": "veryfast"}, "libvpx-vp9": {"crf": "24", "b": "0", "deadline": "realtime"}}
+"""Those that browsers play, the first that there is being taken, with a quality at which no loss is seen."""
+_FINEST_RATE = 65535  # denominator
+
+
+def overlay_codec() -> str:
+    """The codec that overlays are written in.
+
+    Raises:
+        InputError: PyAV was built without any.
+    """
+    for codec in CODECS:
+        try:
+            return av.Codec(codec, "w").name
+        except ValueError:  # not built in
+            continue
+    raise InputError(f"--overlay: PyAV was built without {' and '.join(CODECS)}; install its wheel, or go without it")
 
 
 class OverlayVideo:
-    """A context manager around an MP4 that appears under its name when it is complete.
+    """A context manager around an MP4 of frames with their masks, which is complete when it is left.
 
     Args:
-        path: of the MP4.
+        file: that the MP4 is written into.
         fps: frames a second; None: 10.
 
     Raises:
-        InputError: it cannot be written.
+        av.FFmpegError, OSError: it cannot be encoded or written.
     """
 
-    def __init__(self, path: Path, fps: float | None):
-        # FFmpeg complains on its own, beside the one line of ours, unless it is told before it is first used.
-        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-        self.path = path
-        self._fps = fps if fps and math.isfinite(fps) else DEFAULT_FPS
-        self._temporary = path.with_name(f".{path.stem}.tmp.mp4")  # what a killed run left is written over
-        self._writer: cv2.VideoWriter | None = None
-        self._count = 0
+    def __init__(self, file: IO[bytes], fps: Fraction | None):
+        self._fps = Fraction(fps or 0).limit_denominator(_FINEST_RATE) or DEFAULT_FPS
+        self._container = av.open(file, mode="w", format="mp4")
+        self._stream: av.VideoStream | None = None
 
     def add(self, frame: UInt8Array, labels: UInt8Array) -> None:
         """The next frame [H, W, 3] RGB and its object ids [H, W]."""
-        drawn = cv2.cvtColor(overlay(frame, labels), cv2.COLOR_RGB2BGR)
-        # The format has even sides only, and the writer cuts what is odd.
+        drawn = overlay(frame, labels)
+        # Colours are stored at half the size, so sides are made even.
         height, width = drawn.shape[:2]
-        drawn = cv2.copyMakeBorder(drawn, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
-        if self._writer is None:
-            code = cv2.VideoWriter.fourcc(*"mp4v")
-            self._writer = cv2.VideoWriter(str(self._temporary), code, self._fps, (drawn.shape[1], drawn.shape[0]))
-            if not self._writer.isOpened():
-                raise self._failed("this OpenCV cannot write MP4 there")
-        self._writer.write(np.ascontiguousarray(drawn))
-        self._count += 1
+        drawn = np.asarray(cv2.copyMakeBorder(drawn, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE), np.uint8)
+        if self._stream is None:
+            self._stream = self._begin(*drawn.shape[:2])
+        picture = av.VideoFrame.from_ndarray(drawn, format="rgb24").reformat(
+            format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
+        )
+        self._container.mux(self._stream.encode(picture))
+
+    def _begin(self, height: int, width: int) -> av.VideoStream:
+        codec = overlay_codec()
+        stream = self._container.add_stream(codec, rate=self._fps, options=CODECS[codec])
+        assert isinstance(stream, av.VideoStream)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.codec_context.colorspace, stream.codec_context.color_range = Colorspace.ITU709, ColorRange.MPEG
+        stream.codec_context.thread_count = 1  # the same bytes on every machine
+        return stream
 
     def __enter__(self) -> OverlayVideo:
         return self
@@ -57,27 +79,10 @@ class OverlayVideo:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        written = self._writer is not None
-        if self._writer is not None:
-            self._writer.release()
-        try:
-            if kind is None and written:
-                if not self._is_whole():
-                    raise self._failed("not all was written, the disk may be full")
-                os.replace(self._temporary, self.path)
-        except OSError as failure:
-            raise self._failed(failure.strerror or str(failure)) from failure
-        finally:
-            with contextlib.suppress(OSError):
-                self._temporary.unlink(missing_ok=True)
-
-    def _is_whole(self) -> bool:
-        """Whether the file holds all frames; the writer itself keeps errors to itself."""
-        capture = cv2.VideoCapture(str(self._temporary))
-        try:
-            return capture.isOpened() and round(capture.get(cv2.CAP_PROP_FRAME_COUNT)) == self._count
-        finally:
-            capture.release()
-
-    def _failed(self, reason: str) -> InputError:
-        return InputError(f"{self.path}: cannot be written ({reason}); free space, or go without --overlay")
+        if kind is not None:
+            with contextlib.suppress(Exception):  # the first error counts
+                self._container.close()
+            return
+        if self._stream is not None:
+            self._container.mux(self._stream.encode(None))
+        self._container.close()

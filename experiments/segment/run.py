@@ -28,6 +28,7 @@ from experiments.segment.options import (
     output_folder,
     spare_cores,
 )
+from experiments.segment.overlay_video import overlay_codec
 from experiments.segment.progress import progress_of
 from experiments.segment.resume import RunSettings, SavedRun
 from experiments.segment.shapes import GivenShapes
@@ -61,6 +62,8 @@ class Run:
         cli.seed_everything(args.seed)
         torch.backends.cudnn.deterministic = True
         self.source = open_source(args.video, args.every)
+        if args.overlay:
+            overlay_codec()
         self.given = choose_given(args, self.source)
         self.size = reduced_size(self.source.size, args.max_size)
         self.model, self.preset = choose_model(args)
@@ -141,7 +144,7 @@ class Run:
             preset.online_batch_size,
             preset.learning_rate if fresh else preset.online_learning_rate,
             self.device,
-            zlib.crc32(self.sequence.encode()) ^ self.args.seed,
+            zlib.crc32(self.sequence.encode(errors="surrogateescape")) ^ self.args.seed,
         )
 
     def _frames_to_learn(self) -> tuple[list[UInt8Array], list[UInt8Array]]:

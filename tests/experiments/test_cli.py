@@ -1,5 +1,6 @@
 import argparse
 import importlib
+import io
 import os
 import random
 import subprocess
@@ -121,6 +122,14 @@ def test_run_tells_bad_input_bugs_and_interruptions_apart(capsys):
     assert "interrupted" in capsys.readouterr().err
     with pytest.raises(ZeroDivisionError):
         cli.run(lambda: fail(ZeroDivisionError()))
+
+
+def test_what_the_terminal_cannot_hold_is_printed_as_escapes(monkeypatch):
+    """Names of files with other letters than its encoding has, and those that are no text."""
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="cp1252", write_through=True))
+    cli.run(lambda: print(f"caf\u00e9 \u2192 {os.fsdecode(b'caf' + bytes([0xE9]))}"))
+    assert written.getvalue().rstrip() == b"caf\xe9 \\u2192 caf\\udce9"
 
 
 def test_parser(monkeypatch):

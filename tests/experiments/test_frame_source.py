@@ -1,12 +1,17 @@
+import os
 import struct
 import subprocess
 import sys
+from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from test_pictures import with_a_late_note
 
 from experiments.segment.frame_source import PictureFolder, VideoFile, open_source
 from stg_pyg.errors import InputError
@@ -38,15 +43,41 @@ def make_video(path: Path, count: int = 6, fps: float = 25.0, code: str = "MJPG"
     return path
 
 
-def turn(path: Path, quarters: int) -> None:
-    """Rewrites the matrix in the track header of an MP4, as phones do that are held upright."""
+def draw_through(path: Path, a: int, b: int, c: int, d: int) -> None:
+    """Rewrites the matrix in the track header of an MP4, as phones do that are held upright or film their owner."""
     content = bytearray(path.read_bytes())
     matrix = content.index(b"tkhd") + 4 + 40
-    cos, sin = ((1, 0), (0, 1), (-1, 0), (0, -1))[quarters]
     one = 1 << 16
-    turned = struct.pack(">9i", cos * one, sin * one, 0, -sin * one, cos * one, 0, 0, 0, 1 << 30)
-    content[matrix : matrix + 36] = turned
+    content[matrix : matrix + 36] = struct.pack(">9i", a * one, b * one, 0, c * one, d * one, 0, 0, 0, 1 << 30)
     path.write_bytes(content)
+
+
+def write_frames(
+    path: Path,
+    codec: str,
+    pixels: str,
+    times: Sequence[int] = range(6),
+    sound_between: int = 0,
+    **options: str,
+) -> Path:
+    """Frames of :func:`picture` at times in 25ths of a second, and so many packets of sound before the last one."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25, options=options)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, pixels
+        stream.codec_context.time_base = Fraction(1, 25)
+        sound = container.add_stream("pcm_s16le", rate=8000) if sound_between else None
+        for t, time in enumerate(times):
+            frame = av.VideoFrame.from_ndarray(picture(t), format="rgb24")
+            frame.pts, frame.time_base = time, Fraction(1, 25)
+            container.mux(stream.encode(frame))
+            if sound is not None and t == len(times) - 2:
+                for n in range(sound_between):
+                    packet = av.Packet(bytes(320))
+                    packet.stream, packet.time_base = sound, Fraction(1, 8000)
+                    packet.pts = packet.dts = 160 * n
+                    container.mux(packet)
+        container.mux(stream.encode(None))
+    return path
 
 
 def level(frame: np.ndarray) -> int:
@@ -65,8 +96,9 @@ def test_folder_in_natural_order(tmp_path):
     folder = make_folder(tmp_path / "clip", sorted(names, key=lambda n: int(n[1:].split(".")[0])))
     (folder / "._f3.jpg").write_bytes(b"finder")
     (folder / "notes.txt").write_text("not a frame")
-    (folder / "f4.png").mkdir()
+    (folder / "masks").mkdir()
     source = open_source(folder)
+    assert source.note == f"{folder} has 1 file that is no frame, notes.txt"
     assert isinstance(source, PictureFolder)
     assert (source.name, source.size, source.num_frames, source.fps) == ("clip", (HEIGHT, WIDTH), 7, None)
     for _ in range(2):
@@ -91,6 +123,48 @@ def test_pictures_with_an_orientation(tmp_path):
     assert source.size == (WIDTH, HEIGHT)
     ((_, frame),) = source
     assert frame.shape[:2] == (WIDTH, HEIGHT) and frame[2, HEIGHT // 2, 0] > 150, "the left side is on top"
+
+
+@pytest.mark.parametrize("suffix", ["jfif", "jpe", "ppm", "pgm", "gif"])
+def test_other_forms_of_pictures(tmp_path, suffix):
+    source = open_source(make_folder(tmp_path / "clip", [f"{t}.{suffix}" for t in range(3)]))
+    assert [(name, level(frame)) for name, frame in source] == [("0", 0), ("1", 1), ("2", 2)] and not source.note
+
+
+def test_what_has_the_name_of_a_frame_is_one(tmp_path):
+    folder = make_folder(tmp_path / "clip", ["0.png", "1.png"])
+    (folder / "2.png").symlink_to(folder / "nowhere.png")
+    assert f"{folder / '2.png'}: has the name of a frame and is a broken link" in error(folder)
+    (folder / "2.png").unlink()
+    (folder / "2.png").mkdir()
+    assert f"{folder / '2.png'}: has the name of a frame and is a folder" in error(folder)
+
+
+@pytest.mark.parametrize("suffix", ["tif", "gif", "webp", "png"])
+def test_files_of_several_pictures_are_refused(tmp_path, suffix):
+    pages = [Image.fromarray(picture(t)) for t in range(4)]
+    (tmp_path / "clip").mkdir()
+    pages[0].save(tmp_path / "clip" / f"0.{suffix}", save_all=True, append_images=pages[1:])
+    assert f"0.{suffix}: holds 4 pictures; save each as a file of its own" in error(tmp_path / "clip")
+
+
+def test_an_orientation_behind_the_pixels(tmp_path):
+    for t in range(2):
+        Image.fromarray(picture(t)).save(tmp_path / f"{t}.png")
+        with_a_late_note(tmp_path / f"{t}.png", 6)
+    source = open_source(tmp_path)
+    assert source.size == (WIDTH, HEIGHT)
+    assert all(frame.shape[:2] == source.size and frame[2, HEIGHT // 2, 0] > 150 for _, frame in source)
+
+
+def test_deep_pictures_are_on_one_scale_and_said(tmp_path):
+    for t, shift in enumerate((250, 3000)):
+        Image.fromarray(np.arange(12, dtype=np.uint16).reshape(3, 4) + np.uint16(shift)).save(tmp_path / f"{t}.png")
+    source = open_source(tmp_path)
+    assert "pixels of more than 8 bits a channel, of which 4095 is taken for white" in source.note
+    assert [round(float(frame.mean())) for _, frame in source] == [16, 187]
+    Image.fromarray(np.full((3, 4), 1 << 20, np.int32)).save(tmp_path / "2.tif")
+    assert "has values up to 1.04858e+06" in error(tmp_path)
 
 
 def test_folder_errors(tmp_path):
@@ -144,15 +218,41 @@ def test_every_nth_frame_of_a_video(tmp_path):
     assert source.fps == pytest.approx(25 / 4)
 
 
-@pytest.mark.parametrize("quarters", [1, 2, 3])
-def test_videos_are_upright(tmp_path, quarters):
-    path = make_video(tmp_path / "clip.mp4", code="mp4v")
-    turn(path, quarters)
+MATRICES = {
+    "upright": (1, 0, 0, 1, "left"),
+    "turned to the right": (0, 1, -1, 0, "top"),
+    "on its head": (-1, 0, 0, -1, "right"),
+    "turned to the left": (0, -1, 1, 0, "bottom"),
+    "mirrored": (-1, 0, 0, 1, "right"),
+    "upside down": (1, 0, 0, -1, "left"),
+    "mirrored and turned to the right": (0, 1, 1, 0, "top"),
+    "mirrored and turned to the left": (0, -1, -1, 0, "bottom"),
+}
+
+
+@pytest.mark.parametrize("name", MATRICES)
+def test_videos_are_upright(tmp_path, name):
+    """The red left side is where the matrix puts it, and the blue upper right corner too."""
+    *matrix, side = MATRICES[name]
+    a, b, c, d = matrix
+    frame = picture(0)
+    frame[:12, -16:] = (0, 0, 200)
+    path = tmp_path / "clip.mp4"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 25, (WIDTH, HEIGHT))
+    writer.write(np.ascontiguousarray(frame[..., ::-1]))
+    writer.release()
+    draw_through(path, a, b, c, d)
     source = open_source(path)
-    assert source.size == ((HEIGHT, WIDTH) if quarters == 2 else (WIDTH, HEIGHT))
-    _, frame = next(iter(source))
-    red = {1: frame[4, HEIGHT // 2], 2: frame[HEIGHT // 2, -4], 3: frame[-4, HEIGHT // 2]}[quarters]
-    assert frame.shape[:2] == source.size and red[0] > 150 and red[1] < 60, "the left side, clockwise"
+    assert source.size == ((HEIGHT, WIDTH) if a else (WIDTH, HEIGHT))
+    ((_, found),) = source
+    height, width = found.shape[:2]
+    middle = {"left": (height // 2, 4), "right": (height // 2, -4), "top": (4, width // 2), "bottom": (-4, width // 2)}
+    red = found[middle[side]]
+    assert red[0] > 150 and red[1] < 60
+    # The corner (1, -1) of y downwards goes where the matrix takes it.
+    x, y = a - c, b - d
+    blue = found[4 if y < 0 else -4, 4 if x < 0 else -4]
+    assert blue[2] > 150 and blue[0] < 60
 
 
 def test_frames_that_last_differently(tmp_path):
@@ -188,6 +288,61 @@ def test_a_video_cut_short_gives_what_it_has(tmp_path):
     source = open_source(path)
     count = len(list(source))
     assert 1 < count < 20 and source.count() == count
+    assert source.losses() == f"{path} says it has 20 frames and {count} can be decoded; is it complete?"
+
+
+def test_a_still_with_sound_before_the_next_frame(tmp_path):
+    """Frames are counted, however long one is shown and however much else is between it and the next."""
+    path = write_frames(tmp_path / "screen.mov", "mjpeg", "yuvj420p", [0, 1, 2, 3, 2100], sound_between=4200)
+    source = open_source(path)
+    assert [level(frame) for _, frame in source] == list(range(5))
+    assert (source.count(), source.losses()) == (5, "")
+
+
+def test_gaps_in_files_that_do_not_count_their_frames_are_told(tmp_path):
+    times = [t for t in range(24) if t != 20]
+    source = open_source(write_frames(tmp_path / "clip.ts", "mpeg2video", "yuv420p", times))
+    assert [name for name, _ in source] == [f"{t:05d}" for t in range(23)]
+    assert source.losses() == f"{source.path} has 23 frames in the time of 24; are some lost, or shown for longer?"
+    assert open_source(write_frames(tmp_path / "whole.ts", "mpeg2video", "yuv420p", range(24))).losses() == ""
+    slow = open_source(write_frames(tmp_path / "slow.ts", "mpeg2video", "yuv420p", [0, 1, 4, 9, 11, 15]))
+    assert "has 6 frames in the time of 16" in slow.losses()
+
+
+def test_damage_in_the_middle_is_told_with_both_numbers(tmp_path):
+    path = write_frames(tmp_path / "clip.mp4", "libx264", "yuv420p", range(12))
+    content = bytearray(path.read_bytes())
+    middle = content.index(b"mdat") + (len(content) - content.index(b"mdat")) // 2
+    content[middle : middle + 60] = bytes(60)
+    path.write_bytes(content)
+    source = open_source(path)
+    found = len(list(source))
+    assert 0 < found < 12
+    assert source.losses() == f"{path} says it has 12 frames and {found} can be decoded; is it complete?"
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec", "pixels"),
+    [
+        ("mp4", "libx264", "yuv420p10le"),
+        ("webm", "libvpx-vp9", "yuva420p"),
+        ("mov", "qtrle", "argb"),
+        ("mkv", "ffv1", "yuv444p16le"),
+    ],
+)
+def test_pixels_of_all_kinds(tmp_path, suffix, codec, pixels):
+    source = open_source(write_frames(tmp_path / f"clip.{suffix}", codec, pixels))
+    frames = [frame for _, frame in source]
+    assert [level(frame) for frame in frames] == list(range(6))
+    assert np.abs(frames[0][HEIGHT // 2, 4].astype(int) - (200, 0, 0)).max() < 10
+    assert source.losses() == "" and source.fps == 25
+
+
+@pytest.mark.parametrize("name", ["a:b.mp4", "%03d [x].mp4", b"caf\xe9.mp4"])
+def test_names_that_mean_something_elsewhere(tmp_path, name):
+    path = tmp_path / os.fsdecode(name)
+    os.rename(make_video(tmp_path / "clip.mp4", count=3, code="mp4v"), path)
+    assert [level(frame) for _, frame in open_source(path)] == [0, 1, 2]
 
 
 def test_frames_are_not_kept(tmp_path):

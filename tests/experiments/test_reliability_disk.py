@@ -18,8 +18,10 @@ from test_cli import COMMANDS, command, error_line
 from train_cases import InProcess, make_tiny
 
 from experiments import checkpoints, scoring
-from experiments.segment.overlay_video import OverlayVideo
+from experiments.segment.frame_source import open_source
+from experiments.segment.outputs import write_overlay
 from stg_pyg.errors import InputError
+from stg_pyg.io import write_image, write_label_map
 from stg_pyg.nn.detector import Detector
 
 TIMES = ("fps", "online_seconds", "seconds_per_frame")
@@ -135,6 +137,15 @@ def test_a_disk_that_is_full_after_some_files(monkeypatch, capsys, run, tmp_path
     assert run(tmp_path / "out") == 0
 
 
+def test_folders_whose_names_are_no_text(monkeypatch, run, tmp_path, root):
+    folder = root.parent / os.fsdecode(b"caf\xe9")
+    assert run(folder / "out") == 0
+    assert run(tmp_path / "whole") == 0
+    assert results_in(folder / "out") == results_in(tmp_path / "whole")
+    if (folder / "out/run.json").exists() or (folder / "out/metrics.json").exists():
+        assert command(monkeypatch, "report", folder / "out", "--out", folder / "report.html") == 0
+
+
 def test_a_read_only_disk(capsys, disk, run):
     assert disk.mount("remount", "ro")
     assert run(disk.folder / "out") == 2
@@ -183,13 +194,17 @@ def test_a_file_in_the_place_of_a_video(monkeypatch, capsys, tmp_path, root, che
     assert (tmp_path / "run").read_text() == "mine" and (tmp_path / ".done" / "walk.json").is_file()
 
 
-def test_an_overlay_that_the_disk_cut_short_is_no_overlay(disk):
-    noise = np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8)
-    with pytest.raises(InputError, match=r"overlay\.mp4: cannot be written \(not all was written"):  # noqa: SIM117
-        with OverlayVideo(disk.folder / "overlay.mp4", 25.0) as video:
-            for t in range(30):
-                video.add(np.roll(noise, 5 * t, axis=1), np.zeros((64, 96), np.uint8))
+def test_an_overlay_that_the_disk_cut_short_is_no_overlay(disk, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (12, 64, 96, 3), dtype=np.uint8)
+    for t in range(12):
+        write_image(tmp_path / "frames" / f"{t}.png", noise[t])
+        write_label_map(tmp_path / "masks" / f"{t}.png", np.zeros((64, 96), np.uint8))
+    with pytest.raises(InputError, match=r"overlay\.mp4: cannot be written \(No space left on device\); free space"):
+        write_overlay(disk.folder / "overlay.mp4", open_source(tmp_path / "frames"), tmp_path / "masks")
     assert list(disk.folder.iterdir()) == []
+    assert disk.mount("remount", "size=9m")
+    write_overlay(disk.folder / "overlay.mp4", open_source(tmp_path / "frames"), tmp_path / "masks")
+    assert open_source(disk.folder / "overlay.mp4").count() == 12
 
 
 @pytest.mark.parametrize(

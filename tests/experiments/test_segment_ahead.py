@@ -132,17 +132,17 @@ def test_flow_is_computed_ahead(run, monkeypatch, clip, first):
 
 def test_frames_ahead_are_few(run, monkeypatch, clip, first):
     read, ahead = [], []
-    read_image, step = frame_source.read_image, VideoSegmenter.step
+    read_picture, step = frame_source.PictureReader.__call__, VideoSegmenter.step
 
-    def reading(path):
+    def reading(self, path):
         read.append(path)
-        return read_image(path)
+        return read_picture(self, path)
 
     def stepping(self, *arguments, **named):
         ahead.append(len(read) - (self.frame_idx + 2))
         return step(self, *arguments, **named)
 
-    monkeypatch.setattr(frame_source, "read_image", reading)
+    monkeypatch.setattr(frame_source.PictureReader, "__call__", reading)
     monkeypatch.setattr(VideoSegmenter, "step", stepping)
     run(clip, first)
     assert len(ahead) == len(read) == COUNT

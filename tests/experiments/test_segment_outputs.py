@@ -1,9 +1,15 @@
 # ruff: noqa: F401, F811 -- fixtures are imported and named as arguments
 import json
+import os
+import shutil
+from fractions import Fraction
+from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
+from killed_runs import files_in
 from PIL import Image
 from segment_cases import (
     COUNT,
@@ -20,15 +26,19 @@ from segment_cases import (
     labels_in,
     run,
 )
+from test_cli import error_line
 from tqdm import tqdm
 
 from experiments.segment import command as segment
 from experiments.segment import run as segment_run
+from experiments.segment.frame_source import VideoFile, open_source
 from experiments.segment.frames import FrameResult
-from experiments.segment.outputs import BAR, lost_objects, read_confidence, write_coco
+from experiments.segment.outputs import BAR, lost_objects, read_confidence, write_coco, write_overlay
+from experiments.segment.overlay_video import OverlayVideo
 from stg_pyg.coco import read_coco_results
+from stg_pyg.errors import InputError
 from stg_pyg.grouped_stream import GroupedSegmenter
-from stg_pyg.io import write_label_map
+from stg_pyg.io import write_image, write_label_map
 from stg_pyg.stream import StepResult, VideoSegmenter
 
 IDS = sorted(set(np.unique(FIRST).tolist()) - {0})
@@ -132,6 +142,94 @@ def test_objects_at_once(run, clip, first, monkeypatch):
     for name in FRAMES:
         assert (one_by_one[name] != all_at_once[name]).mean() < 1e-2
     assert json.loads((out / "run.json").read_text())["max_objects_at_once"] == 1
+
+
+def overlay_of(path, frames: list[np.ndarray], fps: Fraction | None) -> tuple[VideoFile, list[np.ndarray]]:
+    """Frames without objects, written and read again."""
+    with open(path, "wb") as file, OverlayVideo(file, fps) as video:
+        for frame in frames:
+            video.add(frame, np.zeros(frame.shape[:2], np.uint8))
+    source = open_source(path)
+    assert isinstance(source, VideoFile)
+    return source, [frame for _, frame in source]
+
+
+@pytest.mark.parametrize(
+    ("fps", "written"),
+    [
+        (Fraction(200, 3), Fraction(200, 3)),
+        (Fraction(66667, 1000), Fraction(66667, 1000)),
+        (Fraction(30000, 1001), Fraction(30000, 1001)),
+        (Fraction(210, 521), Fraction(210, 521)),
+        (Fraction(1, 10**6), 10),
+        (None, 10),
+    ],
+)
+def test_overlays_have_any_rate(tmp_path, fps, written):
+    source, frames = overlay_of(tmp_path / "overlay.mp4", [VIDEO.image(t) for t in range(COUNT)], fps)
+    assert float(source.fps) == pytest.approx(float(written), rel=1e-4) and len(frames) == COUNT
+
+
+@pytest.mark.parametrize("size", [(1, 1), (15, 17), (33, 32)])
+def test_overlays_in_what_browsers_play(tmp_path, size):
+    """H.264 in pixels of 4:2:0, with even sides and the colours of the frames."""
+    frames = [np.full((*size, 3), colour, np.uint8) for colour in [(200, 30, 30), (20, 60, 220), (90, 200, 40)]]
+    _, found = overlay_of(tmp_path / "overlay.mp4", frames, None)
+    with av.open(str(tmp_path / "overlay.mp4")) as container:
+        context = container.streams.video[0].codec_context
+        assert (context.name, context.pix_fmt, context.colorspace, context.color_range) == ("h264", "yuv420p", 1, 1)
+    for frame, expected in zip(found, frames, strict=True):
+        assert frame.shape[:2] == (size[0] + size[0] % 2, size[1] + size[1] % 2)
+        assert np.abs(frame[: size[0], : size[1]].astype(int) - expected).max() <= 6
+
+
+def test_no_codec_for_overlays_is_told_before_the_work(run, complaint, monkeypatch, clip, first):
+    monkeypatch.setattr("experiments.segment.overlay_video.CODECS", {"of the future": {}})
+    assert "--overlay: PyAV was built without of the future" in complaint(clip, first, "--overlay")
+
+
+def test_an_overlay_that_no_codec_takes_is_one_line(tmp_path, monkeypatch):
+    def fail(*_: object) -> None:
+        raise av.error.InvalidDataError(1, "too large")
+
+    monkeypatch.setattr(OverlayVideo, "add", fail)
+    write_image(tmp_path / "clip/0.png", VIDEO.image(0))
+    write_label_map(tmp_path / "masks/0.png", FIRST)
+    with pytest.raises(InputError, match=r"overlay\.mp4: cannot be written as a video \(.*go without --overlay"):
+        write_overlay(tmp_path / "overlay.mp4", open_source(tmp_path / "clip"), tmp_path / "masks")
+    assert {path.name for path in tmp_path.iterdir()} == {"clip", "masks"}
+
+
+def test_results_of_another_video_are_not_replaced(run, capsys, tmp_path, clip, film, first):
+    out = run(clip, first, "--coco", "--overlay")
+    before = files_in(out)
+    run(film, first, "--coco", status=2)
+    assert f"{out / 'run.json'}: is of another video, clip ({clip})" in error_line(capsys, alone=False)
+    other = Path(shutil.copytree(clip, tmp_path / "elsewhere/clip"))
+    run(other, first, status=2)
+    assert "is of another video, clip" in error_line(capsys)
+    (out / "run.json").unlink()
+    run(film, first, status=2)
+    assert f"{out / 'confidence.json'}: is of another video, clip" in error_line(capsys)
+    assert files_in(out) == {name: data for name, data in before.items() if name != "run.json"}
+    (out / "confidence.json").unlink()
+    (out / ".state/clip").mkdir(parents=True)
+    run(film, first, status=2)
+    assert f"{out / '.state/clip'}: is of a run over another video that was stopped" in error_line(capsys)
+    run(clip, first, "--every", 2)
+
+
+def test_names_that_are_no_text(run, capsys, tmp_path, clip, first):
+    """Results under a name of bytes that are no UTF-8, and what is printed of it where it cannot be."""
+    odd = Path(shutil.copytree(clip, tmp_path / os.fsdecode(b"caf\xe9")))
+    out = run(odd, first, "--coco", "--overlay", "--alpha", "--online-steps", 1, out=os.fsdecode(b"\xff out"))
+    assert f"{COUNT} masks in " in capsys.readouterr().out
+    content = json.loads((out / "run.json").read_bytes())
+    assert (content["sequence"], Path(content["video"])) == (odd.name, odd)
+    assert list(labels_in(out / odd.name)) == FRAMES
+    assert {entry["image_id"].split("/")[0] for entry in json.loads((out / "results.json").read_bytes())} == {odd.name}
+    run(odd, first, "--coco", "--overlay", "--alpha", "--online-steps", 1, out=os.fsdecode(b"\xff out"))
+    assert "all masks are there from an earlier run" in capsys.readouterr().out
 
 
 def test_the_bar_tells_frames_a_second_and_the_time_left():

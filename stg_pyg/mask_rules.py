@@ -202,9 +202,8 @@ def _of_greys(values: NDArray[Any], path: PathLike) -> Mask:
     if low < 0 or high > 255:
         raise InputError(f"{path}: has values from {low} to {high}; object ids must be 0 to 255")
     what = "none of them dark" if low >= _DARK else "so it looks like a black and white mask with soft edges"
-    raise InputError(
-        f"{path}: has {len(levels)} grey levels, {what}; threshold it to 0 and 255, or save object ids in an indexed PNG"
-    )
+    remedy = "threshold it to 0 and 255, or save object ids in an indexed PNG"
+    raise InputError(f"{path}: has {len(levels)} grey levels, {what}; {remedy}")
 
 
 def _white_object(values: NDArray[Any]) -> Mask | None:
@@ -230,7 +229,9 @@ def _soft_object(values: NDArray[Any]) -> Mask | None:
     if np.count_nonzero(between) > min(values.size // 2, 4 * np.count_nonzero(values >= high - end)):
         return None
     middle = (low + high) / 2
-    note = f"has {len(levels)} grey levels from {low} to {high}; it is taken for one object, where it is over {middle:g}"
+    note = (
+        f"has {len(levels)} grey levels from {low} to {high}; it is taken for one object, where it is over {middle:g}"
+    )
     return Mask((values > middle).astype(np.uint8), white=True, soft=note)
 
 

@@ -199,8 +199,7 @@ def notes_before(run: Run) -> list[str]:
     what = f"object {ids[0]}" if len(ids) == 1 else f"{len(ids)} objects ({', '.join(map(str, ids))})"
     where = f"frame {frames[0]}" if len(frames) == 1 else f"{len(frames)} frames from {frames[0]} on"
     notes = [f"{run.source.path}: {pixels(run.source.size)}, {what} given in {where}"]
-    if run.given.note:
-        notes.append(f"note: {run.given.note}")
+    notes += [f"note: {note}" for note in run.given.notes]
     if run.from_nothing:
         notes.append(
             f"note: --checkpoint none, so a small network learns from the given mask alone ({run.steps} steps); the "

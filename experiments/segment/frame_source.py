@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
@@ -95,6 +96,7 @@ class PictureFolder(FrameSource):
             other = self._files[self._positions.setdefault(file.stem, position)]
             if other is not file:
                 raise InputError(f"{file}: has the name of {other.name}; keep one picture a frame in the folder")
+        _refuse_unnumbered(self._files)
         self.size = _picture_size(self._files[0])
         for file in self._files:
             size = _picture_size(file)
@@ -226,6 +228,18 @@ def open_source(path: Path, every: int = 1) -> FrameSource:
 def pixels(size: tuple[int, ...]) -> str:
     """A size (H, W) as people write it, width first."""
     return f"{size[1]} x {size[0]}"
+
+
+def _refuse_unnumbered(files: list[Path]) -> None:
+    """Complains of a picture without a number among numbered ones, as a mask or a cover is; ``a`` may precede ``a1``."""
+    numbered = [file.stem for file in files if re.search("[0-9]", file.stem)]
+    for file in files:
+        if 2 * len(numbered) > len(files) and file.stem not in numbered:
+            if not any(name.startswith(file.stem) for name in numbered):
+                raise InputError(
+                    f"{file}: has no number, unlike the frames beside it ({numbered[0]}); if it is no frame, keep it "
+                    "in another folder, or else give it a number"
+                )
 
 
 def _picture_size(file: Path) -> tuple[int, int]:

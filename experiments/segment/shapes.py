@@ -55,7 +55,8 @@ class GivenShapes(Given):
             for x, y in places:
                 self._refuse_outside(obj_id, [x, y, x, y])
         self.object_ids, self.frames = sorted(self._files), [self._first]
-        self.note = f"masks of the first frame are made from {self._what()}; a mask that somebody drew does better"
+        how = f"masks of the first frame are made from {self._what()}"
+        self.notes = [f"{how}; a mask that somebody drew does better"]
         self._labels: UInt8Array | None = None
 
     def segment(self, proposer: GuidedProposer, frame: UInt8Array, device: torch.device) -> None:

@@ -110,6 +110,15 @@ def write_image(path: PathLike, rgb: Any) -> None:
     write_atomic(path, lambda file: image.save(file, **options))
 
 
+def load_json(text: str | bytes) -> Any:
+    """What a JSON text holds.
+
+    Raises:
+        ValueError: it is no JSON, or an object of it has a key twice, of which one would be lost.
+    """
+    return json.loads(text, object_pairs_hook=_unique)
+
+
 def write_json(path: PathLike, obj: Any) -> None:
     """Write ``obj`` as JSON; arrays, tensors and paths are converted, NaN and infinities become null.
 
@@ -179,6 +188,15 @@ def _upright(image: Image.Image) -> Image.Image:
 def _sixteen_bits_to_eight(values: NDArray[Any]) -> UInt8Array:
     scaled = values.astype(np.float64) / (257 if values.max(initial=0) > 255 else 1)
     return np.clip(np.round(scaled), 0, 255).astype(np.uint8)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice[:40]!r} is there twice, keep one")
+    return content
 
 
 def _jsonable(obj: Any) -> Any:

@@ -130,20 +130,20 @@ def _of_indices(image: Image.Image, path: PathLike) -> Mask:
         return _of_greys(indices, path)
     rgb = palette[indices]
     greys = (rgb == rgb[..., :1]).all()
-    mask = _davis_objects(rgb) or (_soft_object(rgb[..., 0]) if greys else None)
+    white = _white_object(rgb[..., 0]) if greys else None
+    mask = _davis_objects(rgb) or (white if used[-1] == 255 else None) or (_soft_object(rgb[..., 0]) if greys else None)
     if mask is not None:
         return mask
     black = [int(index) for index in used if not palette[index].any()]
     if (not palette[0].any() or _is_clear(image)) and not any(black):
         return Mask(indices)
-    mask = _white_object(rgb[..., 0]) if greys else None
-    if mask is None:
+    if white is None:
         what = f"black is index {black[-1]}" if any(black) else "index 0 is not black"
         raise InputError(
             f"{path}: is an indexed picture in which {what}, so its background cannot be told, and whose colours are "
             f"not of the DAVIS palette; {_REMEDY}"
         )
-    return mask
+    return white
 
 
 def _is_clear(image: Image.Image) -> bool:

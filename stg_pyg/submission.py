@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 import os
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,8 +44,15 @@ def check_submission_path(path: Path) -> None:
         raise InputError(f"{path}: cannot be written; choose another place for --submit")
 
 
-def check_stored_masks(folder: Path, videos: Iterable[Video]) -> None:
-    """Nothing, if ``<folder>/<video>/<frame>.png`` is there for every requested frame.
+def check_stored_masks(
+    folder: Path, videos: Iterable[Video], needed: Callable[[Any], Sequence[int]] | None = None
+) -> None:
+    """Nothing, if ``<folder>/<video>/<frame>.png`` is there for every frame that is needed.
+
+    Args:
+        folder: of the masks.
+        videos: of the split.
+        needed: the indices of the frames of a video that are; those that the benchmark requests when None.
 
     Raises:
         InputError: a folder or a file is missing.
@@ -55,7 +62,7 @@ def check_stored_masks(folder: Path, videos: Iterable[Video]) -> None:
     if absent:
         raise InputError(f"{folder / absent[0]}: no such folder; the masks of {len(absent)} sequence(s) are missing")
     for video in videos:
-        names = [video.frame_names[t] for t in video.requested_frames]
+        names = [video.frame_names[t] for t in (needed(video) if needed else video.requested_frames)]
         missing = [name for name in names if not (folder / video.name / f"{name}.png").is_file()]
         if missing:
             raise InputError(

@@ -231,15 +231,16 @@ def pixels(size: tuple[int, ...]) -> str:
 
 
 def _refuse_unnumbered(files: list[Path]) -> None:
-    """Complains of a picture without a number among numbered ones, as a mask or a cover is; ``a`` may precede ``a1``."""
+    """Complains of a picture without a number among numbered ones, such as a mask; ``a`` may come before ``a1``."""
     numbered = [file.stem for file in files if re.search("[0-9]", file.stem)]
+    if 2 * len(numbered) <= len(files):
+        return
     for file in files:
-        if 2 * len(numbered) > len(files) and file.stem not in numbered:
-            if not any(name.startswith(file.stem) for name in numbered):
-                raise InputError(
-                    f"{file}: has no number, unlike the frames beside it ({numbered[0]}); if it is no frame, keep it "
-                    "in another folder, or else give it a number"
-                )
+        if file.stem not in numbered and not any(name.startswith(file.stem) for name in numbered):
+            raise InputError(
+                f"{file}: has no number, unlike the frames beside it ({numbered[0]}); if it is no frame, keep it in "
+                "another folder, or else give it a number"
+            )
 
 
 def _picture_size(file: Path) -> tuple[int, int]:

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from stg_pyg.errors import InputError
-from stg_pyg.io import davis_palette, read_label_map, write_atomic
+from stg_pyg.io import davis_palette, write_atomic
+from stg_pyg.label_maps import LabelMaps
 
 _DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip file knows: the same masks make the same bytes
 
@@ -99,9 +100,10 @@ def write_submission(path: Path, folder: Path, videos: Iterable[Video], dataset:
         nonlocal count
         with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:  # PNG is compressed already
             for video in videos:
-                for t in video.requested_frames:
-                    name = f"{video.name}/{video.frame_names[t]}.png"
-                    archive.writestr(_entry(prefix + name), _mask_file(folder / name, video.size))
+                names = [f"{video.name}/{video.frame_names[t]}.png" for t in video.requested_frames]
+                maps = LabelMaps(folder / name for name in names)
+                for name in names:
+                    archive.writestr(_entry(prefix + name), _mask_file(maps, folder / name, video.size))
                     count += 1
 
     write_atomic(path, write)
@@ -114,9 +116,9 @@ def _entry(name: str) -> zipfile.ZipInfo:
     return entry
 
 
-def _mask_file(path: Path, size: tuple[int, int]) -> bytes:
+def _mask_file(maps: LabelMaps, path: Path, size: tuple[int, int]) -> bytes:
     """The bytes of a mask as the servers take it."""
-    labels = read_label_map(path)
+    labels = maps.read(path)
     if labels.shape != size:
         found, wanted = (f"{w} x {h}" for h, w in (labels.shape, size))
         raise InputError(f"{path}: is {found} pixels and the frame {wanted}; write masks at full size")

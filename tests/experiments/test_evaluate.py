@@ -164,11 +164,11 @@ def test_bad_arguments(monkeypatch, capsys, tmp_path, root, predictions, checkpo
 def test_half_copied_data(monkeypatch, capsys, tmp_path, root, predictions):
     half = tmp_path / "half"
     shutil.copytree(root, half)
-    (half / "Annotations/480p/run/10.png").unlink()
+    (half / "Annotations/480p/walk/00006.png").unlink()
     arguments = ("--preset", "davis2017", "--root", half, "--predictions", predictions, "--out", tmp_path / "out")
     assert command(monkeypatch, "evaluate", *arguments) == 2
     line = error_line(capsys)
-    assert str(half / "Annotations/480p/run") in line and "copy the sequence again" in line
+    assert str(half / "Annotations/480p/walk") in line and "copy the sequence again" in line
     shutil.rmtree(half / "JPEGImages")
     assert command(monkeypatch, "evaluate", *arguments) == 2
     line = error_line(capsys)

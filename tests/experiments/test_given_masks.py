@@ -137,7 +137,9 @@ def test_soft_masks_are_told(tmp_path, video):
     path = save(tmp_path / "masks", first=soft) / "first.png"
     given = GivenMasks(path, video)
     assert given.object_ids == [1] and int(given.at("00000").sum()) == 9 * 11
-    assert given.notes == [f"{path}: has 5 grey levels from 0 to 255; it is taken for one object, where over 127.5"]
+    assert given.notes == [
+        f"{path}: has 4 grey levels from 0 to 255; it is taken for one object, where it is over 127.5"
+    ]
 
 
 def test_a_frame_is_no_mask(tmp_path, video):

@@ -40,8 +40,8 @@ class DAVISSequence(FileSequence):
     def labels(self, t: int) -> UInt8Array | None:
         path = self._annotations.get(self.frame_names[t])
         if self._merge and path is not None:  # black and white mostly, whose id does not matter
-            labels = self._fitting(read_label_map(path), path)
-            return ((labels > 0) & (labels != VOID)).astype(np.uint8)
+            ids = self._fitting(read_label_map(path), path)
+            return ((ids > 0) & (ids != VOID)).astype(np.uint8)
         labels = super().labels(t)
         return labels if labels is None else np.where(labels == VOID, np.uint8(0), labels)
 

@@ -226,7 +226,8 @@ def _soft_object(values: NDArray[Any]) -> Mask | None:
     edges = ((levels > low + end) & (levels < high)).any() and not (_flat(values) & between).any()
     if not (edges or (low > 0 and len(levels) == 2)):
         return None
-    if np.count_nonzero(between) > min(values.size // 2, 4 * np.count_nonzero(values >= high - end)):
+    few = min(values.size // 2, 4 * int(np.count_nonzero(values >= high - end)))
+    if int(np.count_nonzero(between)) > few:
         return None
     middle = (low + high) / 2
     note = (

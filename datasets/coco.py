@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +15,7 @@ from pycocotools import mask as coco_mask
 from datasets.base import UInt8Array, VideoDataset, VideoSequence
 from stg_pyg.encoded import find_fault
 from stg_pyg.errors import InputError
-from stg_pyg.io import is_inside, read_image
+from stg_pyg.io import is_inside, load_json, read_image
 
 MAX_OBJECTS = 255
 _MOST_PIXELS = 2**28
@@ -154,7 +153,7 @@ class COCO(VideoDataset):
 def _index(path: Path) -> list[Picture]:
     """The images that have objects, in the order of the file."""
     try:
-        content = json.loads(path.read_bytes())
+        content = load_json(path.read_bytes())
         objects: dict[int, list[tuple[int, Segmentation]]] = {}
         for entry in content["annotations"]:
             compact = [] if entry.get("iscrowd", 0) else _compact(entry["segmentation"])

@@ -5,8 +5,9 @@ Perazzi et al., CVPR 2016; Pont-Tuset et al., arXiv:1704.00675.
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
@@ -15,13 +16,15 @@ import numpy as np
 from datasets.base import UInt8Array, VideoDataset, VideoSequence
 from datasets.files import FileSequence, by_stem, check_complete, check_root, find_files
 from stg_pyg.errors import InputError
-from stg_pyg.io import is_inside
+from stg_pyg.io import is_inside, read_label_map
+from stg_pyg.mask_rules import MASK_SUFFIXES
 
+VOID = 255
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 class DAVISSequence(FileSequence):
-    """One DAVIS video; the objects are those of its first frame.
+    """One DAVIS video; the objects are those of its first frame, and 255 is void, which counts as background.
 
     Args:
         name: the name of its folder.
@@ -35,8 +38,12 @@ class DAVISSequence(FileSequence):
         self._merge = merge
 
     def labels(self, t: int) -> UInt8Array | None:
+        path = self._annotations.get(self.frame_names[t])
+        if self._merge and path is not None:  # black and white mostly, whose id does not matter
+            ids = self._fitting(read_label_map(path), path)
+            return ((ids > 0) & (ids != VOID)).astype(np.uint8)
         labels = super().labels(t)
-        return (labels > 0).astype(np.uint8) if self._merge and labels is not None else labels
+        return labels if labels is None else np.where(labels == VOID, np.uint8(0), labels)
 
     @cached_property
     def first_frame_of(self) -> dict[int, int]:
@@ -62,7 +69,8 @@ class DAVIS(VideoDataset):
         resolution: ``480p`` or ``Full-Resolution`` (``1080p`` in DAVIS-2016), the folder below ``JPEGImages`` and
             ``Annotations``.
         sequences: these videos instead of a list file's.
-        first_frame_only: whether later frames may lack annotations. When None, in splits named ``test...`` only.
+        first_frame_only: whether later frames may lack annotations. When None, in splits named ``test...`` only. Where
+            no two frames in turn are annotated, as in every fifth frame, all of them may but the first.
 
     Raises:
         InputError: a folder, list file, sequence, frame or annotation is missing, or an argument is unknown.
@@ -125,12 +133,18 @@ class DAVIS(VideoDataset):
 
     def _index_sequence(self, name: str, sparse: bool) -> DAVISSequence:
         images = find_files(self._images / name, _IMAGE_SUFFIXES)
-        masks = by_stem(find_files(self._annotations / name, (".png",)))
+        masks = by_stem(find_files(self._annotations / name, MASK_SUFFIXES))
         stems = [path.stem for path in images]
         check_complete(self._images / name, "frame", [stem for stem in masks if stem not in set(stems)])
-        needed = stems[:1] if sparse else stems
+        needed = stems[:1] if sparse or _is_sparse(stems, masks) else stems
         check_complete(self._annotations / name, "annotation", [stem for stem in needed if stem not in masks])
         return DAVISSequence(name, images, masks, merge=self.year == "2016")
+
+
+def _is_sparse(stems: Sequence[str], masks: Collection[str]) -> bool:
+    """Whether annotations are few on purpose: a sequence that was copied in part has some of neighbours."""
+    there = [stem in masks for stem in stems]
+    return sum(there) > 1 and not any(a and b for a, b in itertools.pairwise(there))
 
 
 def _read_list(path: Path) -> list[str]:

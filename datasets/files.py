@@ -8,7 +8,8 @@ from pathlib import Path
 
 from datasets.base import UInt8Array, VideoSequence
 from stg_pyg.errors import InputError
-from stg_pyg.io import PictureReader, natural_sort_key, read_label_map
+from stg_pyg.io import PictureReader, natural_sort_key
+from stg_pyg.label_maps import LabelMaps
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 MAX_OBJECT_ID = 255
@@ -58,7 +59,11 @@ class FileSequence(VideoSequence):
 
     def labels(self, t: int) -> UInt8Array | None:
         path = self._annotations.get(self.frame_names[t])
-        return None if path is None else self._fitting(read_label_map(path), path)
+        return None if path is None else self._fitting(self._maps.read(path), path)
+
+    @cached_property
+    def _maps(self) -> LabelMaps:
+        return LabelMaps(self._annotations.values())
 
     def _fitting(self, labels: UInt8Array, path: Path) -> UInt8Array:
         """The label map of ``path``, if it has the size of the frames."""
@@ -75,14 +80,19 @@ def find_files(folder: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list
     """The files of a folder with one of the suffixes, in natural order.
 
     Raises:
-        InputError: there is no folder, or no such file in it.
+        InputError: there is no folder, or no such file in it, or two have one stem.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; copy the sequence again, or take it off the list of the split")
     files = [p for p in folder.iterdir() if p.suffix.lower() in suffixes and not p.name.startswith(".")]
     if not files:
         raise InputError(f"{folder}: holds no {' or '.join(suffixes)} files; copy the sequence again")
-    return sorted(files, key=lambda path: natural_sort_key(path.name))
+    files.sort(key=lambda path: natural_sort_key(path.name))
+    stems: dict[str, Path] = {}
+    for path in files:
+        if stems.setdefault(path.stem, path) is not path:
+            raise InputError(f"{path}: has the name of {stems[path.stem].name}; keep one of them in the folder")
+    return files
 
 
 def find_folders(folder: Path) -> list[Path]:

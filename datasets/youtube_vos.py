@@ -5,7 +5,6 @@ Xu et al., ECCV 2018, arXiv:1809.03327.
 
 from __future__ import annotations
 
-import json
 import os
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +21,7 @@ from datasets.files import (
     find_folders,
 )
 from stg_pyg.errors import InputError
+from stg_pyg.io import load_json
 
 _FOLDERS = {"val": "valid", "fit": "train", "dev": "train"}
 _DEV_EVERY = 20
@@ -167,9 +167,12 @@ def _read_meta(path: Path) -> dict[str, dict[int, dict[str, Any]]]:
     """Objects by id of all videos, both in order."""
     videos: dict[str, dict[int, dict[str, Any]]] = {}
     try:
-        content = json.loads(path.read_bytes())["videos"]
+        content = load_json(path.read_bytes())["videos"]
         for name in sorted(content):
-            objects = {int(obj_id): dict(entry) for obj_id, entry in content[name]["objects"].items()}
+            entries = content[name]["objects"]
+            objects = {int(obj_id): dict(entry) for obj_id, entry in entries.items()}
+            if len(objects) < len(entries):
+                raise ValueError(f"an object of {name} is there twice")
             for entry in objects.values():
                 entry["frames"] = list(entry.get("frames", ()))
             videos[name] = dict(sorted(objects.items()))

@@ -94,18 +94,35 @@ def evaluate_predictions(
     processes: int = 0,
     unseen: Collection[str] | None = None,
 ) -> dict:
-    """Scores of stored masks in percent, by the protocol of the data set.
+    """Scores of stored masks in percent, by the protocol of the data set; ``notes`` are what to know of them.
 
     Raises:
-        InputError: a sequence or a frame is missing, or has another size.
+        InputError: a sequence or a frame that is scored is missing, or has another size.
     """
-    check_stored_masks(folder, videos)
+    notes: list[str] = []
     if protocols.has_annotations(videos):
-        scores = score_stored(folder, videos, dataset, processes)
+        foreign: dict[str, set[int]] = {}
+        scores = score_stored(folder, videos, dataset, processes, foreign)
         summary = protocols.dataset_scores(dataset, scores, videos, unseen)
+        for name, ids in sorted(foreign.items()):
+            listed = ", ".join(map(str, sorted(ids)[:5])) + ", ..." * (len(ids) > 5)
+            notes.append(f"{folder / name}: masks have ids that no object has ({listed}); they count as background")
     else:
+        check_stored_masks(folder, videos)
         summary = protocols.nothing_to_score(dataset)
-    return {**summary, "fps": None, "config": {"predictions": str(folder)}}
+    return {**summary, "fps": None, "config": {"predictions": str(folder)}, "notes": notes}
+
+
+def notes_on_annotations(dataset: str, videos: Sequence[VideoSequence]) -> list[str]:
+    """A line on each of the videos of DAVIS of which few frames are annotated, as only those are scored."""
+    if not dataset.startswith("davis"):
+        return []
+    counts = {video.name: sum(map(video.annotated, range(video.num_frames))) for video in videos}
+    return [
+        f"{video.name}: {counts[video.name]} of {video.num_frames} frames are annotated, and only those count"
+        for video in videos
+        if 1 < counts[video.name] < video.num_frames
+    ]
 
 
 def choose_preset(args: argparse.Namespace) -> Preset:
@@ -226,12 +243,16 @@ def main() -> None:
     if protocols.has_annotations(videos):
         protocols.check_categories(preset.dataset, videos)  # fails now rather than after the run
     if args.predictions is not None:
+        if args.submit is not None:
+            check_stored_masks(args.predictions, videos)
         summary = evaluate_predictions(args.predictions, videos, preset.dataset, args.processes, unseen)
     else:
         summary = evaluate_model(args, preset, videos, unseen)
+    notes = notes_on_annotations(preset.dataset, videos)
+    summary["notes"] = notes + summary.get("notes", [])
     remove_leftovers(args.out)
     write_json(args.out / "metrics.json", summary)
-    print(format_scores(summary))
+    print("\n".join([f"note: {note}" for note in summary["notes"]] + [format_scores(summary)]))
     if args.submit is not None:
         count = write_submission(args.submit, args.predictions or args.out, videos, preset.dataset)
         print(f"{args.submit}: {count} masks of {len(videos)} sequences")

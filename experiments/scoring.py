@@ -31,10 +31,11 @@ from experiments.settings import content_digest, state_digest
 from stg_pyg.config import STGConfig
 from stg_pyg.errors import InputError
 from stg_pyg.flow import flow_for_sequence, resolve_flow
-from stg_pyg.io import overlay, read_label_map, remove_leftovers, write_image, write_label_map
+from stg_pyg.io import overlay, remove_leftovers, write_image, write_label_map
+from stg_pyg.label_maps import LabelMaps
 from stg_pyg.metrics import score_sequence
 from stg_pyg.model import STGNet
-from stg_pyg.protocols import dataset_scores, frames_to_score, has_annotations, nothing_to_score
+from stg_pyg.protocols import dataset_scores, frames_to_score, has_annotations, nothing_to_score, scored_frames
 from stg_pyg.trace import forget_traces
 
 
@@ -62,24 +63,32 @@ def run_row(job: Job, row: Row, video: VideoSequence, model: STGNet | None, orac
     return seconds
 
 
-def score_folder(folder: Path, video: VideoSequence, dataset: str = "davis2017") -> dict[int, Any]:
+def score_folder(
+    folder: Path, video: VideoSequence, dataset: str = "davis2017", foreign: set[int] | None = None
+) -> dict[int, Any]:
     """J and F of the masks in a folder against the annotations of a video, in the frames that the benchmark scores.
 
+    The ids of masks that are of no object of the video, and so count as background, are added to ``foreign``.
+
     Raises:
-        InputError: a frame that is annotated is missing, or has another size.
+        InputError: a frame that is scored is missing, or has another size.
     """
+    scored = set(scored_frames(dataset, video))
+    maps = LabelMaps(folder / f"{video.frame_names[t]}.png" for t in sorted(scored))
 
     def read(name: str) -> np.ndarray:
-        labels = read_label_map(folder / f"{name}.png")
+        labels = maps.read(folder / f"{name}.png")
+        if foreign is not None:
+            foreign.update({int(i) for i in np.flatnonzero(np.bincount(labels.ravel()))} - {0, *video.first_frame_of})
         if labels.shape != video.size:
             size, wanted = (f"{w} x {h}" for h, w in (labels.shape, video.size))
             raise InputError(f"{folder / name}.png: is {size} pixels and the frame {wanted}; write masks at full size")
         return labels
 
     nothing = np.zeros((0, 0), np.uint8)  # in the place of a frame that is not looked at
-    frames = (read(frame) if video.annotated(t) else nothing for t, frame in enumerate(video.frame_names))
-    labels = (video.labels(t) if video.annotated(t) else None for t in range(video.num_frames))
-    return score_sequence(frames, labels, **frames_to_score(dataset, video))
+    frames = (read(frame) if t in scored else nothing for t, frame in enumerate(video.frame_names))
+    labels = (video.labels(t) if t in scored else None for t in range(video.num_frames))
+    return score_sequence(frames, labels, skip_first_and_last=False, **frames_to_score(dataset, video))
 
 
 def videos_of(job: Job) -> list[VideoSequence]:

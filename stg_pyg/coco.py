@@ -13,7 +13,7 @@ import torch
 
 from stg_pyg.encoded import EncodedProposals, ProposalSource, Size, compress_runs, find_fault, mask_boxes
 from stg_pyg.errors import InputError
-from stg_pyg.io import PathLike, natural_sort_key, write_atomic
+from stg_pyg.io import PathLike, load_json, natural_sort_key, write_atomic
 
 Results = Mapping[str, Mapping[str, EncodedProposals]]
 _PICTURES = (".jpg", ".jpeg", ".png")
@@ -163,7 +163,7 @@ def _read(path: Path) -> dict[str, dict[str, _Frame]]:
 
 def _load(path: Path) -> list[Any]:
     try:
-        content = json.loads(path.read_bytes())
+        content = load_json(path.read_bytes())
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; check the path of the proposals") from error
     except OSError as error:

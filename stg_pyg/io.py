@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from stg_pyg.errors import InputError
+from stg_pyg.mask_rules import Mask, davis_palette, understand_mask
 from stg_pyg.pictures import deep_values, is_deep, orientation, to_eight_bits, upright, white_of
 
 PathLike = str | os.PathLike[str]
@@ -27,17 +28,6 @@ UInt8Array = NDArray[np.uint8]
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")  # no others, as some are read by running a program
 _DEEP = "more than 8 bits a channel"  # key of what is known of a picture
 _LONGEST_NAME = 200  # bytes; file systems take 255, suffixes and temporary names included
-_MAX_GREY_LEVELS = 32  # more of them, 255 included, is an anti-aliased black and white mask rather than object ids
-
-
-def davis_palette() -> UInt8Array:
-    """The PASCAL VOC colours of DAVIS, uint8 [256, 3]: bit 3k + c of the id is bit 7 - k of channel c."""
-    ids = np.arange(256)
-    palette = np.zeros((256, 3), np.uint8)
-    for k in range(8):
-        for channel in range(3):
-            palette[:, channel] |= (((ids >> (3 * k + channel)) & 1) << (7 - k)).astype(np.uint8)
-    return palette
 
 
 def natural_sort_key(name: PathLike) -> list[tuple[int, int | str]]:
@@ -110,29 +100,28 @@ def header_is_deep(path: PathLike) -> bool:
         return False
 
 
-def read_label_map(path: PathLike) -> UInt8Array:
-    """Object ids uint8 [H, W] of a mask file, 0 is background.
-
-    The EXIF orientation is applied. Indexed pictures give their indices, grey ones their values; a grey picture of
-    nothing but 0 and 255 (DAVIS-2016) is one object with id 1. A colour picture is accepted when all its colours are of
-    the DAVIS palette.
+def read_mask(path: PathLike) -> Mask:
+    """A mask file as the rules of :mod:`stg_pyg.mask_rules` understand it.
 
     Raises:
         InputError: the file is missing or unreadable, or is a picture whose object ids cannot be told.
     """
     image = _open(path)
-    is_jpeg, image = image.format == "JPEG", _upright(image)
-    if is_jpeg:
-        raise InputError(f"{path}: is a JPEG, which blurs object ids; save the mask as an indexed or grey PNG")
-    if image.mode == "P" and not _has_grey_palette(image):
-        return np.array(image, dtype=np.uint8)
-    if image.mode in ("RGB", "RGBA"):
-        return _labels_of_colours(np.array(image.convert("RGB")), path)
-    if image.mode == "1":
-        return np.array(image, dtype=np.uint8)
-    if image.mode not in ("P", "L", "LA", "I", "I;16", "I;16B", "I;16L"):
-        raise InputError(f"{path}: has pixels of mode {image.mode}; save the mask as an indexed or grey PNG")
-    return _labels_of_greys(np.asarray(image.getchannel(0) if image.mode == "LA" else image), path)
+    turned = _upright(image)
+    turned.format = image.format  # which a copy loses
+    return understand_mask(turned, path)
+
+
+def read_label_map(path: PathLike) -> UInt8Array:
+    """Object ids uint8 [H, W] of a mask file by the same rules, 0 is background; one with soft edges is refused.
+
+    Raises:
+        InputError: the file is missing or unreadable, or is a picture whose object ids cannot be told.
+    """
+    mask = read_mask(path)
+    if mask.soft:
+        raise InputError(f"{path}: {mask.soft.partition(';')[0]}, along soft edges; threshold it to 0 and 255")
+    return mask.labels
 
 
 def write_label_map(path: PathLike, labels: Any) -> None:
@@ -166,6 +155,15 @@ def write_image(path: PathLike, rgb: Any) -> None:
     is_jpeg = Path(path).suffix.lower() in (".jpg", ".jpeg")
     options: dict[str, Any] = {"format": "JPEG", "quality": 92} if is_jpeg else {"format": "PNG"}
     write_atomic(path, lambda file: image.save(file, **options))
+
+
+def load_json(text: str | bytes) -> Any:
+    """What a JSON text holds.
+
+    Raises:
+        ValueError: it is no JSON, or an object of it has a key twice, of which one would be lost.
+    """
+    return json.loads(text, object_pairs_hook=_unique)
 
 
 def write_json(path: PathLike, obj: Any) -> None:
@@ -235,44 +233,13 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _has_grey_palette(image: Image.Image) -> bool:
-    palette = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
-    return len(palette) > 2 and bool((palette == np.arange(len(palette))[:, None]).all())
-
-
-def _labels_of_greys(values: NDArray[Any], path: PathLike) -> UInt8Array:
-    levels = np.unique(values)
-    if levels[-1] in (255, 65535) and set(levels.tolist()) <= {0, int(levels[-1])}:
-        return (values > 0).astype(np.uint8)
-    if levels[0] < 0 or levels[-1] > 255:
-        raise InputError(f"{path}: has values from {levels[0]} to {levels[-1]}; object ids must be 0 to 255")
-    if levels[-1] == 255 and len(levels) > _MAX_GREY_LEVELS:
-        raise InputError(
-            f"{path}: has {len(levels)} grey levels, so it looks like a black and white mask with soft edges; "
-            "threshold it to 0 and 255, or save object ids in an indexed PNG"
-        )
-    return values.astype(np.uint8)
-
-
-def _labels_of_colours(rgb: UInt8Array, path: PathLike) -> UInt8Array:
-    codes = _colour_codes(rgb)
-    colours = np.unique(codes)
-    palette = _colour_codes(davis_palette())
-    order = np.argsort(palette)
-    position = np.minimum(np.searchsorted(palette[order], colours), 255)
-    known = palette[order][position] == colours
-    if not known.all():
-        raise InputError(
-            f"{path}: is an RGB picture with {len(colours)} colours, {np.count_nonzero(~known)} of them not in the "
-            "DAVIS palette, so its object ids cannot be told; save it as an indexed PNG, as a grey PNG with the "
-            "object ids as values, or as a black and white grey PNG for one object"
-        )
-    return order[position].astype(np.uint8)[np.searchsorted(colours, codes)]
-
-
-def _colour_codes(rgb: UInt8Array) -> NDArray[np.int64]:
-    channels = rgb.astype(np.int64)
-    return (channels[..., 0] << 16) | (channels[..., 1] << 8) | channels[..., 2]
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice[:40]!r} is there twice, keep one")
+    return content
 
 
 def _jsonable(obj: Any) -> Any:

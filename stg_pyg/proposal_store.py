@@ -15,7 +15,7 @@ import torch
 from stg_pyg.coco import write_coco_frames
 from stg_pyg.encoded import EncodedProposals, ProposalSource, Size, find_fault, round_features
 from stg_pyg.errors import InputError
-from stg_pyg.io import PathLike, is_inside, natural_sort_key, write_atomic, write_json
+from stg_pyg.io import PathLike, is_inside, load_json, natural_sort_key, write_atomic, write_json
 
 FORMAT = "stg_pyg-proposals-1"
 META, MERGED = "meta.json", "proposals.json"
@@ -258,13 +258,14 @@ def read_meta(folder: Path) -> dict[str, Any]:
     """
     path = folder / META
     try:
-        meta = json.loads(path.read_bytes())
+        meta = load_json(path.read_bytes())
     except FileNotFoundError as error:
         raise InputError(
             f"{path}: no such file; give a folder that experiments.proposals wrote, or a COCO results file"
         ) from error
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: is broken; run experiments.proposals again into a new folder") from error
+        why = " ".join(str(error).split())
+        raise InputError(f"{path}: is broken ({why}); run experiments.proposals again into a new folder") from error
     if not isinstance(meta, dict) or meta.get("format") != FORMAT or not _is_sound(meta):
         raise InputError(f"{path}: is not of this version ({FORMAT}); run experiments.proposals into a new folder")
     return meta

@@ -87,6 +87,15 @@ def frames_to_score(dataset: str, video: Video) -> dict[str, Any]:
     return {"given_at": dict(video.first_frame_of)}
 
 
+def scored_frames(dataset: str, video: Video) -> list[int]:
+    """Indices of the frames whose masks the scores of a benchmark depend on, ascending."""
+    annotated = [t for t in range(video.num_frames) if video.annotated(t)]
+    if find_benchmark(dataset).davis_frames:
+        return annotated[1:-1] if len(annotated) > 2 else annotated[-1:]
+    given = min(video.first_frame_of.values(), default=video.num_frames)
+    return [t for t in annotated if t > given]
+
+
 def has_annotations(videos: Iterable[Video]) -> bool:
     """Whether there is anything to score: an annotated frame that is not there only to give an object.
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import io
 import os
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from stg_pyg.errors import InputError
-from stg_pyg.io import davis_palette, read_label_map, write_atomic
+from stg_pyg.io import davis_palette, write_atomic
+from stg_pyg.label_maps import LabelMaps
 
 _DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip file knows: the same masks make the same bytes
 
@@ -44,8 +45,15 @@ def check_submission_path(path: Path) -> None:
         raise InputError(f"{path}: cannot be written; choose another place for --submit")
 
 
-def check_stored_masks(folder: Path, videos: Iterable[Video]) -> None:
-    """Nothing, if ``<folder>/<video>/<frame>.png`` is there for every requested frame.
+def check_stored_masks(
+    folder: Path, videos: Iterable[Video], needed: Callable[[Any], Sequence[int]] | None = None
+) -> None:
+    """Nothing, if ``<folder>/<video>/<frame>.png`` is there for every frame that is needed.
+
+    Args:
+        folder: of the masks.
+        videos: of the split.
+        needed: the indices of the frames of a video that are; those that the benchmark requests when None.
 
     Raises:
         InputError: a folder or a file is missing.
@@ -55,7 +63,7 @@ def check_stored_masks(folder: Path, videos: Iterable[Video]) -> None:
     if absent:
         raise InputError(f"{folder / absent[0]}: no such folder; the masks of {len(absent)} sequence(s) are missing")
     for video in videos:
-        names = [video.frame_names[t] for t in video.requested_frames]
+        names = [video.frame_names[t] for t in (needed(video) if needed else video.requested_frames)]
         missing = [name for name in names if not (folder / video.name / f"{name}.png").is_file()]
         if missing:
             raise InputError(
@@ -92,9 +100,10 @@ def write_submission(path: Path, folder: Path, videos: Iterable[Video], dataset:
         nonlocal count
         with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:  # PNG is compressed already
             for video in videos:
-                for t in video.requested_frames:
-                    name = f"{video.name}/{video.frame_names[t]}.png"
-                    archive.writestr(_entry(prefix + name), _mask_file(folder / name, video.size))
+                names = [f"{video.name}/{video.frame_names[t]}.png" for t in video.requested_frames]
+                maps = LabelMaps(folder / name for name in names)
+                for name in names:
+                    archive.writestr(_entry(prefix + name), _mask_file(maps, folder / name, video.size))
                     count += 1
 
     write_atomic(path, write)
@@ -107,9 +116,9 @@ def _entry(name: str) -> zipfile.ZipInfo:
     return entry
 
 
-def _mask_file(path: Path, size: tuple[int, int]) -> bytes:
+def _mask_file(maps: LabelMaps, path: Path, size: tuple[int, int]) -> bytes:
     """The bytes of a mask as the servers take it."""
-    labels = read_label_map(path)
+    labels = maps.read(path)
     if labels.shape != size:
         found, wanted = (f"{w} x {h}" for h, w in (labels.shape, size))
         raise InputError(f"{path}: is {found} pixels and the frame {wanted}; write masks at full size")

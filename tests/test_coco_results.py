@@ -91,6 +91,13 @@ def test_no_proposals_anywhere(tmp_path):
     assert len(frame) == 0 and frame.size == SIZE and frame.select([]).masks.shape == (0, *SIZE)
 
 
+def test_a_key_that_is_there_twice(tmp_path):
+    path = tmp_path / "twice.json"
+    path.write_text(json.dumps([entry()]).replace('"score"', '"score": 0.1, "score"'))
+    with pytest.raises(InputError, match=r"twice\.json: .*the key 'score' is there twice"):
+        read_coco_results(path)
+
+
 BROKEN_RUNS = {"size": list(SIZE), "counts": [10, 5]}
 
 

@@ -275,7 +275,8 @@ def test_broken_frames_are_one_line(tmp_path, name):
     + [
         json.dumps({"format": "stg_pyg-proposals-1", "settings": {}, "feature_size": 8, "sizes": {}, **change})
         for change in ({"settings": 3}, {"feature_size": "8"}, {"sizes": {"car": [1]}}, {"sizes": {"car": ["1", 2]}})
-    ],
+    ]
+    + ['{"format": "stg_pyg-proposals-1", "settings": {}, "feature_size": 8, "feature_size": 9, "sizes": {}}'],
 )
 def test_broken_meta_is_one_line(tmp_path, text):
     (tmp_path / "meta.json").write_bytes(text.encode("latin-1"))

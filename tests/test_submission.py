@@ -81,7 +81,7 @@ def test_foreign_masks_get_the_palette(tmp_path, folder):
     Image.fromarray(labels_of(0)).save(grey)
     Image.fromarray(davis_palette()[labels_of(5)]).save(colour)
     other = Image.fromarray(labels_of(10))
-    other.putpalette(davis_palette()[::-1].tobytes())
+    other.putpalette((davis_palette() | (np.arange(256) > 0)[:, None]).astype(np.uint8).tobytes())
     other.save(folder / "b" / "00010.png")
     write_submission(tmp_path / "out.zip", folder, VIDEOS, "davis2017")
     for t, data in zip((0, 5, 10), content(tmp_path / "out.zip").values(), strict=False):

@@ -37,12 +37,21 @@ A run that was stopped or killed goes on when the same command is started again,
 other masks or other options it begins anew."""
 
 EPILOG = """masks, the three forms of --masks:
-  FIRST.png   objects of the first frame: an indexed PNG, a grey PNG with ids as values, or black and white for one
-              object
+  FIRST.png   objects of the first frame
   a folder    with files named as frames (<frame>.png): label maps; the later ones add objects or correct them, and
-              objects that a map does not show are left as they are
+              objects that a map does not show are left as they are. Files whose numbers are those of frames, with other
+              padding, a prefix or a suffix (000005.png, 00005_mask.png), belong to these; a note says so
   a folder    where no file is named as a frame: one black and white PNG an object, all of the first frame; ids are
               1, 2, ... in natural order, and where objects overlap the later file is on top
+
+what their pixels mean, the first that fits; files are PNG or another lossless format:
+  one colour under a transparency that varies: the opaque part is one object
+  colours of the DAVIS palette only, indexed pictures too: their ids
+  black and white, grey or RGB: one object; among masks with ids, the object 255 of these, or else their only object 1
+  greys with other levels along edges only (anti-aliased, resized): one object, from half of the range on; a note
+  greys of 0 to 255: ids
+  indexed pictures whose index 0 is black: the indices are ids
+  everything else, and JPEG, is refused in one line
 
 boxes and points, in pixels of the first frame, by object id; x1 and y1 are exclusive:
   --boxes     a JSON file {"1": [x0, y0, x1, y1], "2": ...}, or a text file with lines "id x0 y0 x1 y1"
@@ -206,8 +215,7 @@ def notes_before(run: Run) -> list[str]:
     notes = [f"{run.source.path}: {pixels(run.source.size)}, {what} given in {where}"]
     if run.source.note:
         notes.append(f"note: {run.source.note}")
-    if run.given.note:
-        notes.append(f"note: {run.given.note}")
+    notes += [f"note: {note}" for note in run.given.notes]
     if run.from_nothing:
         notes.append(
             f"note: --checkpoint none, so a small network learns from the given mask alone ({run.steps} steps); the "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 import struct
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -104,6 +105,7 @@ class PictureFolder(FrameSource):
             other = self._files[self._positions.setdefault(file.stem, position)]
             if other is not file:
                 raise InputError(f"{file}: has the name of {other.name}; keep one picture a frame in the folder")
+        _refuse_unnumbered(self._files)
         self._read = PictureReader(self._files)
         self.size = _picture_size(self._files[0])
         for file in self._files:
@@ -282,6 +284,19 @@ def _check_file(file: Path) -> None:
     if not file.is_file():
         what = "a folder" if file.is_dir() else "a broken link" if file.is_symlink() else "no file"
         raise InputError(f"{file}: has the name of a frame and is {what}; repair, rename or remove it")
+
+
+def _refuse_unnumbered(files: list[Path]) -> None:
+    """Complains of a picture without a number among numbered ones, such as a mask; ``a`` may come before ``a1``."""
+    numbered = [file.stem for file in files if re.search("[0-9]", file.stem)]
+    if 2 * len(numbered) <= len(files):
+        return
+    for file in files:
+        if file.stem not in numbered and not any(name.startswith(file.stem) for name in numbered):
+            raise InputError(
+                f"{file}: has no number, unlike the frames beside it ({numbered[0]}); if it is no frame, keep it in "
+                "another folder, or else give it a number"
+            )
 
 
 def _picture_size(file: Path) -> tuple[int, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from torch import Tensor
 from experiments.segment.frame_source import FrameSource, pixels
 from experiments.segment.given_masks import MOST_OBJECTS, Given
 from stg_pyg.errors import InputError
-from stg_pyg.io import UInt8Array
+from stg_pyg.io import UInt8Array, load_json
 from stg_pyg.merge import merge_objects
 from stg_pyg.prompts import mask_of_box, mask_of_points
 from stg_pyg.proposer import GuidedProposer
@@ -55,7 +54,8 @@ class GivenShapes(Given):
             for x, y in places:
                 self._refuse_outside(obj_id, [x, y, x, y])
         self.object_ids, self.frames = sorted(self._files), [self._first]
-        self.note = f"masks of the first frame are made from {self._what()}; a mask that somebody drew does better"
+        how = f"masks of the first frame are made from {self._what()}"
+        self.notes = [f"{how}; a mask that somebody drew does better"]
         self._labels: UInt8Array | None = None
 
     def segment(self, proposer: GuidedProposer, frame: UInt8Array, device: torch.device) -> None:
@@ -134,7 +134,7 @@ def _read(path: Path, kind: str, of_json: Callable[[Any], list[tuple[Any, Any]]]
     except ValueError as error:
         raise _error(path, "is no text", kind) from error
     try:
-        rows = of_json(json.loads(text)) if text.lstrip()[:1] in ("{", "[") else _of_lines(text)
+        rows = of_json(load_json(text)) if text.lstrip()[:1] in ("{", "[") else _of_lines(text)
     except (ValueError, RecursionError) as error:
         raise _error(path, f"cannot be understood ({error})", kind) from error
     if not rows:

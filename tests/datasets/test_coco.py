@@ -100,6 +100,14 @@ def test_files_that_hold_something_else(tmp_path, text):
         COCO(root)
 
 
+def test_a_key_that_is_there_twice(tmp_path):
+    root = make_root(tmp_path, [annotation(1, 0, [polygon(1, 1, 5, 5)])])
+    file = root / "annotations/instances_train2017.json"
+    file.write_text(file.read_text().replace('"annotations"', '"annotations": [], "annotations"'))
+    with pytest.raises(InputError, match="the key 'annotations' is there twice"):
+        COCO(root)
+
+
 @pytest.mark.parametrize(
     "segmentation",
     [

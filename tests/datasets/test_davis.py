@@ -179,6 +179,62 @@ def test_half_copied_sequences_are_named(tmp_path):
         DAVIS(tmp_path)
 
 
+@pytest.mark.parametrize(("year", "ids"), [("2017", [1, 3]), ("2016", [1])])
+def test_void_is_background(tmp_path, year, ids):
+    make_root(tmp_path, names=("a",))
+    for t in range(4):
+        labels = labels_of(t)
+        labels[-1], labels[0, :3] = 255, 255
+        write_label_map(tmp_path / f"Annotations/480p/a/{t:05d}.png", labels)
+    video = DAVIS(tmp_path, year, sequences=["a"])[0]
+    assert video.object_ids == ids
+    for t in range(4):
+        expected = labels_of(t) > 0 if year == "2016" else labels_of(t)
+        np.testing.assert_array_equal(video.labels(t), expected)
+
+
+def test_grey_ids_and_void_alone_in_a_frame(tmp_path):
+    make_root(tmp_path, names=("a",))
+    for t in range(4):
+        labels = labels_of(t) if t < 3 else np.zeros((HEIGHT, WIDTH), np.uint8)
+        labels[-1] = 255
+        Image.fromarray(labels).save(tmp_path / f"Annotations/480p/a/{t:05d}.png")
+    video = DAVIS(tmp_path)[0]
+    assert video.object_ids == [1, 3] and not video.labels(3).any()
+
+
+def test_sparse_annotations(tmp_path):
+    make_root(tmp_path, names=("a",))
+    masks = tmp_path / "Annotations/480p/a"
+    for name in ("00001", "00003"):
+        (masks / f"{name}.png").unlink()
+    video = DAVIS(tmp_path)[0]
+    assert [video.annotated(t) for t in range(4)] == [True, False, True, False]
+    assert video.labels(1) is None and video.object_ids == [1, 3]
+    (masks / "00000.png").rename(masks / "00003.png")
+    with pytest.raises(InputError, match=r"2 annotation\(s\) missing: 00000, 00001;"):
+        DAVIS(tmp_path)
+    (masks / "00002.png").rename(masks / "00001.png")
+    with pytest.raises(InputError, match=r"1 annotation\(s\) missing: 00000;"):
+        DAVIS(tmp_path)
+
+
+@pytest.mark.parametrize(("folder", "suffix"), [("JPEGImages", "png"), ("Annotations", "bmp")])
+def test_two_files_of_one_frame_are_refused(tmp_path, folder, suffix):
+    make_root(tmp_path)
+    Image.fromarray(labels_of(0)).save(tmp_path / folder / "480p/a" / f"00000.{suffix}")
+    with pytest.raises(InputError, match=r"480p/a/00000\.\w+: has the name of 00000\.\w+; keep one of them"):
+        DAVIS(tmp_path)
+
+
+def test_masks_of_other_formats_are_read(tmp_path):
+    make_root(tmp_path)
+    path = tmp_path / "Annotations/480p/a/00001.png"
+    Image.open(path).save(path.with_suffix(".bmp"))
+    path.unlink()
+    np.testing.assert_array_equal(DAVIS(tmp_path).by_name("a").labels(1), labels_of(1))
+
+
 def test_unreadable_and_misfitting_files_are_named(tmp_path):
     make_root(tmp_path)
     video = DAVIS(tmp_path).by_name("a")

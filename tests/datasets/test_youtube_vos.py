@@ -129,6 +129,13 @@ def test_a_missing_mask_of_one_object_is_named(root):
     assert "1 annotation(s) missing: 00005" in message_of(lambda: video.annotated(0))
 
 
+@pytest.mark.parametrize("keys", [("1", "1"), ("1", "01")])
+def test_an_object_that_is_there_twice(root, keys):
+    objects = ", ".join(f'"{key}": {{"category": "cat", "frames": []}}' for key in keys)
+    (root / "train/meta.json").write_text(f'{{"videos": {{"0043f083b5": {{"objects": {{{objects}}}}}}}}}')
+    assert "is there twice" in message_of(lambda: YouTubeVOS(root))
+
+
 def test_wrong_meta(root):
     change_meta(root, "train", lambda videos: videos["0043f083b5"]["objects"].update({"256": {"frames": []}}))
     message = message_of(lambda: YouTubeVOS(root))

@@ -164,11 +164,11 @@ def test_bad_arguments(monkeypatch, capsys, tmp_path, root, predictions, checkpo
 def test_half_copied_data(monkeypatch, capsys, tmp_path, root, predictions):
     half = tmp_path / "half"
     shutil.copytree(root, half)
-    (half / "Annotations/480p/run/10.png").unlink()
+    (half / "Annotations/480p/walk/00006.png").unlink()
     arguments = ("--preset", "davis2017", "--root", half, "--predictions", predictions, "--out", tmp_path / "out")
     assert command(monkeypatch, "evaluate", *arguments) == 2
     line = error_line(capsys)
-    assert str(half / "Annotations/480p/run") in line and "copy the sequence again" in line
+    assert str(half / "Annotations/480p/walk") in line and "copy the sequence again" in line
     shutil.rmtree(half / "JPEGImages")
     assert command(monkeypatch, "evaluate", *arguments) == 2
     line = error_line(capsys)
@@ -252,6 +252,26 @@ def test_stored_masks_score_the_same_with_any_number_of_processes(monkeypatch, t
     assert list(metrics["sequences"]) == list(FRAMES)
     assert metrics["sequences"]["walk"]["G"] == 100 > metrics["sequences"]["run"]["G"] > 0
     assert metrics["protocol"]["name"] == "DAVIS-2017" and metrics["protocol"]["objects"] == 4
+
+
+def test_what_is_to_be_known_of_scores_is_said(monkeypatch, capsys, tmp_path, predictions):
+    root, out = make_davis(tmp_path / "davis"), tmp_path / "out"
+    for frame in ("00006", "00008"):
+        (root / "Annotations/480p/walk" / f"{frame}.png").unlink()
+    for frame in ("00005", "00006", "00008"):  # neither scored nor given
+        (predictions / "walk" / f"{frame}.png").unlink()
+    write_label_map(predictions / "run" / "10.png", np.where(labels_of(1) > 0, labels_of(1), 2))
+    arguments = ("--preset", "davis2017", "--root", root, "--predictions", predictions, "--processes", 1)
+    assert command(monkeypatch, "evaluate", *arguments, "--out", out) == 0
+    notes = [
+        "walk: 2 of 4 frames are annotated, and only those count",
+        f"{predictions / 'run'}: masks have ids that no object has (2); they count as background",
+    ]
+    assert metrics_in(out)["notes"] == notes and metrics_in(out)["G"] == 100
+    printed = capsys.readouterr().out
+    assert all(f"note: {note}\n" in printed for note in notes)
+    assert command(monkeypatch, "evaluate", *arguments, "--out", out, "--submit", tmp_path / "all.zip") == 2
+    assert str(predictions / "walk" / "00005.png") in error_line(capsys, alone=False)
 
 
 def test_bad_packages_and_lists_are_refused_at_once(monkeypatch, capsys, tmp_path, root, predictions):

@@ -145,6 +145,38 @@ def test_only_the_frames_of_the_benchmark_are_scored(tmp_path):
         score_folder(tmp_path, video, "youtube_vos")
 
 
+class Dense(Sparse):
+    """The same with masks of all frames, as DAVIS has."""
+
+    name, annotations, first_frame_of = "dense", range(6), {1: 0}
+
+
+@pytest.mark.parametrize(("dataset", "needed"), [("davis2017", range(1, 5)), ("segtrack_v2", range(1, 6))])
+def test_frames_that_do_not_count_may_be_missing(tmp_path, dataset, needed):
+    video = Dense()
+    for t in needed:
+        write_label_map(tmp_path / f"{t}.png", np.zeros((32, 48), np.uint8) if t == 2 else video.labels(t))
+    scores = score_folder(tmp_path, video, dataset)
+    assert scores[1]["J"]["mean"] == pytest.approx(1 - 1 / len(needed))
+    for t in (0, 5):
+        write_label_map(tmp_path / f"{t}.png", video.labels(t))
+    assert score_folder(tmp_path, video, dataset) == scores
+    (tmp_path / "4.png").unlink()
+    with pytest.raises(InputError, match=r"4\.png"):
+        score_folder(tmp_path, video, dataset)
+
+
+def test_ids_that_no_object_has_are_found_and_count_as_background(tmp_path):
+    video = Dense()
+    for t in range(6):
+        labels = video.labels(t)
+        labels[:4, :4], labels[28:, :4] = 2, 255
+        write_label_map(tmp_path / f"{t}.png", labels)
+    foreign: set[int] = set()
+    scores = score_folder(tmp_path, video, "davis2017", foreign)
+    assert list(scores) == [1] and scores[1]["J"]["mean"] == 1 and foreign == {2, 255}
+
+
 def result(scores: dict, category: str, annotated: bool = True) -> dict:
     return {
         "dataset": "youtube_vos",

@@ -55,7 +55,7 @@ def test_masks_are_refused(complaint, tmp_path, clip, film, first):
 def test_folders_of_masks_are_refused(complaint, tmp_path, clip, film):
     masks = tmp_path / "masks"
     masks.mkdir()
-    assert "has no PNG files" in complaint(clip, masks)
+    assert "has no masks" in complaint(clip, masks)
     write_label_map(masks / f"{FRAMES[0]}.png", FIRST)
     write_label_map(masks / "other.png", FIRST)
     message = complaint(clip, masks)

@@ -160,6 +160,7 @@ def test_forms(tmp_path):
         "{}",
         "[[1, 2, 3, 4]]",
         '{"1": [1, 2, 3]}',
+        '{"1": [1, 2, 3, 4], "1": [5, 6, 7, 8]}',
         '{"1": [1, 2, 3, null]}',
         '{"1": [1, 2, 3, "4"]}',
         '{"1": [1, 2, 3, true]}',
@@ -190,7 +191,20 @@ def test_broken_boxes(tmp_path, text):
     assert message.startswith(f"{path}: ") and "\n" not in message and "x0 y0 x1 y1" in message and len(message) < 600
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"1": []}', '{"1": 5}', '{"1": [[1, 2], 3]}', '{"1": [[1]]}', "1 2", "\0"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        '{"1": []}',
+        '{"1": 5}',
+        '{"1": [[1, 2], 3]}',
+        '{"1": [1, 2], "1": [3, 4]}',
+        '{"1": [[1]]}',
+        "1 2",
+        "\0",
+    ],
+)
 def test_broken_points(tmp_path, text):
     path = tmp_path / "points.txt"
     path.write_text(text)

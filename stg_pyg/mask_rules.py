@@ -10,7 +10,8 @@ The first rule that fits counts:
    their range on. Darkest and brightest need not be 0 and 255.
 6. Greys of 0 to 255 are ids; in a run with ids, a black and white map is one of them (see
    :class:`stg_pyg.label_maps.LabelMaps`).
-7. The indices of an indexed picture are ids where index 0 is its black, or transparent.
+7. The indices of an indexed picture are ids where index 0 is its black, or transparent, and colours fill areas, as
+   those of photographs and of soft edges do not.
 8. Everything else is refused in one line.
 
 An object that is transparent is refused too. Void is no matter of files: 255 is an id like others until
@@ -35,6 +36,7 @@ UInt8Array = NDArray[np.uint8]
 MASK_SUFFIXES = (".png", ".bmp", ".gif", ".pgm", ".pbm", ".ppm", ".tif", ".tiff", ".webp", ".jpg", ".jpeg")
 """What a mask may be called; JPEG among them, so that one is refused and not overlooked."""
 _DARK, _END_OF_BLACK, _BRIGHT = 16, 32, 128  # black of video and less; greys near black; what no soft mask stays below
+_FEW = 4  # of so many indices each may be a tiny object
 _MAX_LEVELS = 32  # more of them are ids only where most fill an area
 _REMEDY = (
     "save it as an indexed PNG, as a grey PNG with the object ids as values, or as a black and white grey PNG for one "
@@ -136,6 +138,8 @@ def _of_indices(image: Image.Image, path: PathLike) -> Mask:
         return mask
     black = [int(index) for index in used if not palette[index].any()]
     if (not palette[0].any() or _is_clear(image)) and not any(black):
+        if _are_shades(indices, used):
+            raise InputError(f"{path}: has {len(used)} colours that fill no areas, as edges and photographs; {_REMEDY}")
         return Mask(indices)
     if white is None:
         what = f"black is index {black[-1]}" if any(black) else "index 0 is not black"
@@ -144,6 +148,12 @@ def _of_indices(image: Image.Image, path: PathLike) -> Mask:
             f"not of the DAVIS palette; {_REMEDY}"
         )
     return white
+
+
+def _are_shades(indices: UInt8Array, used: NDArray[Any]) -> bool:
+    """Whether most of several colours, or most pixels, are in no area of one colour."""
+    flat = _flat(indices)
+    return len(used) > _FEW and (2 * len(_levels(indices[flat])) < len(used) or bool(flat.mean() < 0.5))
 
 
 def _is_clear(image: Image.Image) -> bool:

@@ -46,6 +46,13 @@ def soft(scale: int = 1, low: int = 0, high: int = 255, shift: float = 0.5) -> n
     return np.round(low + values * (high - low)).astype(np.uint8)
 
 
+def shades() -> tuple[np.ndarray, ...]:
+    """Indices of a soft red object, black the first of its colours."""
+    values, indices = np.unique(cv2.GaussianBlur(WHITE, (0, 0), 0.7), return_inverse=True)
+    return indices.reshape(ONE.shape), *((int(v), 0, 0) for v in values)
+
+
+PHOTO = np.random.default_rng(0).integers(0, 256, (*ONE.shape, 3), dtype=np.uint8)
 RED, GREEN, BLACK, PURE_RED = (128, 0, 0), (0, 128, 0), (0, 0, 0), (255, 0, 0)
 TURNED = np.array([2, 1, 0], np.uint8)[TWO]
 """Index 2 is the background, 1 and 0 are the objects."""
@@ -82,6 +89,8 @@ def test_objects_that_can_be_told(tmp_path, picture, expected):
     [
         (indexed(TURNED, (0, 255, 0), PURE_RED, BLACK), "black is index 2, so its background cannot be told"),
         (indexed(TURNED, (0, 255, 0), PURE_RED, (255, 255, 255)), "index 0 is not black"),
+        (Image.fromarray(PHOTO).convert("P"), "colours that fill no areas"),
+        (indexed(*shades()), "colours that fill no areas"),
         (layers(TWO * np.uint8(100), 0, 0), "RGB picture with 3 colours, 2 of them not"),
         (layers(255 - WHITE, 255 - WHITE, 255 - WHITE, WHITE), "its colours show objects where it is transparent"),
         (np.array([100, 180, 255], np.uint8)[TWO], "none of them dark"),

@@ -7,7 +7,9 @@ results are those of the CPU.
 
 import traceback
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
+from unittest import mock
 
 import torch
 from torch import nn
@@ -73,9 +75,14 @@ class FakeCuda(TorchDispatchMode):
     def __enter__(self):
         torch._C._ensureCUDADeviceGuardSet()
         torch._C._set_only_lift_cpu_tensors(True)
+        # The generator of the GPU is that of the processor, which is seeded beside it.
+        calls = {name: lambda *_: None for name in ("get_rng_state", "set_rng_state", "manual_seed")}
+        self._generator = mock.patch.multiple(torch.cuda, **calls, device=nullcontext)
+        self._generator.start()
         return super().__enter__()
 
     def __exit__(self, *error):
+        self._generator.stop()
         torch._C._set_only_lift_cpu_tensors(False)
         return super().__exit__(*error)
 
@@ -125,14 +132,3 @@ class FakeCuda(TorchDispatchMode):
             own = [f for f in traceback.extract_stack() if "/stg_pyg/" in f.filename] or traceback.extract_stack()[-4:]
             self.places[f"{name} {Path(own[-1].filename).name}:{own[-1].lineno}"] += 1
 
-
-def to_cuda(module):
-    """The module with its parameters and buffers on the GPU, in place."""
-    for part in module.modules():
-        for name, value in part._parameters.items():
-            if value is not None:
-                part._parameters[name] = nn.Parameter(CudaTensor(value.data), value.requires_grad)
-        for name, value in part._buffers.items():
-            if value is not None:
-                part._buffers[name] = CudaTensor(value)
-    return module

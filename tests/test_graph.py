@@ -187,6 +187,7 @@ def test_memory_graph_batch_round_trip(sizes, recwarn):
     assert batch.memory_frame_idx.tolist() == [f for r in sizes for f in range(r)]
     for actual, expected in zip(batch.to_data_list(), graphs, strict=True):
         assert_same_graph(actual, expected)
+    assert batch.validate() and all(graph.validate() for graph in graphs)
     assert not [w for w in recwarn if "num_nodes" in str(w.message)]
 
 
@@ -199,3 +200,13 @@ def test_memory_graph_of_several_objects_shifts_both_sides():
     batch = Batch.from_data_list([graph(2, 3), graph(1, 2)])
     assert batch.edge_index.tolist() == [[0, 1, 2, 3, 4], [0, 1, 0, 2, 2]]
     assert batch.num_nodes == 3
+
+
+@pytest.mark.parametrize("edges", [[[3], [0]], [[0], [1]], [[-1], [0]], [[0]]])
+def test_memory_graph_with_an_edge_to_no_node_is_not_valid(edges):
+    graph = random_memory_graph(3)
+    graph.edge_index = torch.tensor(edges)
+    with pytest.raises(ValueError, match="3 and 1 memory and current nodes"):
+        graph.validate()
+    with pytest.warns(UserWarning, match="edge_index"):
+        assert not graph.validate(raise_on_error=False)

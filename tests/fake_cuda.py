@@ -1,8 +1,8 @@
 """A GPU on a machine without one: tensors that claim to be on it while their numbers are on the CPU.
 
-Under :class:`FakeCuda` everything on ``cuda`` is a :class:`CudaTensor`. What a GPU refuses raises (tensors of two devices
-in one operation, an operation without a kernel for it), what makes the processor wait for it is counted, and the
-results are those of the CPU.
+Under :class:`FakeCuda` everything on ``cuda`` is a :class:`CudaTensor`. What a GPU refuses raises (tensors of two
+devices in one operation, an operation without a kernel for it), what makes the processor wait for it is counted, and
+the results are those of the CPU.
 """
 
 import traceback
@@ -53,7 +53,9 @@ class CudaTensor(torch.Tensor):
         return torch.tensor(data, dtype=dtype or self.dtype, device=CUDA)
 
     def __getitem__(self, index):  # a list would become a tensor on `meta`, which has no numbers
-        return super().__getitem__(tree_map_only(list, lambda x: torch.tensor(x, device=CUDA), index, lambda x: isinstance(x, list)))
+        return super().__getitem__(
+            tree_map_only(list, lambda x: torch.tensor(x, device=CUDA), index, lambda x: isinstance(x, list))
+        )
 
     def __repr__(self):
         return f"CudaTensor({self.held})"
@@ -131,4 +133,3 @@ class FakeCuda(TorchDispatchMode):
         if reads:
             own = [f for f in traceback.extract_stack() if "/stg_pyg/" in f.filename] or traceback.extract_stack()[-4:]
             self.places[f"{name} {Path(own[-1].filename).name}:{own[-1].lineno}"] += 1
-

@@ -84,7 +84,11 @@ def test_a_training_step_of_the_graph(name):
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_training_step_of_the_segmentation_network(name):
     net = shrunken(name)[1].segmentation.train()
-    batch = torch.randint(256, (2, 3, 32, 32)).byte(), torch.zeros(2, 32, 32).byte(), torch.full((2, 32, 32), 255).byte()
+    batch = (
+        torch.randint(256, (2, 3, 32, 32)).byte(),
+        torch.zeros(2, 32, 32).byte(),
+        torch.full((2, 32, 32), 255).byte(),
+    )
     losses = []
     for device in (torch.device("cpu"), CUDA):
         with FakeCuda() if device == CUDA else nullcontext():
@@ -141,7 +145,12 @@ def test_what_a_gpu_refuses_raises():
     with FakeCuda():
         x = torch.ones(3).to(CUDA)
         assert x.device == CUDA and (x + torch.tensor(1.0)).device == CUDA
-        refused = [lambda: x + torch.ones(3), lambda: torch.ones(3)[x.long()], x.numpy, lambda: x.copy_(torch.ones(3)) @ torch.ones(3)]
+        refused = [
+            lambda: x + torch.ones(3),
+            lambda: torch.ones(3)[x.long()],
+            x.numpy,
+            lambda: x.copy_(torch.ones(3)) @ torch.ones(3),
+        ]
         for call in refused:
             with pytest.raises(RuntimeError):
                 call()

@@ -201,6 +201,6 @@ def test_devices_of_torch_scatter(monkeypatch, version, installed, devices):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("torch_geometric.typing.WITH_TORCH_SCATTER", installed)
         patch.setattr(torch.ops.torch_scatter, "cuda_version", lambda: version, raising=False)
-        assert importlib.reload(selection).SCATTER_DEVICES == devices
+        assert devices == importlib.reload(selection).SCATTER_DEVICES
         assert select_best(torch.tensor([0.1, 0.9]), torch.tensor([0, 0]), 1).tolist() == [1]
     importlib.reload(selection)

@@ -46,7 +46,8 @@ class MaskPropagation(MessagePassing):
 
     Shapes:
         - **input:** node masks :math:`(|\mathcal{V}|, *)`, edge indices :math:`(2, |\mathcal{E}|)`, also as an
-          :class:`~torch_geometric.EdgeIndex`, or a sparse transposed adjacency :math:`(|\mathcal{V}|, |\mathcal{V}|)` whose values are the weights,
+          :class:`~torch_geometric.EdgeIndex`, or a sparse transposed adjacency
+          :math:`(|\mathcal{V}|, |\mathcal{V}|)` whose values are the weights,
           edge weights :math:`(|\mathcal{E}|)` *(optional)*, batch vector :math:`(|\mathcal{V}|)`, sorted *(optional)*,
           boxes :math:`(|\mathcal{V}|, 4)` *(optional)*
         - **output:** node masks :math:`(|\mathcal{V}|, *)`

@@ -98,7 +98,7 @@ class MaskPropagation(MessagePassing):
             raise ValueError(f"'x' must be floating point (got {x.dtype}): convert the masks, or use backend='region'")
         h = x.reshape(x.size(0), math.prod(x.shape[1:]))
         if x.size(0) > 0 and self.num_steps > 0:
-            backend = self._choose_backend(h, edge_index, batch is not None or sizes is not None)
+            backend = self._choose_backend(h, edge_index, batch, sizes)
             if backend == "closed":
                 counts, powers = self._powers(edge_index, edge_weight, h.size(0), batch, h.dtype, sizes)
                 h = _apply_powers(powers, h, counts)
@@ -185,7 +185,7 @@ class MaskPropagation(MessagePassing):
             return "fused"
         return "edgewise" if self._propagate_forward_pre_hooks or self._propagate_forward_hooks else None
 
-    def _choose_backend(self, h: Tensor, edge_index: Adj, known_graphs: bool) -> str:
+    def _choose_backend(self, h: Tensor, edge_index: Adj, batch: OptTensor, sizes: Sequence[int] | None = None) -> str:
         if self.backend != "auto":
             return self.backend
         if observed := self._observed():
@@ -194,7 +194,7 @@ class MaskPropagation(MessagePassing):
             return "fused"
         num_nodes = h.size(0)
         dense = num_nodes <= _SMALL_GRAPH or 2 * edge_index.size(1) >= num_nodes * (num_nodes - 1)
-        return "closed" if dense or known_graphs else "fused"
+        return "closed" if dense or batch is not None or sizes is not None else "fused"
 
     def _stepwise(self, h: Tensor, edge_index: Adj, edge_weight: OptTensor, fused: bool) -> Tensor:
         dtype = h.dtype

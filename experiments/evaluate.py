@@ -12,7 +12,7 @@ from datasets.base import VideoSequence
 from experiments import checkpoints, cli
 from experiments.jobs import Job
 from experiments.layers_option import add_layers, check_layers, with_layers
-from experiments.presets import PRESETS, Preset, find_preset, open_split
+from experiments.presets import PRESETS, Preset, benchmark_alpha, find_preset, open_split
 from experiments.rows import table_rows
 from experiments.scoring import score_videos, summarize_row
 from experiments.stored_masks import score_stored
@@ -133,8 +133,8 @@ def choose_preset(args: argparse.Namespace) -> Preset:
     if args.preset is None:
         return preset
     benchmark = find_preset(args.preset)
-    changes = {name: getattr(benchmark, name) for name in ("dataset", "val_split", "test_alpha", "resolution")}
-    return dataclasses.replace(preset, **changes)
+    changes = {name: getattr(benchmark, name) for name in ("dataset", "val_split", "resolution")}
+    return dataclasses.replace(preset, **changes, test_alpha=benchmark_alpha(benchmark.dataset, preset.size))
 
 
 def evaluate_model(

@@ -56,6 +56,11 @@ class Job:
         return self.out / "trace" / sequence
 
 
+def learning_seed(job: Job) -> int:
+    """What online learning and the updates of a network draw from."""
+    return job.seed if job.online_seed is None else job.online_seed
+
+
 def settings_of(job: Job) -> dict[str, Any]:
     """What the results of a video depend on, as plain values."""
     return fingerprint(job, job.device)

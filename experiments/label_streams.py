@@ -12,7 +12,7 @@ import torch
 
 from datasets.base import VideoSequence
 from experiments import cli
-from experiments.jobs import Job
+from experiments.jobs import Job, learning_seed
 from experiments.oracle import OracleScores
 from stg_pyg.coco import open_proposals
 from stg_pyg.encoded import ProposalSource
@@ -50,7 +50,7 @@ def stream_labels(
     device = torch.device(job.device)
     mixed_precision = cli.bfloat16_is_fast(device) and device.type == "cpu"
     first = min(given, default=video.num_frames)
-    stream = VideoSegmenter(model, flow, job.preset.crop_size, mixed_precision, first_frame=first)
+    stream = VideoSegmenter(model, flow, job.preset.crop_size, mixed_precision, first, learning_seed(job))
     source = _opened(job.proposals, job.proposals.stat().st_mtime_ns) if job.proposals is not None else None
     if source is not None:
         source.check(video.name, video.frame_names)

@@ -12,7 +12,7 @@ from torch import nn
 
 from datasets.base import VideoSequence
 from experiments import cli
-from experiments.jobs import Job
+from experiments.jobs import Job, learning_seed
 from experiments.label_streams import given_masks
 from stg_pyg.lucid import LucidConfig
 from stg_pyg.model import STGNet
@@ -106,8 +106,7 @@ def learn(job: Job, model: STGNet, video: VideoSequence) -> Learned:
         job.preset.online_batch_size,
         job.preset.online_learning_rate,
         torch.device(job.device),
-        zlib.crc32(video.name.encode(errors="surrogateescape"))
-        ^ (job.seed if job.online_seed is None else job.online_seed),
+        zlib.crc32(video.name.encode(errors="surrogateescape")) ^ learning_seed(job),
     )
     networks = adapted_networks(model, [video.image(t)], [labels], lesson)
     return Learned(networks, time.perf_counter() - started)

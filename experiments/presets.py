@@ -199,6 +199,12 @@ def find_preset(name: str) -> Preset:
     return preset
 
 
+def benchmark_alpha(dataset: str, size: str) -> float | None:
+    """alpha of Eq. 3 that a model of networks of this size is run with on a data set; None: its own."""
+    preset = PRESETS.get(f"{dataset}-{size}")
+    return None if preset is None else preset.test_alpha
+
+
 def _open_synthetic(split: str, seed: int) -> list[VideoSequence]:
     counts = {"train": 40, "val": 8, "test": 10}
     if split not in counts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -72,6 +73,18 @@ class MemoryGraph(Data):
         if key == "edge_index":
             return torch.tensor([[self.memory_mask.size(0)], [self.mask.size(0)]])
         return super().__inc__(key, value, *args, **kwargs)
+
+    def validate(self, raise_on_error: bool = True) -> bool:
+        """Whether every edge goes from a memory node to a current node; warns where not, or raises ValueError."""
+        sizes = torch.tensor([[self.memory_mask.size(0)], [self.mask.size(0)]], device=self.edge_index.device)
+        if self.edge_index.shape[:-1] == (2,) and bool(((self.edge_index >= 0) & (self.edge_index < sizes)).all()):
+            return True
+        counts = " and ".join(str(n) for n in sizes.flatten().tolist())
+        problem = f"'edge_index' must be [2, E] with numbers of the {counts} memory and current nodes of {self}"
+        if raise_on_error:
+            raise ValueError(problem)
+        warnings.warn(problem, stacklevel=2)
+        return False
 
 
 def fully_connected_edge_index(num_nodes: int, device: torch.device | str | None = None) -> Tensor:

@@ -134,12 +134,17 @@ class MemoryBank:
         if buffer is None:
             return value[None].clone()
         if torch.is_grad_enabled() or not self.detach:
-            return torch.cat([buffer[:slot], value[None], buffer[slot + 1 : len(self)]])
+            return _cat([buffer[:slot], value[None], buffer[slot + 1 : len(self)]])
         if slot == len(buffer):
             capacity = 2 * slot if self.max_frames is None else min(2 * slot, self.max_frames)
-            buffer = torch.cat([buffer, buffer.new_empty(capacity - slot, *buffer.shape[1:])])
+            buffer = _cat([buffer, buffer.new_empty(capacity - slot, *buffer.shape[1:])])
         buffer[slot] = value
         return buffer
+
+
+def _cat(parts: Sequence[Tensor]) -> Tensor:
+    with torch.autocast(parts[0].device.type, enabled=False):  # it refuses tensors of another half precision than its
+        return torch.cat(list(parts))
 
 
 def read_batch(banks: Sequence[MemoryBank]) -> tuple[Tensor, Tensor, Tensor]:
@@ -160,7 +165,6 @@ def read_batch(banks: Sequence[MemoryBank]) -> tuple[Tensor, Tensor, Tensor]:
     if len(filled) == 1:
         _, masks, keys, _ = filled[0]
     else:
-        masks = torch.cat([entry[1] for entry in filled])
-        keys = torch.cat([entry[2] for entry in filled])
+        masks, keys = _cat([entry[1] for entry in filled]), _cat([entry[2] for entry in filled])
     owner = torch.tensor([position for position, _, _, frames in filled for _ in frames], device=masks.device)
     return masks, keys, torch.stack([torch.arange(len(masks), device=masks.device), owner])

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from stg_pyg.lucid import LucidConfig
-from stg_pyg.training import LucidBatches, batches, learning_rate, segmentation_step
+from stg_pyg.training import LucidBatches, batches, drawn_from, learning_rate, segmentation_step
 
 WARM_UP = 10
 
@@ -67,6 +67,7 @@ class Schedule:
         return warm if step < WARM_UP else learning_rate(int(progress), self.steps, self.peak, WARM_UP)
 
 
+@torch.inference_mode(False)
 def learn_online(
     net: nn.Module,
     image: np.ndarray | list[np.ndarray],
@@ -90,6 +91,7 @@ def learn_online(
             very video is what the object must be told from.
         steps: most steps.
         peak: highest learning rate.
+        seed: of the samples and of dropout, which depend on it and on the step alone.
         seconds: most seconds; none: as long as the steps take.
     """
     adapted = copy.deepcopy(net).to(device)
@@ -107,7 +109,7 @@ def learn_online(
             break
         for group in optimizer.param_groups:
             group["lr"] = rate
-        with torch.enable_grad():
+        with torch.enable_grad(), drawn_from(device, seed, 4, step):
             segmentation_step(adapted, optimizer, batch, device, mixed_precision)
     return adapted.eval()
 
@@ -120,6 +122,12 @@ def of_one_video(config: LucidConfig) -> LucidConfig:
 def train_mode(net: nn.Module) -> None:
     """Lets a network learn, but for the statistics of its normalisation: crops of one object are no fair sample."""
     net.train().requires_grad_(True)
+    freeze_statistics(net)
+
+
+def freeze_statistics(net: nn.Module) -> None:
+    """Lets batch normalisation of a network in training use the statistics that it has and leave them as they are; its
+    scales and shifts still learn."""
     for module in net.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()

@@ -14,10 +14,12 @@ from stg_pyg.crops import crop_windows, normalize_image
 from stg_pyg.dreams import Dreamer
 from stg_pyg.losses import ONLINE_REMEDY, check_finite
 from stg_pyg.online import Schedule, train_mode
+from stg_pyg.training import drawn_from
 
 DRAWS = 20
 
 
+@torch.inference_mode(False)
 def learn_keys_online(
     encoder: nn.Module,
     attention: nn.Module,
@@ -62,7 +64,7 @@ def learn_keys_online(
             break
         for group in optimizer.param_groups:
             group["lr"] = rate
-        with torch.enable_grad():
+        with torch.enable_grad(), drawn_from(device, seed, 5, step):
             loss = retrieval_loss(adapted, attention, *pair)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()

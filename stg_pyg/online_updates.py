@@ -16,7 +16,7 @@ from stg_pyg.dreams import DreamCache
 from stg_pyg.lucid import LucidConfig, draw_sample
 from stg_pyg.online import AnnotatedFrames, of_one_video, train_mode
 from stg_pyg.proposals import Proposals
-from stg_pyg.training import SegmentationBatch, segmentation_step, stack_samples
+from stg_pyg.training import SegmentationBatch, drawn_from, segmentation_step, stack_samples
 
 MIN_QUALITY = 0.75
 """A result is learned from when the network expects its best proposals to have this IoU with the true mask,"""
@@ -68,9 +68,10 @@ class OnlineUpdates:
         config: ``update_every``, ``update_steps`` and ``update_rate``.
         crop_size: side S of the crops.
         mixed_precision: train in bfloat16.
-        seed: of the samples, which depend on it and on the number of the frame alone.
+        seed: of the samples and of dropout, which depend on it and on the number of the frame alone.
     """
 
+    @torch.inference_mode(False)
     def __init__(self, net: nn.Module, config: STGConfig, crop_size: int, mixed_precision: bool = False, seed: int = 0):
         self.net = copy.deepcopy(net)
         self.config, self.mixed_precision, self.seed = config, mixed_precision, seed
@@ -105,7 +106,7 @@ class OnlineUpdates:
         device = next(self.net.parameters()).device
         for step in range(self.config.update_steps):
             batch = self._draw(np.random.default_rng([self.seed, 3, t, step]))
-            with torch.enable_grad():
+            with torch.enable_grad(), drawn_from(device, self.seed, 6, t, step):
                 segmentation_step(self.net, self._optimizer, batch, device, self.mixed_precision)
         return True
 

@@ -12,10 +12,12 @@ from torch_geometric.typing import WITH_TORCH_SCATTER
 from stg_pyg.boxes import box_iou, paired_box_iou
 from stg_pyg.nn.region import MaskRegions
 
+SCATTER_DEVICES: tuple[str, ...] = ()
+"""Types of the devices that torch-scatter has kernels for: built without nvcc it has none for CUDA."""
 if WITH_TORCH_SCATTER:
-    from torch_scatter import scatter_max as _scatter_max
-else:
-    _scatter_max = None
+    import torch_scatter
+
+    SCATTER_DEVICES = ("cpu",) if torch.ops.torch_scatter.cuda_version() == -1 else ("cpu", "cuda")
 
 
 def selection_score(masks: Tensor, boxes_of_masks: Tensor, p: Tensor, q: Tensor, lambda1: float = 0.4) -> Tensor:
@@ -187,8 +189,8 @@ def select_best(scores: Tensor, batch: Tensor, num_graphs: int) -> Tensor:
     """
     limit = torch.finfo(scores.dtype).min / 2
     scores = scores.detach().nan_to_num(nan=limit).clamp(min=limit)
-    if _scatter_max is not None:
-        best = _scatter_max(scores, batch, dim=0, dim_size=num_graphs)[0]
+    if scores.device.type in SCATTER_DEVICES:
+        best = torch_scatter.scatter_max(scores, batch, dim=0, dim_size=num_graphs)[0]
     else:
         best = scores.new_zeros(num_graphs).scatter_reduce(0, batch, scores, "amax", include_self=False)
     # The argument that a parallel maximum returns depends on the order of its threads where scores are equal.

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from stg_pyg.appearance import ColourModel
@@ -27,6 +28,7 @@ from stg_pyg.proposals import Proposals
 from stg_pyg.proposer import GuidedProposer, ObjectView
 from stg_pyg.second_look import look_again
 from stg_pyg.stages import stage
+from stg_pyg.step_inputs import check_proposals, given_masks, image_forms, outside_inference_mode
 
 
 @dataclass
@@ -57,6 +59,7 @@ class VideoSegmenter:
         crop_size: side of the crops of the segmentation network.
         mixed_precision: run the segmentation network in bfloat16.
         first_frame: position of the first frame in its sequence, for flow that is stored by frame.
+        seed: of what the updates of the segmentation network draw (``config.update_every``).
 
     Example:
         >>> video = VideoSegmenter(model)
@@ -71,6 +74,7 @@ class VideoSegmenter:
         crop_size: int = 128,
         mixed_precision: bool = False,
         first_frame: int = 0,
+        seed: int = 0,
     ):
         self.model, self.config = model, model.config
         self.flow = flow or DISFlow("medium", max_size=480)
@@ -79,7 +83,7 @@ class VideoSegmenter:
         net = model.segmentation
         if net is not None:
             if self.config.update_every > 0 and not model.training:
-                self.updates = OnlineUpdates(net, self.config, crop_size, mixed_precision)
+                self.updates = OnlineUpdates(net, self.config, crop_size, mixed_precision, seed)
                 net = self.updates.net
             self.proposer = GuidedProposer(net, crop_size, self.config.crop_margin, mixed_precision)
         self.frame_idx, self.first_frame = -1, first_frame
@@ -92,36 +96,46 @@ class VideoSegmenter:
         tensors = itertools.chain(self.model.parameters(), self.model.buffers())
         return next(tensors, torch.empty(0)).device
 
-    @stage("frame")
     def step(
         self,
-        image: np.ndarray | Tensor,
+        image: ArrayLike | Tensor,
         proposals: ProposalSet | None = None,
-        masks: np.ndarray | Tensor | None = None,
+        masks: ArrayLike | Tensor | None = None,
         target: Tensor | None = None,
     ) -> StepResult:
         """The next frame of the video.
 
         Args:
-            image: RGB, uint8 [H, W, 3] or float [3, H, W] in [0, 1].
+            image: RGB, uint8 [H, W, 3], as an array or a picture of PIL, or a float tensor [3, H, W] in [0, 1].
             proposals: from anywhere, encoded ones too; none: the segmentation network makes them.
-            masks: [H, W] label map of objects given in this frame, new ones or corrections; it overrules the result.
+            masks: [H, W] label map of objects given in this frame, new ones or corrections, as an array, a tensor or a
+                picture of PIL (indexed or grey); it overrules the result.
             target: [K, H, W] true masks, for training.
 
         Raises:
-            InputError: if sizes do not fit, or the first frame has no object.
+            InputError: if sizes or values do not fit, or the first frame has no object.
         """
-        array, tensor = _image_forms(image, self.device)
-        given = self._given(masks, tensor)
+        with outside_inference_mode():
+            return self._step(image, proposals, masks, target)
+
+    @stage("frame")
+    def _step(
+        self,
+        image: ArrayLike | Tensor,
+        proposals: ProposalSet | None,
+        masks: ArrayLike | Tensor | None,
+        target: Tensor | None,
+    ) -> StepResult:
+        array, tensor = image_forms(image, self.device)
+        given = {} if masks is None else given_masks(masks, tensor)
         if not self.objects and not given:
             raise InputError("the first frame needs a mask with at least one object: pass masks=<label map>")
         if self._images and self._images[-1].shape != array.shape:
             raise InputError(f"the frame is {array.shape[1]} x {array.shape[0]}, the one before it was another size")
         if self.objects and proposals is None and self.proposer is None:
             raise InputError("no proposals were given and the model has no segmentation network to make them")
-        if proposals is not None and proposals.size != tuple(tensor.shape[1:]):
-            size, wanted = (f"{w} x {h}" for h, w in (proposals.size, tensor.shape[1:]))
-            raise InputError(f"the proposals are for frames of {size} pixels and the frame is {wanted}")
+        if proposals is not None:
+            check_proposals(proposals, tensor)
         self.frame_idx += 1
         result: StepResult | None = None
         if self.objects:
@@ -157,19 +171,6 @@ class VideoSegmenter:
             ids = [i for i, good in zip(result.obj_ids, trusted, strict=True) if good and i not in parts]
             self.updates.see(self.frame_idx, array, shown, ids)
         self.updates.learn(self.frame_idx)
-
-    def _given(self, masks: np.ndarray | Tensor | None, image: Tensor) -> dict[int, Tensor]:
-        if masks is None:
-            return {}
-        labels = torch.as_tensor(np.ascontiguousarray(masks) if isinstance(masks, np.ndarray) else masks)
-        labels = labels.to(self.device)
-        if labels.shape != image.shape[1:]:
-            size, wanted = " x ".join(map(str, labels.shape)), f"{image.shape[1]} x {image.shape[2]}"
-            raise InputError(f"the mask is {size} and the image {wanted} (height x width): they must be equal")
-        ids = [int(i) for i in labels.unique() if int(i) != 0]
-        if ids and (min(ids) < 0 or max(ids) > 255):
-            raise InputError("object ids must be 1 to 255")
-        return {obj_id: (labels == obj_id).to(image.dtype) for obj_id in ids}
 
     def _segment(
         self, array: np.ndarray, image: Tensor, proposals: ProposalSet | None, target: Tensor | None
@@ -334,16 +335,3 @@ class VideoSegmenter:
         config = self.config
         dtype = getattr(torch, config.memory_dtype)
         return MemoryBank(config.memory_frames, dtype=dtype, cell=config.memory_cell)
-
-
-def _image_forms(image: np.ndarray | Tensor, device: torch.device) -> tuple[np.ndarray, Tensor]:
-    """The frame as uint8 [H, W, 3] for the flow and as float [3, H, W] for the network."""
-    if isinstance(image, np.ndarray):
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-            raise InputError(f"an image must be uint8 [H, W, 3], not {image.dtype} {list(image.shape)}")
-        array = np.array(image, order="C")  # a copy, as the caller may use the memory for the next frame
-        return array, torch.from_numpy(array).to(device).permute(2, 0, 1).float() / 255
-    if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
-        raise InputError(f"an image tensor must be float [3, H, W] in [0, 1], not {image.dtype} {list(image.shape)}")
-    array = (image.detach().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
-    return array, image.to(device, torch.float32)

@@ -126,7 +126,8 @@ class Tracer:
         Where the network sees a frame again, as an object was found, the last time counts; objects may come in groups.
         """
         frame = inputs[0]
-        self._parts[tuple(frame.obj_ids)] = trace_part(model, frame, output) | self._attention(frame, output)
+        with torch.autocast(output.masks.device.type, enabled=False):
+            self._parts[tuple(frame.obj_ids)] = trace_part(model, frame, output) | self._attention(frame, output)
 
     def _attention(self, frame: FrameInput, output: FrameOutput) -> Part:
         model = self.model

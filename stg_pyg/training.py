@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -83,6 +83,20 @@ def batches(dataset: Dataset[T], workers: int) -> Iterator[T]:
         prefetch_factor=4 if workers else None,
     )
     return iter(loader)
+
+
+@contextmanager
+def drawn_from(device: torch.device, *key: int) -> Iterator[None]:
+    """Lets what PyTorch draws on the processor and on ``device``, as dropout does, depend on numbers alone: those of
+    ``key``. The generators are afterwards as they were."""
+    cuda = [device] if device.type == "cuda" else []
+    number = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
+    with torch.random.fork_rng(cuda):
+        torch.default_generator.manual_seed(number)
+        for gpu in cuda:
+            with torch.cuda.device(gpu):
+                torch.cuda.manual_seed(number)
+        yield
 
 
 @dataclass(frozen=True)

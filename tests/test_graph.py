@@ -187,6 +187,7 @@ def test_memory_graph_batch_round_trip(sizes, recwarn):
     assert batch.memory_frame_idx.tolist() == [f for r in sizes for f in range(r)]
     for actual, expected in zip(batch.to_data_list(), graphs, strict=True):
         assert_same_graph(actual, expected)
+    assert batch.validate() and all(graph.validate() for graph in graphs)
     assert not [w for w in recwarn if "num_nodes" in str(w.message)]
 
 
@@ -214,3 +215,13 @@ def test_weights_leave_a_denominator_to_equation_5(dtype):
     assert bool(weight.grad.isfinite().all())
     mixed = torch.tensor([-0.2, 0.0, 0.8])
     assert torch.equal(bounded_weight(mixed, torch.tensor([0, 0, 1]), 2), mixed)
+
+
+@pytest.mark.parametrize("edges", [[[3], [0]], [[0], [1]], [[-1], [0]], [[0]]])
+def test_memory_graph_with_an_edge_to_no_node_is_not_valid(edges):
+    graph = random_memory_graph(3)
+    graph.edge_index = torch.tensor(edges)
+    with pytest.raises(ValueError, match="3 and 1 memory and current nodes"):
+        graph.validate()
+    with pytest.warns(UserWarning, match="edge_index"):
+        assert not graph.validate(raise_on_error=False)

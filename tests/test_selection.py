@@ -1,5 +1,8 @@
+import importlib
+
 import pytest
 import torch
+from fake_cuda import FakeCuda
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,8 +16,8 @@ FLOATS = [torch.float32, torch.float64]
 @pytest.fixture(params=["torch_scatter", "torch"])
 def backend(request, monkeypatch):
     if request.param == "torch":
-        monkeypatch.setattr(selection, "_scatter_max", None)
-    elif selection._scatter_max is None:
+        monkeypatch.setattr(selection, "SCATTER_DEVICES", ())
+    elif "cpu" not in selection.SCATTER_DEVICES:
         pytest.skip("torch-scatter is not installed")
     return request.param
 
@@ -174,5 +177,30 @@ def test_select_best_of_both_backends_agrees_with_python(entries):
         expected.append(max(mine, key=lambda i: entries[i][1]) if mine else -1)
     assert select_best(scores, batch, 5).tolist() == expected
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(selection, "_scatter_max", None)
+        patch.setattr(selection, "SCATTER_DEVICES", ())
         assert select_best(scores, batch, 5).tolist() == expected
+
+
+@pytest.mark.skipif("cpu" not in selection.SCATTER_DEVICES, reason="torch-scatter is not installed")
+def test_select_best_without_kernels_of_torch_scatter_for_the_device(monkeypatch):
+    scores, batch = torch.tensor([0.1, 0.9, 0.3, 0.2, 0.7]), torch.tensor([0, 0, 2, 2, 2])
+    monkeypatch.setattr(selection, "SCATTER_DEVICES", ("cpu",))
+    with FakeCuda():
+        on_gpu = scores.to("cuda"), batch.to("cuda")
+        with pytest.raises(RuntimeError):  # what must not be called does refuse
+            selection.torch_scatter.scatter_max(*on_gpu)
+        assert select_best(*on_gpu, 4).tolist() == [1, -1, 4, -1]
+
+
+@pytest.mark.parametrize(
+    "version, installed, devices", [(-1, True, ("cpu",)), (12040, True, ("cpu", "cuda")), (-1, False, ())]
+)
+def test_devices_of_torch_scatter(monkeypatch, version, installed, devices):
+    if installed and not selection.WITH_TORCH_SCATTER:
+        pytest.skip("torch-scatter is not installed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("torch_geometric.typing.WITH_TORCH_SCATTER", installed)
+        patch.setattr(torch.ops.torch_scatter, "cuda_version", lambda: version, raising=False)
+        assert devices == importlib.reload(selection).SCATTER_DEVICES
+        assert select_best(torch.tensor([0.1, 0.9]), torch.tensor([0, 0]), 1).tolist() == [1]
+    importlib.reload(selection)

@@ -221,8 +221,8 @@ class Run:
         model = self.model.to(self.device).eval()
         arguments = (model, flow, self.preset.crop_size, mixed_precision)
         if self.args.max_objects_at_once is not None:
-            return GroupedSegmenter(*arguments, max_objects=self.args.max_objects_at_once)
-        return VideoSegmenter(*arguments)
+            return GroupedSegmenter(*arguments, max_objects=self.args.max_objects_at_once, seed=self.args.seed)
+        return VideoSegmenter(*arguments, seed=self.args.seed)
 
     def _segment_shapes(self, given: GivenShapes) -> None:
         net, config = self.model.segmentation, self.model.config

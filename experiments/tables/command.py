@@ -12,7 +12,7 @@ from typing import Any
 from datasets.base import VideoSequence
 from experiments import checkpoints, cli, distributed
 from experiments.jobs import Job
-from experiments.presets import Preset, find_preset, open_split
+from experiments.presets import Preset, benchmark_alpha, open_split
 from experiments.rows import table_rows
 from experiments.scoring import collect, score_share, summarize_row
 from experiments.tables.files import draw, to_csv, to_markdown
@@ -132,7 +132,7 @@ def find_runs(roots: Sequence[Path], preset: Preset, split: str | None, seed: in
 
 def make_job(args: argparse.Namespace, config: STGConfig, run: Run, steps: int) -> Job:
     """One run of the full model."""
-    alpha = find_preset(f"{run.target.dataset}-{run.preset.size}").test_alpha
+    alpha = benchmark_alpha(run.target.dataset, run.preset.size)
     names = [video.name for video in run.videos]
     proposals = next((p for p in args.proposals if set(open_proposals(p).sequences) & set(names)), None)
     options: dict[str, Any] = {"online_steps": steps, "update_every": config.update_every if steps else 0}

@@ -79,8 +79,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--weights",
         metavar="auto|none|PATH",
-        help="pretrained weights that the networks start from: auto, torchvision's; none; a file or a folder with "
-        "torchvision's files; default: none for small presets, auto for the others",
+        help="pretrained weights that the networks start from: auto, torchvision's; none; a folder with torchvision's "
+        "files, for --stage detector also a file; default: none for small presets, auto for the others",
     )
     parser.add_argument(
         "--init",
@@ -148,7 +148,22 @@ def preset_of(args: argparse.Namespace) -> Preset:
         raise InputError(
             f"--weights {args.weights}: preset {preset.name} has no pretrained weights; choose a paper preset"
         )
+    if preset.size == "paper" and args.stage != "detector" and args.init is None:
+        check_weights(args.weights, preset)
     return preset
+
+
+def check_weights(weights: str | None, preset: Preset) -> None:
+    """Complains of a file where several networks are asked for.
+
+    Raises:
+        InputError: the path is no folder.
+    """
+    if weights not in (None, "auto", "none") and not Path(weights).is_dir():
+        raise InputError(
+            f"--weights {weights}: preset {preset.name} starts from three networks, which no one file holds; give a "
+            "folder with resnet101.pth, resnet50.pth and deeplabv3_resnet101.pth, or these under torchvision's names"
+        )
 
 
 def score_table(args: argparse.Namespace, preset: Preset) -> None:

@@ -24,10 +24,11 @@ from experiments.train.loop import History, Log, run_steps
 from stg_pyg.errors import InputError
 from stg_pyg.losses import check_finite, stg_loss_batched
 from stg_pyg.model import STGNet
+from stg_pyg.online import freeze_statistics
 from stg_pyg.rough_masks import corrupt_mask
 from stg_pyg.selection import paired_mask_iou
 from stg_pyg.stream import StepResult, VideoSegmenter
-from stg_pyg.training import learning_rate
+from stg_pyg.training import drawn_from, learning_rate
 
 CLIP_FRAMES = 6
 MAX_STRIDE = 4
@@ -51,7 +52,8 @@ def train_graph(
     """Trains everything but the segmentation network of ``model``, in place; resumable as the first stage is.
 
     Of the clips of a step every process takes some, one after the other. The graph is trained in float32; of
-    ``precision`` is the segmentation network that makes its proposals, if that is bfloat16.
+    ``precision`` is the segmentation network that makes its proposals, if that is bfloat16. Batch normalisation of the
+    encoders keeps its statistics, as detectors do that learn on few pictures at a time.
 
     Returns:
         One entry {"step", "loss", "distance", "bce", "gate"} every 10 steps, means over their frames.
@@ -86,11 +88,10 @@ def train_graph(
         sums = dict.fromkeys(TERMS, 0.0)
         for clip in range(step * batch_size + process_group.rank(), (step + 1) * batch_size, process_group.size()):
             rng = np.random.default_rng([seed, 1, clip])
-            terms, seen[:] = train_clip(model, videos, preset, rng, precision == torch.bfloat16)
+            with drawn_from(device, seed, 8, clip):
+                terms, seen[:] = train_clip(model, videos, preset, rng, precision == torch.bfloat16)
             sums = {name: sums[name] + terms[name] for name in TERMS}
         process_group.sum_gradients(trained)
-        for encoder in (model.feature_encoder, model.key_encoder):
-            process_group.average_buffers(encoder)
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         totals = process_group.total(sums)
@@ -131,6 +132,8 @@ def train_clip(
     """
     images, labels = draw_clip(videos, rng, preset.graph_frame_size)
     model.train()
+    for encoder in (model.feature_encoder, model.key_encoder):
+        freeze_statistics(encoder)  # those of one frame would do for no other
     stream = VideoSegmenter(model, crop_size=preset.crop_size, mixed_precision=mixed_precision)
     with torch.no_grad():
         stream.step(images[0], masks=labels[0])

@@ -166,14 +166,6 @@ def sum_gradients(parameters: Sequence[nn.Parameter]) -> None:
         parameter.grad = grad.view_as(parameter).clone() if count else None
 
 
-def average_buffers(module: nn.Module) -> None:
-    """Replaces the statistics that the processes keep, of batch normalisation, by their means."""
-    for buffer in module.buffers():
-        if size() > 1 and buffer.is_floating_point():
-            dist.all_reduce(buffer)
-            buffer /= size()
-
-
 class _SumOverProcesses(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ from stg_pyg.training import (
     LucidBatches,
     Part,
     SegmentationBatch,
+    drawn_from,
     learning_rate,
     optimisation_step,
     segmentation_losses,
@@ -55,8 +56,8 @@ def train_segmentation(
     """Trains ``net`` in place and leaves the averaged weights in it.
 
     The state is written to ``path`` every two minutes and at the end; with ``resume`` training goes on from there,
-    and as the samples of a step depend on nothing but the seed and the step, it ends as if it had not stopped, on any
-    number of processes.
+    and as the samples and the dropout of a step depend on nothing but the seed and the step, it ends as if it had not
+    stopped. Without dropout, which every process draws for its own samples, that holds on any number of processes.
 
     Args:
         precision: of the forward pass.
@@ -98,7 +99,8 @@ def train_segmentation(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps, preset.learning_rate)
         seen[:] = next(drawn)
-        losses = optimisation_step(replica, optimizer, seen, losses_of, max_norm=MAX_NORM, scaler=scaler)
+        with drawn_from(device, seed, 7, step, process_group.rank()):
+            losses = optimisation_step(replica, optimizer, seen, losses_of, max_norm=MAX_NORM, scaler=scaler)
         average.update(net)
         return process_group.total(losses)
 

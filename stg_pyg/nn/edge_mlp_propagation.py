@@ -1,5 +1,7 @@
 """Mask propagation with learned edge weights."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch_geometric.typing import OptTensor
@@ -62,13 +64,14 @@ class EdgeMLPPropagation(MaskPropagation):
         batch: OptTensor = None,
         edge_attr: OptTensor = None,
         boxes: OptTensor = None,
+        sizes: Sequence[int] | None = None,
     ) -> Tensor:
         r"""Runs the propagation; see :meth:`MaskPropagation.forward`.
 
         Raises:
             ValueError: :obj:`edge_attr` is missing or has another number of columns.
         """
-        return super().forward(x, edge_index, self.weights(edge_attr), batch, boxes=boxes)
+        return super().forward(x, edge_index, self.weights(edge_attr), batch, boxes=boxes, sizes=sizes)
 
     def regions(
         self,

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch_geometric import EdgeIndex
 from torch_geometric.nn import MessagePassing
 from torch_geometric.typing import Adj, OptTensor
 from torch_geometric.utils import is_sparse, scatter, spmm, to_edge_index, to_torch_csr_tensor
@@ -41,11 +42,14 @@ class MaskPropagation(MessagePassing):
             :obj:`"region"` does the same inside one window per graph, outside of which all its masks are 0; masks may
             be bool or uint8. :meth:`regions` returns the windows alone, which saves writing the zeros.
             :obj:`"auto"` takes :obj:`"fused"` for a sparse adjacency and for a large sparse edge list without
-            :obj:`batch`, and :obj:`"closed"` otherwise. (default: :obj:`"auto"`)
+            :obj:`batch`, and :obj:`"closed"` otherwise. Where a hook of message passing is registered, or an explainer
+            looks on, it takes what calls them: :obj:`"edgewise"`, or :obj:`"fused"` for hooks of
+            :meth:`message_and_aggregate`. (default: :obj:`"auto"`)
 
     Shapes:
-        - **input:** node masks :math:`(|\mathcal{V}|, *)`, edge indices :math:`(2, |\mathcal{E}|)` or a sparse
-          transposed adjacency :math:`(|\mathcal{V}|, |\mathcal{V}|)` whose values are the weights,
+        - **input:** node masks :math:`(|\mathcal{V}|, *)`, edge indices :math:`(2, |\mathcal{E}|)`, also as an
+          :class:`~torch_geometric.EdgeIndex`, or a sparse transposed adjacency
+          :math:`(|\mathcal{V}|, |\mathcal{V}|)` whose values are the weights,
           edge weights :math:`(|\mathcal{E}|)` *(optional)*, batch vector :math:`(|\mathcal{V}|)`, sorted *(optional)*,
           boxes :math:`(|\mathcal{V}|, 4)` *(optional)*
         - **output:** node masks :math:`(|\mathcal{V}|, *)`
@@ -69,6 +73,7 @@ class MaskPropagation(MessagePassing):
         batch: OptTensor = None,
         edge_attr: OptTensor = None,
         boxes: OptTensor = None,
+        sizes: Sequence[int] | None = None,
     ) -> Tensor:
         r"""Runs the propagation.
 
@@ -79,11 +84,15 @@ class MaskPropagation(MessagePassing):
             batch (torch.Tensor, optional): The sorted batch vector.
             edge_attr (torch.Tensor, optional): Not used; taken so that all spatial layers are called alike.
             boxes (torch.Tensor, optional): See :meth:`regions`; used by :obj:`backend="region"` only.
+            sizes (list of int, optional): The number of nodes of each graph, from a caller who knows them, instead of
+                :obj:`batch`: nothing is read back from the device, and
+                :obj:`torch.compile(..., fullgraph=True)` compiles the layer. Edges are not checked then.
 
         Raises:
-            ValueError: :obj:`edge_weight` is given next to a sparse adjacency, :obj:`x` is not floating point, or an
-                edge joins two graphs of :obj:`batch`.
+            ValueError: :obj:`edge_weight` is given next to a sparse adjacency, :obj:`x` is not floating point, an
+                edge joins two graphs of :obj:`batch`, or :obj:`sizes` do not add up to the number of nodes.
         """
+        edge_index = _plain(edge_index)
         if self.backend == "region":
             return self._regions(x, edge_index, edge_weight, batch, boxes).to_frame().view(x.shape)
         _check_weight(edge_index, edge_weight)
@@ -91,10 +100,10 @@ class MaskPropagation(MessagePassing):
             raise ValueError(f"'x' must be floating point (got {x.dtype}): convert the masks, or use backend='region'")
         h = x.reshape(x.size(0), math.prod(x.shape[1:]))
         if x.size(0) > 0 and self.num_steps > 0:
-            backend = self._choose_backend(h, edge_index, batch)
+            backend = self._choose_backend(h, edge_index, batch, sizes)
             if backend == "closed":
-                sizes, powers = self._powers(edge_index, edge_weight, h.size(0), batch, h.dtype)
-                h = _apply_powers(powers, h, sizes)
+                counts, powers = self._powers(edge_index, edge_weight, h.size(0), batch, h.dtype, sizes)
+                h = _apply_powers(powers, h, counts)
             else:
                 h = self._stepwise(h, edge_index, edge_weight, fused=backend == "fused")
         return h.view(x.shape)
@@ -138,6 +147,7 @@ class MaskPropagation(MessagePassing):
         boxes: OptTensor,
         layout: RegionLayout | None = None,
     ) -> MaskRegions:
+        edge_index = _plain(edge_index)
         _check_weight(edge_index, edge_weight)
         if not x.is_floating_point() and x.dtype not in (torch.bool, torch.uint8):
             raise ValueError(f"'x' must be floating point, bool or uint8 (got {x.dtype})")
@@ -154,7 +164,12 @@ class MaskPropagation(MessagePassing):
             else:
                 windows = windows_of_boxes(_node_boxes(boxes, x.size(0), batch), sizes, *tail[-2:])
             layout = RegionLayout(tuple(sizes), windows, (frames.size(1), frames.size(2), frames.size(3)))
-        return MaskRegions(region_product(frames, powers, layout, dtype), layout, graphs, tail)
+        if self.backend == "auto" and self._observed() and len(frames):
+            h = self._stepwise(frames.flatten(1).to(dtype), edge_index, edge_weight, self._observed() == "fused")
+            flat = MaskRegions.cropped(h.view(frames.shape), layout, graphs).flat
+        else:
+            flat = region_product(frames, powers, layout, dtype)
+        return MaskRegions(flat, layout, graphs, tail)
 
     def coefficients(self, edge_index: Tensor, edge_weight: Tensor, num_nodes: int) -> tuple[Tensor, Tensor]:
         r"""One step as a matrix: its elements :math:`(|\mathcal{E}|)` at the edges, and those of the nodes themselves
@@ -162,16 +177,31 @@ class MaskPropagation(MessagePassing):
         norm = 1 + scatter(edge_weight, edge_index[1], dim=0, dim_size=num_nodes, reduce="sum")
         return edge_weight / norm[edge_index[1]], norm.reciprocal()
 
-    def _choose_backend(self, h: Tensor, edge_index: Adj, batch: OptTensor) -> str:
+    def _observed(self) -> str | None:
+        """The backend that calls the hooks of message passing that there are, or the explainer; None without any."""
+        if self.explain or self._message_forward_pre_hooks or self._message_forward_hooks:
+            return "edgewise"
+        if self._aggregate_forward_pre_hooks or self._aggregate_forward_hooks:
+            return "edgewise"
+        if self._message_and_aggregate_forward_pre_hooks or self._message_and_aggregate_forward_hooks:
+            return "fused"
+        return "edgewise" if self._propagate_forward_pre_hooks or self._propagate_forward_hooks else None
+
+    def _choose_backend(self, h: Tensor, edge_index: Adj, batch: OptTensor, sizes: Sequence[int] | None = None) -> str:
         if self.backend != "auto":
             return self.backend
+        if observed := self._observed():
+            return observed
         if is_sparse(edge_index):
             return "fused"
         num_nodes = h.size(0)
         dense = num_nodes <= _SMALL_GRAPH or 2 * edge_index.size(1) >= num_nodes * (num_nodes - 1)
-        return "closed" if dense or batch is not None else "fused"
+        return "closed" if dense or batch is not None or sizes is not None else "fused"
 
     def _stepwise(self, h: Tensor, edge_index: Adj, edge_weight: OptTensor, fused: bool) -> Tensor:
+        dtype = h.dtype
+        if fused and dtype in (torch.float16, torch.bfloat16):
+            h = h.float()  # there are no sparse products of half precision on every device
         edges, weight = _edge_list(edge_index, edge_weight, h.dtype)
         weight, own = self.coefficients(edges, weight, h.size(0))
         adj: Adj = edges
@@ -180,7 +210,7 @@ class MaskPropagation(MessagePassing):
         for _ in range(self.num_steps):
             # propagate_type: (x: Tensor, edge_weight: Tensor)
             h = own.unsqueeze(1) * h + self.propagate(adj, x=h, edge_weight=weight, size=None)
-        return h
+        return h.to(dtype)
 
     def _powers(
         self,
@@ -214,6 +244,10 @@ class MaskPropagation(MessagePassing):
 
     def __repr__(self) -> str:
         return f"{self.__class__.__name__}(num_steps={self.num_steps}, backend='{self.backend}')"
+
+
+def _plain(edge_index: Adj) -> Adj:
+    return edge_index.as_tensor() if isinstance(edge_index, EdgeIndex) else edge_index
 
 
 def _check_weight(edge_index: Adj, edge_weight: OptTensor) -> None:
@@ -259,12 +293,16 @@ def _block_layout(
     """
     node = torch.arange(num_nodes, device=target.device)
     if known_sizes is not None:
-        count = torch.tensor(known_sizes, dtype=torch.long)
-        own = count.repeat_interleave(count)
-        column = torch.arange(num_nodes) - (count.cumsum(0) - count).repeat_interleave(count)
+        sizes = [size for size in known_sizes if size]
+        if sum(sizes) != num_nodes:
+            raise ValueError(f"'sizes' add up to {sum(sizes)} and there are {num_nodes} nodes")
+        count = torch.tensor(sizes, dtype=torch.long)
         square = count * count
-        row = (square.cumsum(0) - square).repeat_interleave(count) + column * own
-        return count.tolist(), row.to(target.device), column.to(target.device)
+        starts = torch.stack([count, count.cumsum(0) - count, square.cumsum(0) - square])
+        own, first, start = starts.repeat_interleave(count, dim=1, output_size=num_nodes).unbind()
+        column = torch.arange(num_nodes) - first
+        row = start + column * own
+        return sizes, row.to(target.device), column.to(target.device)
     if batch is None:
         return [num_nodes], node * num_nodes, node
     _, graph, count = torch.unique_consecutive(batch, return_inverse=True, return_counts=True)

@@ -65,6 +65,19 @@ def test_the_labels_are_those_of_the_stream(run, clip, first, checkpoint):
         np.testing.assert_array_equal(found[name], expected)
 
 
+def test_the_seed_reaches_the_updates(run, clip, first, monkeypatch):
+    seeds = []
+
+    class Watched(VideoSegmenter):
+        def __init__(self, *arguments, seed):
+            super().__init__(*arguments, seed=seed)
+            seeds.append(seed)
+
+    monkeypatch.setattr("experiments.segment.run.VideoSegmenter", Watched)
+    run(clip, first, "--seed", "7")
+    assert seeds == [7]
+
+
 def test_video_file_and_overlay(run, film, first):
     out = run(film, first, "--overlay")
     assert {path.name for path in out.iterdir()} == {"film", "confidence.json", "run.json", "overlay.mp4"}

@@ -15,6 +15,7 @@ from typing import IO, Any
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 from PIL import Image
 
 from stg_pyg.errors import InputError
@@ -161,7 +162,8 @@ class VideoFile(FrameSource):
         first = next(self._decoded(), None)
         if first is None:
             raise InputError(f"{path}: holds no frame that can be decoded; convert it to MP4 or to a folder of PNG")
-        rgb = _upright_rgb(first)
+        self._matrix, self._to_rgb = _display_matrix(first), VideoReformatter()
+        rgb = self._upright_rgb(first)
         self.size = rgb.shape[0], rgb.shape[1]
 
     def frames(self, start: int = 0) -> Iterator[tuple[str, UInt8Array]]:
@@ -170,7 +172,7 @@ class VideoFile(FrameSource):
             for position, frame in enumerate(decoded):
                 if position % self.every == 0 and position >= start * self.every:
                     name = self.frame_name(position)
-                    yield name, self._checked(_upright_rgb(frame), f"{self.path}: frame {name}")
+                    yield name, self._checked(self._upright_rgb(frame), f"{self.path}: frame {name}")
 
     @property
     def num_frames(self) -> int | None:
@@ -219,6 +221,8 @@ class VideoFile(FrameSource):
             stream = container.streams.best("video")
             if not isinstance(stream, av.VideoStream):
                 raise InputError(f"{self.path}: holds no video, or is cut short; give a video or a folder of frames")
+            # FFmpeg's own threads would be waited for when it is freed, also in a copy of the process, which has none.
+            stream.codec_context.thread_count = 1
             self._read_header(container, stream)
             for packet in _packets(container, stream):
                 try:
@@ -234,6 +238,10 @@ class VideoFile(FrameSource):
                     before = frame.pts
                     yield frame
         self._counted, self._damaged, self._left_out, self._spacings = found, damaged, left_out, spacings
+
+    def _upright_rgb(self, frame: av.VideoFrame) -> UInt8Array:
+        rgb = self._to_rgb.reformat(frame, format="rgb24").to_ndarray()
+        return turned(np.asarray(rgb, np.uint8), *self._matrix)
 
     def _container(self, file: IO[bytes]) -> av.container.InputContainer:
         try:
@@ -333,14 +341,16 @@ def _packets(container: av.container.InputContainer, stream: av.VideoStream) -> 
         yield None
 
 
-def _upright_rgb(frame: av.VideoFrame) -> UInt8Array:
-    """uint8 [H, W, 3] as the frame wants to be shown, turned and mirrored as its display matrix says."""
-    rgb = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
+def _display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int]:
+    """How a frame wants to be turned and mirrored, for :func:`~stg_pyg.pictures.turned`.
+
+    Asked once a video, as it ties the frame and its memory to itself until garbage is collected.
+    """
     matrix: Any = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
-        return rgb
+        return 1, 0, 0, 1
     a, b, _, c, d = struct.unpack("=5i", bytes(matrix)[:20])
-    return turned(rgb, a, b, c, d)
+    return a, b, c, d
 
 
 def _is_text(start: bytes) -> bool:

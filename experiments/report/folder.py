@@ -1,4 +1,4 @@
-"""What an output folder of this project holds: runs of masks, how frames came about, scores, logs, tables, plots."""
+"""What an output folder of this project holds: sets of masks, their scores, traces and confidence."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from stg_pyg.errors import InputError
-from stg_pyg.io import natural_sort_key
+from stg_pyg.io import UInt8Array, natural_sort_key, read_label_map
+from stg_pyg.proposal_store import META, StoredProposals
+from stg_pyg.trace_files import FrameTrace, read_trace
 
 NO_SEQUENCES = {"overlays", "trace", "alpha"}
 """Names of folders beside those of the sequences."""
@@ -20,7 +23,7 @@ RUN_DEPTH = 2
 
 @dataclass(frozen=True)
 class Run:
-    """One set of masks: a folder for each sequence."""
+    """One set of masks, a folder for each sequence, or of proposals."""
 
     name: str
     """Path from the output folder, ``.`` for itself."""
@@ -29,37 +32,43 @@ class Run:
     """Folder of the masks by sequence."""
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
     """J, F and G in percent by sequence, as the benchmark counts them; empty where nothing was scored."""
+    stored: StoredProposals | None = None
+    """In place of masks, what experiments.proposals wrote."""
 
-    def confidence(self, sequence: str) -> dict[int, dict[str, float | None]]:
-        """What experiments.segment says of each object by frame, None where it has no pixel; empty elsewhere."""
-        content = read_json(self.folder / "confidence.json")
-        if not isinstance(content, dict) or content.get("sequence") != sequence:
-            return {}
-        try:
-            rows = {int(i): [None if v is None else float(v) for v in row] for i, row in content["objects"].items()}
-            return {i: dict(zip(map(str, content["frames"]), row, strict=True)) for i, row in rows.items()}
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            path = self.folder / "confidence.json"
-            raise InputError(f"{path}: is not of experiments.segment ({error!r}); delete it") from error
+    @property
+    def sequences(self) -> list[str]:
+        return sorted(self.masks, key=natural_sort_key) or (self.stored.sequences if self.stored else [])
 
-    def trace(self, sequence: str, frame: str) -> Path:
-        """Where the trace of a frame is, if there is one."""
-        return self.folder / "trace" / sequence / f"{frame}.npz"
+    def frame_names(self, sequence: str) -> list[str]:
+        if self.stored is not None:
+            return self.stored.frame_names(sequence)
+        files = self.masks[sequence].glob("*.png")
+        return sorted((path.stem for path in files if not path.name.startswith(".")), key=natural_sort_key)
+
+    def labels(self, sequence: str, frame: str) -> UInt8Array:
+        """Object ids [H, W] of a frame, none where there are only proposals."""
+        if self.stored is not None:
+            return np.zeros(self.stored.meta["sizes"][sequence], np.uint8)
+        return read_label_map(self.masks[sequence] / f"{frame}.png")
+
+    def trace(self, sequence: str, frame: str) -> FrameTrace | None:
+        path = self.folder / "trace" / sequence / f"{frame}.npz"
+        return read_trace(path) if path.is_file() else None
 
     def has_trace(self, sequence: str) -> bool:
         return any((self.folder / "trace" / sequence).glob("*.npz"))
 
-
-@dataclass(frozen=True)
-class Origin:
-    """Where the frames of a run were read from, as its command noted."""
-
-    video: Path | None = None
-    preset: str | None = None
-    resolution: str | None = None
-    split: str | None = None
-    root: Path | None = None
-    seed: int = 0
+    def confidence(self, sequence: str) -> dict[int, dict[str, float | None]]:
+        """What experiments.segment says of each object by frame, None where it has no pixel; empty elsewhere."""
+        path = self.folder / "confidence.json"
+        content = entries(path)
+        if content.get("sequence") != sequence:
+            return {}
+        try:
+            rows = {int(i): [None if v is None else float(v) for v in row] for i, row in content["objects"].items()}
+            return {i: dict(zip(content["frames"], row, strict=True)) for i, row in rows.items()}
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"{path}: is not of experiments.segment ({error!r}); delete it") from error
 
 
 def read_json(path: Path) -> Any:
@@ -78,12 +87,26 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path}: is no JSON ({error}); delete it, or run the command that writes it again") from error
 
 
+def entries(path: Path, *keys: str) -> dict[str, Any]:
+    """The JSON object that keys lead to in a file, empty where there is none.
+
+    Raises:
+        InputError: the file is no JSON.
+    """
+    content = read_json(path)
+    for key in keys:
+        content = content.get(key) if isinstance(content, dict) else None
+    return content if isinstance(content, dict) else {}
+
+
 def find_runs(folder: Path) -> list[Run]:
     """All sets of masks in an output folder, its own first."""
     runs, level = [], [folder]
     for _ in range(RUN_DEPTH + 1):
         runs += [run for path in level if (run := _run_in(path, folder)) is not None]
-        level = [sub for path in level if path not in {run.folder for run in runs} for sub in subfolders(path)]
+        level = [sub for path in level if path not in {run.folder for run in runs} for sub in _subfolders(path)]
+    if not runs and (folder / META).is_file():
+        return [Run(".", folder, {}, stored=StoredProposals(folder))]
     return runs
 
 
@@ -106,46 +129,24 @@ def choose_run(runs: list[Run], wanted: str | None) -> Run | None:
     return min(runs, key=rank, default=None)
 
 
-def find_origin(folder: Path, run: Run | None) -> Origin:
-    """Where the frames are, as far as the run has noted it."""
-    places = [folder] if run is None else [run.folder, *(p for p in run.folder.parents if p.is_relative_to(folder))]
-    for place in places:
-        segmented = read_json(place / "run.json")
-        if isinstance(segmented, dict) and isinstance(segmented.get("video"), str):
-            return Origin(video=Path(segmented["video"]))
-        for record in sorted((place / ".done").glob("*.json"))[:1]:
-            content = read_json(record)
-            settings = content.get("settings") if isinstance(content, dict) else None
-            if isinstance(settings, dict) and isinstance(settings.get("preset"), dict):
-                return _origin_of_job(settings)
-    return Origin()
-
-
-def subfolders(path: Path) -> list[Path]:
-    """Folders in a folder in natural order, hidden ones apart."""
-    found = (p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
-    return sorted(found, key=lambda p: natural_sort_key(p.name))
-
-
 def _run_in(path: Path, folder: Path) -> Run | None:
-    metrics = read_json(path / "metrics.json")
-    metrics = metrics if isinstance(metrics, dict) else {}
-    scores = metrics.get("sequences")
-    scores = scores if isinstance(scores, dict) else {}
-    masks = {sub.name: sub for sub in subfolders(path) if sub.name not in NO_SEQUENCES and _has_masks(sub)}
-    segmented = read_json(path / "run.json")
-    if isinstance(segmented, dict) and segmented.get("sequence") in masks:
-        masks = {segmented["sequence"]: masks[segmented["sequence"]]}
-    stored = metrics.get("config", {}).get("predictions") if isinstance(metrics.get("config"), dict) else None
+    scores = entries(path / "metrics.json", "sequences")
+    masks = {sub.name: sub for sub in _subfolders(path) if sub.name not in NO_SEQUENCES and _has_masks(sub)}
+    segmented = entries(path / "run.json").get("sequence")
+    masks = {name: sub for name, sub in masks.items() if name == segmented} or masks
+    stored = entries(path / "metrics.json", "config").get("predictions")
     if not masks and isinstance(stored, str):
         masks = {name: Path(stored) / name for name in scores if _has_masks(Path(stored) / name)}
     if not masks:
         return None
     if not scores and path != folder:  # the rows of one table are scored together
-        table = read_json(path.parent / "table.json")
-        row = table.get(path.name) if isinstance(table, dict) else None
-        scores = row.get("sequences", {}) if isinstance(row, dict) else {}
+        scores = entries(path.parent / "table.json", path.name, "sequences")
     return Run(path.relative_to(folder).as_posix(), path, masks, scores)
+
+
+def _subfolders(path: Path) -> list[Path]:
+    found = (p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+    return sorted(found, key=lambda p: natural_sort_key(p.name))
 
 
 def _has_masks(folder: Path) -> bool:
@@ -158,14 +159,3 @@ def _has_masks(folder: Path) -> bool:
             return image.mode in ("1", "L", "P")
     except (OSError, SyntaxError, ValueError):
         return True  # reading it says what is wrong
-
-
-def _origin_of_job(settings: dict[str, Any]) -> Origin:
-    preset, root = settings["preset"], settings.get("root")
-    return Origin(
-        preset=preset.get("dataset"),
-        resolution=preset.get("resolution"),
-        split=settings.get("split"),
-        root=None if root is None else Path(root),
-        seed=int(settings.get("seed") or 0),
-    )

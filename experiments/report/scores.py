@@ -7,13 +7,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from stg_pyg.contours import tolerance, window_of
+from stg_pyg.contours import contour_f, tolerance
 from stg_pyg.errors import InputError
 from stg_pyg.io import UInt8Array
-from stg_pyg.metrics import contour_accuracy, region_similarity
+from stg_pyg.metrics import region_similarity
 
 WORST, APART = 12, 2
 """Frames in the list of the worst, and how many beside one of them are left out, being the same failure."""
+STRIP = 6
+"""Frames in a strip."""
 OCCLUDED = 0.5
 """An object counts as occluded where less than this share of its usual area is visible."""
 
@@ -37,17 +39,14 @@ class SequenceScores:
         if truth is not None and truth.shape != result.shape:
             (h, w), (height, width) = result.shape, truth.shape
             raise InputError(f"masks of {w} x {h} pixels and annotations of {width} x {height} are not of one video")
-        maps = [labels for labels in (result, truth) if labels is not None]
-        seen = {int(i) for labels in maps for i in np.flatnonzero(np.bincount(labels.ravel()))}
+        visible = result if truth is None else truth
+        seen = set(np.unique([result, visible]).tolist())
         for obj_id in sorted((seen | set(self.j)) - {0}):
-            for series in (self.j, self.f):
-                series.setdefault(obj_id, [None] * self.num_frames)
-            self.areas.setdefault(obj_id, [0] * self.num_frames)
-            visible = result if truth is None else truth
-            self.areas[obj_id].append(int(np.count_nonzero(visible == obj_id)))
             j, f = (None, None) if truth is None else frame_score(result == obj_id, truth == obj_id)
-            self.j[obj_id].append(j)
-            self.f[obj_id].append(f)
+            self.j.setdefault(obj_id, [None] * self.num_frames).append(j)
+            self.f.setdefault(obj_id, [None] * self.num_frames).append(f)
+            area = int(np.count_nonzero(visible == obj_id))
+            self.areas.setdefault(obj_id, [0] * self.num_frames).append(area)
         self.num_frames += 1
 
     def forget_before(self, given: dict[int, int]) -> None:
@@ -66,13 +65,12 @@ class SequenceScores:
         Args:
             given: index of the frame that each object is given in.
         """
-        values = [
+        return lowest(
             ((j + f) / 2, t, obj_id)
             for obj_id, series in self.j.items()
             for t, (j, f) in enumerate(zip(series, self.f[obj_id], strict=True))
             if j is not None and f is not None and t > given.get(obj_id, -1)
-        ]
-        return lowest(values)
+        )
 
 
 def lowest(values: Iterable[tuple[float, int, int]]) -> list[tuple[int, int]]:
@@ -85,37 +83,24 @@ def lowest(values: Iterable[tuple[float, int, int]]) -> list[tuple[int, int]]:
 
 
 def frame_score(result: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
-    """J and F of two bool masks [H, W]; only the part of the frame where they are is looked at."""
-    radius = tolerance(*truth.shape)
-    window = window_of(result | truth)
-    if truth[window].size == 0:
-        return 1.0, 1.0
-    part = result[window], truth[window]
-    return float(region_similarity(*part)), float(contour_accuracy(*part, bound=max(radius, 1)))
+    """J and F of two bool masks [H, W]."""
+    return float(region_similarity(result, truth)), contour_f(result, truth, tolerance(*truth.shape))
 
 
-@dataclass(frozen=True)
-class Moment:
-    """A frame of a strip, and why it is there."""
-
-    frame: int
-    reason: str
-
-
-def moments(scores: SequenceScores, given: dict[int, int], count: int = 6) -> list[Moment]:
-    """Frames as those of Figures 4-5 of the paper: the first, the worst, occlusions, and others evenly between."""
+def moments(scores: SequenceScores, given: dict[int, int]) -> dict[int, str]:
+    """Why each frame is in a strip like those of Figures 4-5 of the paper: it is given, the worst, or an occlusion;
+    empty for those evenly between."""
     last = scores.num_frames - 1
     found = {0: "given" if 0 in given.values() else ""}
     for t, _ in scores.worst(given)[:1]:
         found.setdefault(t, "worst")
     for t in _occlusions(scores):
-        if len(found) < count - 2 and all(abs(t - other) > max(1, last // 20) for other in found):
+        if len(found) < STRIP - 2 and all(abs(t - other) > max(1, last // 20) for other in found):
             found[t] = "occlusion"
-    while len(found) < min(count, last + 1):
+    while len(found) < min(STRIP, last + 1):
         candidates = [t for t in range(last + 1) if t not in found]
-        farthest = max(candidates, key=lambda t: min(abs(t - other) for other in found))
-        found[farthest] = ""
-    return [Moment(t, reason) for t, reason in sorted(found.items())]
+        found[max(candidates, key=lambda t: min(abs(t - other) for other in found))] = ""
+    return dict(sorted(found.items()))
 
 
 def _occlusions(scores: SequenceScores) -> list[int]:

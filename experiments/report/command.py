@@ -11,8 +11,7 @@ from tqdm import tqdm
 
 from experiments import cli
 from experiments.presets import PRESETS
-from experiments.report.folder import Run, choose_run, find_runs
-from experiments.report.pictures import Pictures, find_origin, open_pictures
+from experiments.report.folder import Pictures, Run, choose_run, find_origin, find_runs, open_pictures
 from experiments.report.sequence import build_sequence
 from experiments.report.tables import MOST_ROWS, collect_curves, collect_plots, collect_tables, is_number, text_of
 from stg_pyg.errors import InputError

@@ -12,9 +12,8 @@ import numpy as np
 from PIL import Image
 
 from experiments.report.details import Shape, detail_of_proposals, detail_of_trace, outline, pack_json
-from experiments.report.folder import Run
-from experiments.report.pictures import Pictures
-from experiments.report.scores import SequenceScores, lowest, moments
+from experiments.report.folder import Pictures, Run
+from experiments.report.scores import SequenceScores, Series, apart, lowest, moments
 from stg_pyg.io import UInt8Array
 
 MOST_FRAMES = 600
@@ -50,11 +49,14 @@ def build_sequence(run: Run, name: str, pictures: Pictures, count: int) -> Seque
         result.append(label_outlines(labels))
         truth.append(None if annotation is None else label_outlines(annotation))
     size = labels.shape
-    given = given_frames(scores, names, pictures.first_frame_of(name))
+    first = pictures.first_frame_of(name)
+    given = {i: names.index(frame) for i, frame in first.items() if frame in names}
+    given = given or {i: next((t for t, area in enumerate(row) if area), 0) for i, row in scores.areas.items()}
     scores.forget_before(given)
-    sure = {i: [row.get(frame) for frame in names] for i, row in run.confidence(name).items()}
-    worst = scores.worst(given) if scores.annotated else unsure(sure, given)
-    reasons = moments(scores, given)
+    sure: Series = {i: [row.get(frame) for frame in names] for i, row in run.confidence(name).items()}
+    means = scores.means()
+    worst = lowest(means or {i: [value or 0.0 for value in row] for i, row in sure.items()}, given)
+    reasons = moments(scores, given, [t for t, _ in worst] if means else [])
     kept = choose_frames(len(names), max(8, MOST_FRAMES // count), [*(t for t, _ in worst), *reasons])
     place = {t: i for i, t in enumerate(kept)}
     frames = [names[t] for t in kept]
@@ -85,26 +87,14 @@ def build_sequence(run: Run, name: str, pictures: Pictures, count: int) -> Seque
         "details": shown,
         "cells": thin(cells, most - sum(map(len, shown)), "The attention of single places", notes),
         "scores": {i: {"J": _percent(scores.j[i], kept), "F": _percent(scores.f[i], kept)} for i in scores.j},
-        "annotated": scores.annotated,
+        "annotated": bool(means),
         "confidence": {i: _percent(row, kept) for i, row in sure.items()},
         "given": {i: place[t] for i, t in given.items() if t in place},
-        "worst": [(place[t], obj_id) for t, obj_id in worst] or lowest(doubts),
+        "worst": [(place[t], obj_id) for t, obj_id in worst] or apart(doubts),
         "means": run.scores.get(name),
         "moments": [(place[t], reason) for t, reason in reasons.items() if scores.j],
     }
     return SequencePage(name, content, notes)
-
-
-def given_frames(scores: SequenceScores, names: Sequence[str], first: dict[int, str]) -> dict[int, int]:
-    """The frame that each object was given in; the first that shows it where nobody knows."""
-    known = {i: names.index(name) for i, name in first.items() if name in names}
-    return known or {i: next((t for t, area in enumerate(areas) if area), 0) for i, areas in scores.areas.items()}
-
-
-def unsure(sure: dict[int, list[float | None]], given: dict[int, int]) -> list[tuple[int, int]]:
-    """(frame, object) of the least confidence after an object was given, 0 where it has no pixel."""
-    rows = ((i, t, value) for i, row in sure.items() for t, value in enumerate(row) if t > given.get(i, -1))
-    return lowest((value or 0.0, t, i) for i, t, value in rows)
 
 
 def choose_frames(count: int, most: int, wanted: Sequence[int]) -> list[int]:

@@ -21,7 +21,7 @@ MOST_ROWS, MOST_COLUMNS = 300, 30
 MOST_UNFOLDED = 12
 MOST_POINTS = 400
 """Of one training curve."""
-TABLE_4 = ("step", "mo", "sg", "alpha", "l", "lambda1", "tg", "ol", "ft", "ytb")
+TABLE_4: tuple[str, ...] = ("step", "mo", "sg", "alpha", "l", "lambda1", "tg", "ol", "ft", "ytb")
 TABLE_4 += ("J", "F", "G", "G_std", "paper_G", "note")
 
 

@@ -109,7 +109,7 @@ def join_parts(parts: Sequence[Part], size: Sequence[int]) -> Arrays:
             if values.size:
                 found.append(values)
             start = {"K": start["K"] + len(part["obj_ids"]), "N": start["N"] + len(part["batch"])}
-        empty = np.zeros((2, 0) if name == "edge_index" else (0, *form.tail), form.kind)
+        empty: NDArray[Any] = np.zeros((2, 0) if name == "edge_index" else (0, *form.tail), form.kind)
         arrays[name] = np.concatenate(found, axis=int(name == "edge_index")) if found else empty
     counts = [item for name in MASKS for part in parts for item in part[name]]
     return arrays | {
@@ -162,7 +162,7 @@ def _parse(arrays: Arrays) -> FrameTrace:
     for name, form in _FIELDS.items():
         found = arrays[name].shape[int(name == "edge_index")]
         if found != count[form.what]:
-            raise ValueError(f"{name} has {found} entries, not {count[form['per']]}")
+            raise ValueError(f"{name} has {found} entries, not {count[form.what]}")
     data, ends = arrays["rle"].tobytes(), arrays["rle_lengths"].cumsum()
     counts = [data[end - length : end] for end, length in zip(ends, arrays["rle_lengths"], strict=True)]
     masks = decode_masks(counts, (height, width)).split([count[what] for what in MASKS.values()])

@@ -49,7 +49,7 @@ def detail_of_trace(trace: FrameTrace, size: tuple[int, int]) -> Detail:
                 "refined": outline(trace.refined[k].numpy(), scale=scale),
                 "window": _numbers(trace.window[k] * four, 1),
                 "nodes": [_node(trace, int(n), scale) for n in own],
-                "weights": _numbers(weight_matrix(trace, own).ravel(), 3),
+                "weights": _numbers(weight_matrix(trace, own).ravel(), 4),
                 "memory": [trace.memory_frame[m] for m in memory],
                 "memory_windows": [_numbers(trace.memory_window[m] * four, 1) for m in memory],
                 "attention": attention.reshape(len(memory), -1).tolist(),

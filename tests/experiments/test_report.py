@@ -211,13 +211,19 @@ def test_broken_files(complaint, tmp_path, name, content, needle):
     assert needle in complaint(tmp_path / "out")
 
 
-def test_bad_arguments(complaint, evaluated, davis, tmp_path):
-    assert "no such folder" in complaint(tmp_path / "missing")
-    assert "nothing to report" in complaint(davis / "ImageSets")
-    assert "--sequence swim" in complaint(evaluated, "--sequence", "swim")
-    assert "--run other" in complaint(evaluated, "--run", "other")
-    assert "--video excludes" in complaint(evaluated, "--video", davis, "--root", davis)
-    assert "no such file" in complaint(evaluated, "--video", tmp_path / "film.mp4")
+@pytest.mark.parametrize(
+    "arguments, needle",
+    [
+        ("{tmp}/missing", "no such folder"),
+        ("{davis}/ImageSets", "nothing to report"),
+        ("{run} --sequence swim", "--sequence swim"),
+        ("{run} --run other", "--run other"),
+        ("{run} --video {davis} --root {davis}", "--video excludes"),
+        ("{run} --video {tmp}/film.mp4", "no such file"),
+    ],
+)
+def test_bad_arguments(complaint, evaluated, davis, tmp_path, arguments, needle):
+    assert needle in complaint(*(a.format(tmp=tmp_path, davis=davis, run=evaluated) for a in arguments.split()))
 
 
 def test_outlines_keep_holes_pieces_and_single_pixels():

@@ -11,7 +11,6 @@ from PIL import Image
 from report_cases import EVIL, davis, evaluated
 from test_cli import command
 
-from experiments.report.command import ASSETS, SCRIPTS
 from stg_pyg.io import write_json
 from stg_pyg.trace_files import read_trace
 
@@ -96,6 +95,11 @@ def test_arrows_move_the_frame(opened):
     for key, frame in {"PageDown": 12, "End": 13, "ArrowRight": 13, "PageUp": 3, "ArrowLeft": 2, "Home": 0}.items():
         opened.press(key)
         assert opened.text("#position").split()[0] == f"{frame:05d}", key
+    charts = opened.page.locator("#timeline svg")
+    assert charts.count() == 2, "one for each object"
+    charts.first.click(position={"x": charts.first.bounding_box()["width"] - 9, "y": 40})
+    assert opened.text("#position").startswith("00013")
+    opened.press("Home")
     opened.page.locator("#slider").focus()
     opened.press("ArrowRight")
     assert opened.text("#position").startswith("00001"), "not two at a time on the slider"
@@ -173,14 +177,6 @@ def test_attention_of_the_object_and_of_a_place(at_4):
     sync_api.expect(at_4.page.locator("#graph-note")).to_contain_text("given")
 
 
-def test_the_timeline_is_clickable(opened):
-    chart = opened.page.locator("#timeline svg").first
-    assert opened.page.locator("#timeline svg").count() == 2, "one for each object"
-    width = chart.bounding_box()["width"]
-    chart.click(position={"x": width - 9, "y": 40})
-    assert opened.text("#position").startswith("00013")
-
-
 def test_another_sequence_and_its_strip(opened):
     """Six frames in two rows of 320 by 240 pixels; those of the other sequence are three."""
     strip = opened.page.locator("#strip")
@@ -223,7 +219,3 @@ def test_a_page_without_any_sequence(browser, tmp_path):
     page.keyboard.press("ArrowRight")
     assert complaints == [] and page.locator("#curves svg").is_visible() and not page.locator("#video").is_visible()
     page.close()
-
-
-def test_all_scripts_are_part_of_the_page():
-    assert sorted(SCRIPTS) == sorted(path.name for path in ASSETS.glob("*.js"))

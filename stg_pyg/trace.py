@@ -130,28 +130,24 @@ class Tracer:
             self._parts[tuple(frame.obj_ids)] = trace_part(model, frame, output) | self._attention(frame, output)
 
     def _attention(self, frame: FrameInput, output: FrameOutput) -> Part:
-        model = self.model
-        cells: list[NDArray[np.float16]] = []
-        means: list[NDArray[np.float16]] = []
-        owner: list[int] = []
-        frames: list[int] = []
-        attention = model.memory_attention if model.config.use_temporal else None
+        config, attention = self.model.config, self.model.memory_attention
+        owner, frames, windows, cells, means = [], [], [], [], []
         for k, bank in enumerate(frame.banks):
-            if not len(bank) or not isinstance(attention, MemoryAttention):  # other layers have no weights of Eq. 7
+            # Other layers have no weights of Eq. 7.
+            if not len(bank) or not config.use_temporal or not isinstance(attention, MemoryAttention):
                 continue
             slots = shown_slots(bank)
             inside = crop_resize(output.masks[k][None, None], output.windows[k][None], output.keys.shape[-1])[0, 0]
-            past = bank.read()[1][slots]
-            seen = pooled_attention(attention, output.keys[k], inside > model.config.thr, past)
+            seen = pooled_attention(attention, output.keys[k], inside > config.thr, bank.read()[1][slots])
             cells.append(_halves(seen[0]))
             means.append(_halves(seen[1]))
+            times = [bank.frames[slot] for slot in slots]
             owner += [k] * len(slots)
-            frames += [bank.frames[slot] for slot in slots]
-        nowhere = torch.zeros(4)
-        windows = [self._windows.get((frame.obj_ids[k], t), nowhere) for k, t in zip(owner, frames, strict=True)]
+            frames += [self._names.get(t, "") for t in times]
+            windows += [self._windows.get((frame.obj_ids[k], t), torch.zeros(4)) for t in times]
         return {
             "memory_batch": np.array(owner, np.int64),
-            "memory_frame": np.array([self._names.get(t, "") for t in frames], dtype=np.str_),
+            "memory_frame": np.array(frames, dtype=np.str_),
             "memory_window": _floats(torch.stack(windows) if windows else torch.zeros(0, 4)),
             "attention_cells": np.concatenate(cells) if cells else np.zeros((0, 0, 0), np.float16),
             "attention_object": np.concatenate(means) if means else np.zeros((0, 0, 0), np.float16),
@@ -167,14 +163,16 @@ def forget_traces(folder: Path, but: Iterable[str] = ()) -> None:
 
 
 def trace_part(model: STGNet, frame: FrameInput, output: FrameOutput) -> Part:
-    """What is stored of the objects of one pass of the network, the attention apart."""
-    config, graphs = model.config, output.graphs
+    """What is stored of the objects of one pass of the network, the attention apart: both terms of Eq. 6 without their
+    weights among it, IoU(B(M), p) and IoU(M, Q)."""
+    config, graphs, nodes = model.config, output.graphs, output.nodes
     assert graphs is not None
     merged = Proposals.cat(frame.proposals)
-    boxes, box_term, mask_term = terms_of_selection(model, frame, output)
-    edge_index, edge_attr, weight = graphs.edge_index[:, :0], graphs.edge_attr[:0], graphs.edge_attr[:0, 0]
+    boxes = masks_to_boxes(nodes, config.thr)
+    sight = (nodes > config.thr).to(nodes.dtype), boxes, frame.p, frame.q, output.batch
+    edge_index, weight = graphs.edge_index[:, :0], graphs.edge_attr[:0, 0]
     if config.use_spatial:
-        edge_index, edge_attr, weight = model.weighted_edges(graphs, output.gate)
+        edge_index, _, weight = model.weighted_edges(graphs, output.gate)
     return {
         "constants": np.array([getattr(config, name) for name in CONSTANTS], np.float64),
         "obj_ids": np.array(frame.obj_ids, np.int64),
@@ -184,28 +182,19 @@ def trace_part(model: STGNet, frame: FrameInput, output: FrameOutput) -> Part:
         "proposal_box": _floats(merged.boxes),
         "proposal_score": _floats(merged.scores),
         "node_box": _floats(boxes),
-        "box_term": _floats(box_term),
-        "mask_term": _floats(mask_term),
+        "box_term": _floats(selection_scores_batched(*sight, lambda1=1.0)),
+        "mask_term": _floats(selection_scores_batched(*sight, lambda1=0.0)),
         "gate": _floats(output.gate),
         "total": _floats(output.scores),
         "p": _floats(frame.p),
         "window": _floats(output.windows),
         "edge_index": edge_index.cpu().numpy(),
-        "edge_attr": _halves(edge_attr),
         "edge_weight": _halves(weight),
         "proposals": encode_masks(merged.masks),
-        "nodes": encode_masks(output.nodes > config.thr),
+        "nodes": encode_masks(nodes > config.thr),
         "refined": encode_masks(output.masks > config.thr),
         "q": encode_masks(frame.q),
     }
-
-
-def terms_of_selection(model: STGNet, frame: FrameInput, output: FrameOutput) -> tuple[Tensor, Tensor, Tensor]:
-    """Boxes B(M) [N, 4] of all nodes, and both terms [N] of Eq. 6 without their weights: IoU(B(M), p), IoU(M, Q)."""
-    nodes, thr = output.nodes, model.config.thr
-    boxes = masks_to_boxes(nodes, thr)
-    sight = (nodes > thr).to(nodes.dtype), boxes, frame.p, frame.q, output.batch
-    return boxes, selection_scores_batched(*sight, lambda1=1.0), selection_scores_batched(*sight, lambda1=0.0)
 
 
 def shown_slots(bank: MemoryBank) -> list[int]:

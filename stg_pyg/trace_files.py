@@ -1,11 +1,11 @@
-"""The trace of a frame as a file: plain arrays, masks run-length encoded."""
+"""The trace of a frame as a file of plain arrays."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,33 +16,23 @@ from stg_pyg.errors import InputError
 
 FORMAT = "stg_pyg-trace-1"
 CONSTANTS = ("lambda1", "quality_weight", "alpha", "thr")
+MASKS = {"proposals": "N", "nodes": "N", "refined": "K", "q": "K"}
 _LONGEST_SIDE = 2**14
 
 Arrays = dict[str, Any]
 """NumPy arrays by name."""
 Part = dict[str, Any]
 """The same, and lists of masks in COCO's compressed RLE by the names of ``MASKS``."""
-MASKS = ("proposals", "nodes", "refined", "q")
-_TAILS: dict[str, tuple[type, tuple[int, ...]]] = {
-    "obj_ids": (np.int64, ()),
-    "batch": (np.int64, ()),
-    "selected": (np.int64, ()),
-    "origin": (np.str_, ()),
-    "proposal_box": (np.float32, (4,)),
-    "proposal_score": (np.float32, ()),
-    "node_box": (np.float32, (4,)),
-    "box_term": (np.float32, ()),
-    "mask_term": (np.float32, ()),
-    "gate": (np.float32, ()),
-    "total": (np.float32, ()),
-    "p": (np.float32, (4,)),
-    "window": (np.float32, (4,)),
-    "memory_batch": (np.int64, ()),
-    "memory_frame": (np.str_, ()),
-    "memory_window": (np.float32, (4,)),
-    "edge_weight": (np.float16, ()),
-}
-"""Type and shape of one entry of the arrays that parts are put on end of."""
+
+
+class Per(NamedTuple):
+    """An array with an entry for each of ``what``; its values are places among all ``counts``, if that is named."""
+
+    what: str
+    kind: type
+    tail: tuple[int, ...] = ()
+    """Shape of one entry, of an empty array."""
+    counts: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,52 +40,11 @@ class FrameTrace:
     """The trace of one frame of H x W pixels: N nodes over K objects, E edges, M memory frames of all objects."""
 
     size: tuple[int, int]
-    obj_ids: list[int]
     lambda1: float
     quality_weight: float
     """Weight of the gate in the total score, beside both terms of Eq. 6."""
     alpha: float
     thr: float
-    batch: NDArray[Any]
-    """[N] object position of each node."""
-    selected: NDArray[Any]
-    """[K] chosen node, -1 for none."""
-    origin: list[str]
-    """N names of the evidence that the proposals came from, empty where unknown."""
-    proposal_box: NDArray[Any]
-    """[N, 4]."""
-    proposal_score: NDArray[Any]
-    """[N] expected quality, or the score of a detector."""
-    node_box: NDArray[Any]
-    """[N, 4] boxes of the reconstructed masks, zeros for an empty one."""
-    box_term: NDArray[Any]
-    """[N] IoU(B(M), p) of Eq. 6, without lambda1."""
-    mask_term: NDArray[Any]
-    """[N] IoU(M, Q) of Eq. 6, without lambda2."""
-    gate: NDArray[Any]
-    """[N]."""
-    total: NDArray[Any]
-    """[N] the score that the node was selected by."""
-    p: NDArray[Any]
-    """[K, 4]."""
-    window: NDArray[Any]
-    """[K, 4] part of the frame that the keys were computed from."""
-    edge_index: NDArray[Any]
-    """[2, E] source and target."""
-    edge_attr: NDArray[Any]
-    """[E, 2 or 3]."""
-    edge_weight: NDArray[Any]
-    """[E] of Eq. 3, times the gate of the source if there is one."""
-    memory_batch: NDArray[Any]
-    """[M] object position of each memory frame."""
-    memory_frame: list[str]
-    """M names of frames."""
-    memory_window: NDArray[Any]
-    """[M, 4] part of the memory frame that its keys were computed from."""
-    attention_cells: NDArray[Any]
-    """[M, g g, G G], see :func:`stg_pyg.trace.pooled_attention`."""
-    attention_object: NDArray[Any]
-    """[M, S, S]."""
     proposals: Tensor
     """[N, H, W] bool, masks of the proposals."""
     nodes: Tensor
@@ -104,31 +53,64 @@ class FrameTrace:
     """[K, H, W] bool, masks after Eq. 8, before objects are merged."""
     q: Tensor
     """[K, H, W] bool, the previous mask warped to this frame."""
+    obj_ids: Annotated[list[int], Per("K", np.int64)]
+    batch: Annotated[NDArray[Any], Per("N", np.int64, counts="K")]
+    """[N] object position of each node."""
+    selected: Annotated[NDArray[Any], Per("K", np.int64, counts="N")]
+    """[K] chosen node, -1 for none."""
+    origin: Annotated[list[str], Per("N", np.str_)]
+    """N names of the evidence that the proposals came from, empty where unknown."""
+    proposal_box: Annotated[NDArray[Any], Per("N", np.float32, (4,))]
+    proposal_score: Annotated[NDArray[Any], Per("N", np.float32)]
+    """[N] expected quality, or the score of a detector."""
+    node_box: Annotated[NDArray[Any], Per("N", np.float32, (4,))]
+    """[N, 4] boxes of the reconstructed masks, zeros for an empty one."""
+    box_term: Annotated[NDArray[Any], Per("N", np.float32)]
+    """[N] IoU(B(M), p) of Eq. 6, without lambda1."""
+    mask_term: Annotated[NDArray[Any], Per("N", np.float32)]
+    """[N] IoU(M, Q) of Eq. 6, without lambda2."""
+    gate: Annotated[NDArray[Any], Per("N", np.float32)]
+    total: Annotated[NDArray[Any], Per("N", np.float32)]
+    """[N] the score that the node was selected by."""
+    p: Annotated[NDArray[Any], Per("K", np.float32, (4,))]
+    window: Annotated[NDArray[Any], Per("K", np.float32, (4,))]
+    """[K, 4] part of the frame that the keys were computed from."""
+    edge_index: Annotated[NDArray[Any], Per("E", np.int64, counts="N")]
+    """[2, E] source and target."""
+    edge_weight: Annotated[NDArray[Any], Per("E", np.float16)]
+    """[E] of Eq. 3, times the gate of the source if there is one."""
+    memory_batch: Annotated[NDArray[Any], Per("M", np.int64, counts="K")]
+    """[M] object position of each memory frame."""
+    memory_frame: Annotated[list[str], Per("M", np.str_)]
+    """M names of frames."""
+    memory_window: Annotated[NDArray[Any], Per("M", np.float32, (4,))]
+    """[M, 4] part of the memory frame that its keys were computed from."""
+    attention_cells: Annotated[NDArray[Any], Per("M", np.float16, (0, 0))]
+    """[M, g g, G G], see :func:`stg_pyg.trace.pooled_attention`."""
+    attention_object: Annotated[NDArray[Any], Per("M", np.float16, (0, 0))]
+    """[M, S, S]."""
+
+
+_HINTS = get_type_hints(FrameTrace, include_extras=True)
+_FIELDS: dict[str, Per] = {name: get_args(hint)[1] for name, hint in _HINTS.items() if get_origin(hint) is Annotated}
 
 
 def join_parts(parts: Sequence[Part], size: Sequence[int]) -> Arrays:
     """The arrays of a file, of all objects of a frame of ``size`` (H, W) that the network saw in one or several parts;
     without parts, of a frame whose objects were all given."""
-    nodes = np.cumsum([0, *(len(part["batch"]) for part in parts)])
-    objects = np.cumsum([0, *(len(part["obj_ids"]) for part in parts)])
-    shifted = [
-        {
-            **part,
-            "batch": part["batch"] + k,
-            "selected": np.where(part["selected"] < 0, -1, part["selected"] + n),
-            "edge_index": part["edge_index"] + n,
-            "memory_batch": part["memory_batch"] + k,
-        }
-        for part, n, k in zip(parts, nodes, objects, strict=False)
-    ]
-    arrays: Arrays = {
-        name: np.concatenate([np.zeros((0, *tail), kind), *(part[name] for part in shifted)])
-        for name, (kind, tail) in _TAILS.items()
-    }
-    arrays["edge_index"] = np.concatenate([np.zeros((2, 0), np.int32), *(p["edge_index"] for p in shifted)], axis=1)
-    for name in ("edge_attr", "attention_cells", "attention_object"):
-        filled = [part[name] for part in parts if len(part[name])]
-        arrays[name] = np.concatenate(filled) if filled else np.zeros((0, 0, 0), np.float16)
+    arrays: Arrays = {}
+    for name, form in _FIELDS.items():
+        start = dict.fromkeys("KN", 0)
+        found = []
+        for part in parts:
+            values = part[name]
+            if form.counts:
+                values = np.where(values < 0, values, values + start[form.counts])
+            if values.size:
+                found.append(values)
+            start = {"K": start["K"] + len(part["obj_ids"]), "N": start["N"] + len(part["batch"])}
+        empty: NDArray[Any] = np.zeros((2, 0) if name == "edge_index" else (0, *form.tail), form.kind)
+        arrays[name] = np.concatenate(found, axis=int(name == "edge_index")) if found else empty
     counts = [item for name in MASKS for part in parts for item in part[name]]
     return arrays | {
         "format": np.array(FORMAT),
@@ -175,19 +157,16 @@ def _parse(arrays: Arrays) -> FrameTrace:
     height, width = (int(side) for side in arrays["size"])
     if not 0 < min(height, width) <= max(height, width) <= _LONGEST_SIDE:
         raise ValueError(f"size {height} x {width}")
-    n, k, m = len(arrays["batch"]), len(arrays["obj_ids"]), len(arrays["memory_batch"])
-    wanted = dict.fromkeys(("origin", "proposal_box", "proposal_score", "node_box", "gate", "total"), n)
-    wanted |= dict.fromkeys(("box_term", "mask_term"), n) | dict.fromkeys(("selected", "p", "window"), k)
-    wanted |= dict.fromkeys(("memory_frame", "memory_window", "attention_cells", "attention_object"), m)
-    for name, count in wanted.items():
-        if len(arrays[name]) != count:
-            raise ValueError(f"{name} has {len(arrays[name])} entries, not {count}")
-    ends = arrays["rle_lengths"].cumsum()
-    data = arrays["rle"].tobytes()
+    lengths = {"N": "batch", "K": "obj_ids", "M": "memory_batch", "E": "edge_weight"}
+    count = {what: len(arrays[name]) for what, name in lengths.items()}
+    for name, form in _FIELDS.items():
+        found = arrays[name].shape[int(name == "edge_index")]
+        if found != count[form.what]:
+            raise ValueError(f"{name} has {found} entries, not {count[form.what]}")
+    data, ends = arrays["rle"].tobytes(), arrays["rle_lengths"].cumsum()
     counts = [data[end - length : end] for end, length in zip(ends, arrays["rle_lengths"], strict=True)]
-    proposals, nodes, refined, q = decode_masks(counts, (height, width)).split([n, n, k, k])
-    values: Arrays = {f.name: arrays[f.name] for f in fields(FrameTrace) if f.name in arrays}
-    values |= {name: float(v) for name, v in zip(CONSTANTS, arrays["constants"], strict=True)}
-    values |= {name: [str(v) for v in arrays[name]] for name in ("origin", "memory_frame")}
-    values |= {"size": (height, width), "obj_ids": [int(i) for i in arrays["obj_ids"]]}
-    return FrameTrace(**values, proposals=proposals, nodes=nodes, refined=refined, q=q)
+    masks = decode_masks(counts, (height, width)).split([count[what] for what in MASKS.values()])
+    lists = {name: arrays[name].tolist() for name in ("obj_ids", "origin", "memory_frame")}
+    constants = dict(zip(CONSTANTS, arrays["constants"].tolist(), strict=True))
+    values = {name: arrays[name] for name in _FIELDS} | lists | constants | dict(zip(MASKS, masks, strict=True))
+    return FrameTrace(size=(height, width), **values)

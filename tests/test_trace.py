@@ -52,7 +52,6 @@ def test_tracing_changes_nothing(traced):
         for t, seen in enumerate(traced[1]):
             result = stream.step(VIDEO.image(t), masks=VIDEO.labels(0) if t == 0 else None)
             assert torch.equal(result.masks, seen.masks)
-    assert not model._forward_hooks
 
 
 def test_terms_add_up_to_the_score(traced):
@@ -81,11 +80,8 @@ def test_edges_are_those_that_were_used(traced):
     assert len(weight) > 2
     np.testing.assert_array_equal(trace.edge_index, edge_index)
     np.testing.assert_allclose(trace.edge_weight, weight, rtol=1e-3)
-
-
-def test_a_frame_that_is_given_has_no_nodes(traced):
-    trace = read_trace(traced[0] / f"{NAMES[0]}.npz")
-    assert trace.obj_ids == [] and len(trace.nodes) == 0 and trace.size == (48, 64)
+    given = read_trace(folder / f"{NAMES[0]}.npz")
+    assert given.obj_ids == [] and len(given.nodes) == 0 and given.size == (48, 64) and given.edge_index.shape == (2, 0)
 
 
 def test_memory_frames_have_names_and_windows(traced):
@@ -114,15 +110,12 @@ def test_attention_is_that_of_the_layer(normalize):
     torch.testing.assert_close((cells * masks.flatten(1)[:, None]).sum(dim=2), messages.flatten(1))
 
 
-def test_attention_of_a_large_grid_is_pooled():
-    attention = MemoryAttention()
-    cells, mean = pooled_attention(attention, torch.randn(4, 24, 24), torch.zeros(24, 24), torch.randn(2, 4, 24, 24))
+def test_a_large_grid_is_pooled_and_a_long_memory_sampled():
+    keys = torch.randn(4, 24, 24), torch.zeros(24, 24), torch.randn(2, 4, 24, 24)
+    cells, mean = pooled_attention(MemoryAttention(), *keys)
     assert cells.shape == (2, 64, 256) and mean.shape == (2, 24, 24)
     torch.testing.assert_close(cells.sum(dim=2), torch.ones(2, 64))
     torch.testing.assert_close(mean.sum(dim=(1, 2)), torch.ones(2))
-
-
-def test_a_long_memory_is_sampled():
     bank = MemoryBank()
     for t in range(20):
         bank.write(t, torch.zeros(1, 2, 2), torch.zeros(2, 2))
@@ -134,14 +127,11 @@ def test_objects_in_groups_have_one_trace(traced, tmp_path):
     run(tmp_path, kind=GroupedSegmenter, max_objects=1)
     for name in NAMES:
         whole, grouped = read_trace(traced[0] / f"{name}.npz"), read_trace(tmp_path / f"{name}.npz")
-        assert grouped.obj_ids == whole.obj_ids and grouped.origin == whole.origin
-        assert grouped.memory_frame == whole.memory_frame
-        for field in ("batch", "selected", "edge_index", "memory_batch"):
-            np.testing.assert_array_equal(getattr(grouped, field), getattr(whole, field))
-        for field in ("total", "p", "window", "edge_weight", "attention_object"):
-            np.testing.assert_allclose(getattr(grouped, field), getattr(whole, field), atol=2e-3)
-        for field in ("proposals", "nodes", "refined", "q"):
-            assert torch.equal(getattr(grouped, field), getattr(whole, field))
+        for field, value in vars(whole).items():
+            if isinstance(value, np.ndarray) and value.dtype.kind == "f":
+                np.testing.assert_allclose(getattr(grouped, field), value, atol=2e-3, err_msg=field)
+            else:
+                np.testing.assert_array_equal(getattr(grouped, field), value, err_msg=field)
 
 
 def test_a_run_that_goes_on_writes_the_same(traced, tmp_path):
@@ -172,17 +162,16 @@ def test_no_spatial_and_no_temporal_graph(tmp_path):
 @pytest.mark.parametrize("what", ["missing", "text", "cut", "pickle", "other", "short"])
 def test_broken_files(traced, tmp_path, what):
     source, path = traced[0] / f"{NAMES[2]}.npz", tmp_path / "x.npz"
+    with np.load(source) as file:
+        arrays = dict(file)
+    change = {"format": np.array("something")} if what == "other" else {"total": arrays["total"][:-1]}
     if what == "text":
         path.write_text("no archive")
     elif what == "cut":
         path.write_bytes(source.read_bytes()[:-200])
-    elif what == "pickle":
-        np.savez(path, format=np.array([{"a": 1}], dtype=object))
-    elif what in ("other", "short"):
-        with np.load(source) as file:
-            arrays = dict(file)
-        change = {"format": np.array("something")} if what == "other" else {"total": arrays["total"][:-1]}
-        np.savez(path, **(arrays | change))
+    elif what != "missing":
+        np.savez(path, **({"format": np.array([{"a": 1}], dtype=object)} if what == "pickle" else arrays | change))
     with pytest.raises(InputError, match=r"x\.npz: is no trace") as caught:
         read_trace(path)
     assert "\n" not in str(caught.value)
+    assert what != "short" or f"total has {len(arrays['total']) - 1} entries, not" in str(caught.value)

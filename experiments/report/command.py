@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from pathlib import Path
+from typing import Any
 
+import jinja2
 from tqdm import tqdm
 
 from experiments import cli
 from experiments.presets import PRESETS
-from experiments.report.budget import Budget
-from experiments.report.folder import Origin, Run, choose_run, find_origin, find_runs
-from experiments.report.page import assemble
-from experiments.report.pictures import Library
-from experiments.report.sequence import SequencePage, build_proposals, build_sequence
-from experiments.report.tables import collect_curves, collect_plots, collect_tables
+from experiments.report.folder import Pictures, Run, choose_run, find_origin, find_runs, open_pictures
+from experiments.report.sequence import build_sequence
+from experiments.report.tables import MOST_ROWS, collect_curves, collect_plots, collect_tables, is_number, text_of
 from stg_pyg.errors import InputError
-from stg_pyg.io import natural_sort_key, write_text
-from stg_pyg.proposal_store import META, StoredProposals
+from stg_pyg.io import write_text
 
 MOST_SEQUENCES = 6
 """Sequences on a page where none are named, the worst ones."""
-MOST_FRAMES = 600
-"""Of all sequences together."""
-PICTURE_CHARS, DETAIL_CHARS = 15_000_000, 9_000_000
-"""Of all sequences together, so that a page stays below 30 MB."""
+ASSETS = Path(__file__).parent / "assets"
+SCRIPTS = ("data.js", "draw.js", "charts.js", "player.js", "graph.js", "attention.js", "main.js")
 
 DESCRIPTION = """Builds one HTML page from what evaluate, train, segment, tables, ablate or proposals wrote: the video
 frame by frame with switchable overlays, the spatial graph and the scores of its nodes, the attention of the memory, J
@@ -54,64 +49,6 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def choose_sequences(run: Run, wanted: list[str] | None) -> list[str]:
-    """The sequences that are shown.
-
-    Raises:
-        InputError: one that is asked for has no masks.
-    """
-    names = sorted(run.masks, key=natural_sort_key)
-    for name in wanted or []:
-        if name not in run.masks:
-            raise InputError(f"--sequence {name}: {run.folder} has no masks of it; there are: {', '.join(names)}")
-    if wanted:
-        return list(dict.fromkeys(wanted))
-    traced = [name for name in names if run.has_trace(name)]
-    return sorted(traced or names, key=lambda name: run.scores.get(name, {}).get("G", 0.0))[:MOST_SEQUENCES]
-
-
-def budget_of(count: int) -> Budget:
-    """What each of ``count`` sequences may take."""
-    return Budget(max(8, MOST_FRAMES // count), PICTURE_CHARS // count, DETAIL_CHARS // count)
-
-
-def build_masks(run: Run, library: Library, wanted: list[str] | None) -> list[SequencePage]:
-    """The pages of the sequences of a run."""
-    names = choose_sequences(run, wanted)
-    budget, bar = budget_of(len(names)), tqdm(names, desc="report", unit="sequence", dynamic_ncols=True, disable=None)
-    return [build_sequence(run, name, library.open(name), budget) for name in bar]
-
-
-def build_stored_proposals(folder: Path, library: Library, wanted: list[str] | None) -> list[SequencePage]:
-    """The pages of the sequences of a folder of experiments.proposals."""
-    source = StoredProposals(folder)
-    for name in wanted or []:
-        if name not in source.sequences:
-            raise InputError(f"--sequence {name}: {folder} has no proposals of it")
-    names = wanted or source.sequences[:MOST_SEQUENCES]
-    sizes, budget = source.meta["sizes"], budget_of(max(len(names), 1))
-    return [
-        build_proposals(source, name, source.frame_names(name), tuple(sizes[name]), library.open(name), budget)
-        for name in names
-    ]
-
-
-def notes_of(run: Run | None, runs: list[Run], shown: list[SequencePage], library: Library) -> list[str]:
-    """What the reader of the page should know about what is missing."""
-    notes = [library.note[:1].upper() + library.note[1:] + "."] if library.note and shown else []
-    if run is None:
-        return notes
-    others = [other.name for other in runs if other is not run]
-    if others:
-        notes.append(f"Masks of {run.name}; --run shows those of {', '.join(others)}.")
-    left = sorted(set(run.masks) - {page.name for page in shown}, key=natural_sort_key)
-    if left:
-        notes.append(f"Not shown, but with --sequence: {', '.join(left)}.")
-    if not any(map(run.has_trace, run.masks)):
-        notes.append("Proposals, graphs and attention need a run of evaluate or segment with --trace.")
-    return notes
-
-
 def build(args: argparse.Namespace) -> str:
     """The page.
 
@@ -123,29 +60,73 @@ def build(args: argparse.Namespace) -> str:
         raise InputError(f"{folder}: no such folder; give an output folder of this project")
     runs = find_runs(folder)
     run = choose_run(runs, args.run)
-    stored = run is None and (folder / META).is_file()
     tables, plots, curves = collect_tables(folder, run), collect_plots(folder), collect_curves(folder)
-    if not (run or stored or tables or plots or curves):
+    if not (run or tables or plots or curves):
         raise InputError(f"{folder}: holds nothing to report, no masks, metrics.json, table.json or *_log.json")
-    origin = find_origin(folder, run)
-    if stored and origin == Origin():
-        origin = Origin(preset=StoredProposals(folder).meta.get("settings", {}).get("dataset"))
-    if args.seed is not None:
-        origin = dataclasses.replace(origin, seed=args.seed)
-    library = Library(origin, args.video, args.preset, args.root, args.split)
-    shown: list[SequencePage] = []
-    if run is not None:
-        shown = build_masks(run, library, args.sequence)
-    elif stored:
-        shown = build_stored_proposals(folder, library, args.sequence)
-    notes = notes_of(run, runs, shown, library)
-    summary = ", ".join(part for part in (str(folder), _scores_of(run)) if part)
-    return assemble(folder.resolve().name, summary, notes, shown, tables, plots, curves)
+    options = {name: vars(args)[name] for name in ("video", "preset", "root", "split", "seed")}
+    asked = {name: value for name, value in options.items() if value is not None}
+    pictures = open_pictures(find_origin(folder, run) if run else {}, asked)
+    names = choose_sequences(run, args.sequence) if run else []
+    bar = tqdm(names, desc="report", unit="sequence", dynamic_ncols=True, disable=None)
+    shown = [build_sequence(run, name, pictures, len(names)) for name in bar if run]
+    return render(
+        title=folder.resolve().name,
+        summary=", ".join(filter(None, (str(folder), mean_of(run)))),
+        notes=notes_of(run, runs, names, pictures),
+        index={"sequences": [{"name": page.name, "notes": page.notes} for page in shown], "curves": curves},
+        contents=[page.content for page in shown],
+        tables=tables,
+        plots=plots,
+    )
 
 
-def _scores_of(run: Run | None) -> str:
+def choose_sequences(run: Run, wanted: list[str] | None) -> list[str]:
+    """The sequences that are shown: those asked for, else the worst of those with a trace, else of all.
+
+    Raises:
+        InputError: one that is asked for is not there.
+    """
+    names = run.sequences
+    for name in wanted or []:
+        if name not in names:
+            raise InputError(f"--sequence {name}: {run.folder} has nothing of it; there are: {', '.join(names)}")
+    traced = [name for name in names if run.has_trace(name)]
+    worst = sorted(traced or names, key=lambda name: run.scores.get(name, {}).get("G", 0.0))[:MOST_SEQUENCES]
+    return list(dict.fromkeys(wanted or worst))
+
+
+def notes_of(run: Run | None, runs: list[Run], shown: list[str], pictures: Pictures) -> list[str]:
+    """What the reader of the page should know about what is missing."""
+    if run is None:
+        return []
+    notes = [pictures.note[:1].upper() + pictures.note[1:] + "."] if pictures.note else []
+    if unknown := [name for name in shown if pictures.videos and name not in pictures.videos]:
+        notes.append(f"The split has no video {', '.join(unknown)}; --split names another one.")
+    if others := [other.name for other in runs if other is not run]:
+        notes.append(f"Masks of {run.name}; --run shows those of {', '.join(others)}.")
+    if left := [name for name in run.sequences if name not in shown]:
+        notes.append(f"Not shown, but with --sequence: {', '.join(left)}.")
+    if not run.stored and not any(map(run.has_trace, run.sequences)):
+        notes.append("Proposals, graphs and attention need a run of evaluate or segment with --trace.")
+    return notes
+
+
+def mean_of(run: Run | None) -> str:
+    """The mean G of the run, where it has several sequences."""
     scores = [s["G"] for s in run.scores.values() if "G" in s] if run is not None else []
     return f"mean G of {len(scores)} sequences {sum(scores) / len(scores):.1f}" if len(scores) > 1 else ""
+
+
+def render(**parts: Any) -> str:
+    """The page as text: one file that needs nothing else, with every name escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(ASSETS), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
+    environment.filters["text_of"], environment.tests["right_aligned"] = text_of, is_number
+    style, *scripts = ((ASSETS / name).read_text(encoding="utf-8") for name in ("style.css", *SCRIPTS))
+    page = environment.get_template("page.html")
+    return page.render(**parts, style=style, script="\n".join(scripts), most_rows=MOST_ROWS)
 
 
 def main() -> None:

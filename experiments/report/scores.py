@@ -7,25 +7,28 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from stg_pyg.contours import tolerance, window_of
+from stg_pyg.contours import contour_f, tolerance
 from stg_pyg.errors import InputError
 from stg_pyg.io import UInt8Array
-from stg_pyg.metrics import contour_accuracy, region_similarity
+from stg_pyg.metrics import region_similarity
 
 WORST, APART = 12, 2
 """Frames in the list of the worst, and how many beside one of them are left out, being the same failure."""
+STRIP = 6
+"""Frames in a strip."""
 OCCLUDED = 0.5
 """An object counts as occluded where less than this share of its usual area is visible."""
+Series = dict[int, list[float | None]]
+"""Of every object a value in every frame, None where there is none."""
 
 
 @dataclass
 class SequenceScores:
-    """J and F in [0, 1] of every object in every frame, None where nothing is annotated; areas in pixels."""
+    """J and F in [0, 1] where a frame is annotated, and areas in pixels, of the annotation if there is one."""
 
-    j: dict[int, list[float | None]] = field(default_factory=dict)
-    f: dict[int, list[float | None]] = field(default_factory=dict)
+    j: Series = field(default_factory=dict)
+    f: Series = field(default_factory=dict)
     areas: dict[int, list[int]] = field(default_factory=dict)
-    """Of the annotation, or of the result where there is none."""
     num_frames: int = 0
 
     def add(self, result: UInt8Array, truth: UInt8Array | None) -> None:
@@ -34,49 +37,40 @@ class SequenceScores:
         Raises:
             InputError: the sizes differ.
         """
-        if truth is not None and truth.shape != result.shape:
-            (h, w), (height, width) = result.shape, truth.shape
+        visible = result if truth is None else truth
+        if visible.shape != result.shape:
+            (h, w), (height, width) = result.shape, visible.shape
             raise InputError(f"masks of {w} x {h} pixels and annotations of {width} x {height} are not of one video")
-        maps = [labels for labels in (result, truth) if labels is not None]
-        seen = {int(i) for labels in maps for i in np.flatnonzero(np.bincount(labels.ravel()))}
-        for obj_id in sorted((seen | set(self.j)) - {0}):
-            for series in (self.j, self.f):
-                series.setdefault(obj_id, [None] * self.num_frames)
-            self.areas.setdefault(obj_id, [0] * self.num_frames)
-            visible = result if truth is None else truth
-            self.areas[obj_id].append(int(np.count_nonzero(visible == obj_id)))
-            j, f = (None, None) if truth is None else frame_score(result == obj_id, truth == obj_id)
-            self.j[obj_id].append(j)
-            self.f[obj_id].append(f)
+        for obj_id in sorted({*np.unique([result, visible]).tolist(), *self.j} - {0}):
+            m, g = result == obj_id, visible == obj_id
+            score = None if truth is None else (float(region_similarity(m, g)), contour_f(m, g, tolerance(*g.shape)))
+            self.j.setdefault(obj_id, [None] * self.num_frames).append(score and score[0])
+            self.f.setdefault(obj_id, [None] * self.num_frames).append(score and score[1])
+            self.areas.setdefault(obj_id, [0] * self.num_frames).append(int(np.count_nonzero(g)))
         self.num_frames += 1
 
     def forget_before(self, given: dict[int, int]) -> None:
         """Takes out the scores of frames where an object is not known yet."""
-        for obj_id, start in given.items():
-            for series in (self.j.get(obj_id, []), self.f.get(obj_id, [])):
-                series[:start] = [None] * min(start, len(series))
+        for series in (self.j, self.f):
+            for obj_id in given.keys() & series:
+                series[obj_id] = [None if t < given[obj_id] else v for t, v in enumerate(series[obj_id])]
 
-    @property
-    def annotated(self) -> bool:
-        return any(value is not None for series in self.j.values() for value in series)
-
-    def worst(self, given: dict[int, int]) -> list[tuple[int, int]]:
-        """(frame, object), the lowest mean of J and F first, see :func:`lowest`, without frames that are given.
-
-        Args:
-            given: index of the frame that each object is given in.
-        """
-        values = [
-            ((j + f) / 2, t, obj_id)
-            for obj_id, series in self.j.items()
-            for t, (j, f) in enumerate(zip(series, self.f[obj_id], strict=True))
-            if j is not None and f is not None and t > given.get(obj_id, -1)
-        ]
-        return lowest(values)
+    def means(self) -> Series:
+        """Of J and F; empty without any annotation."""
+        pairs = {i: zip(self.j[i], self.f[i], strict=True) for i in self.j}
+        means: Series = {i: [None if j is None or f is None else (j + f) / 2 for j, f in pairs[i]] for i in pairs}
+        return means if any(value is not None for row in means.values() for value in row) else {}
 
 
-def lowest(values: Iterable[tuple[float, int, int]]) -> list[tuple[int, int]]:
-    """(frame, object) of the lowest of (value, frame, object), each frame once, no two of them within APART frames."""
+def lowest(series: Series, given: dict[int, int]) -> list[tuple[int, int]]:
+    """(frame, object) of the lowest values, without frames up to the one that an object is given in, each frame once
+    and no two of them within APART frames."""
+    values = ((v, t, i) for i, row in series.items() for t, v in enumerate(row) if v is not None)
+    return apart((v, t, i) for v, t, i in values if t > given.get(i, -1))
+
+
+def apart(values: Iterable[tuple[float, int, int]]) -> list[tuple[int, int]]:
+    """The same of (value, frame, object)."""
     found: list[tuple[int, int]] = []
     for _, t, obj_id in sorted(values):
         if len(found) < WORST and all(abs(t - other) > APART for other, _ in found):
@@ -84,38 +78,18 @@ def lowest(values: Iterable[tuple[float, int, int]]) -> list[tuple[int, int]]:
     return found
 
 
-def frame_score(result: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
-    """J and F of two bool masks [H, W]; only the part of the frame where they are is looked at."""
-    radius = tolerance(*truth.shape)
-    window = window_of(result | truth)
-    if truth[window].size == 0:
-        return 1.0, 1.0
-    part = result[window], truth[window]
-    return float(region_similarity(*part)), float(contour_accuracy(*part, bound=max(radius, 1)))
-
-
-@dataclass(frozen=True)
-class Moment:
-    """A frame of a strip, and why it is there."""
-
-    frame: int
-    reason: str
-
-
-def moments(scores: SequenceScores, given: dict[int, int], count: int = 6) -> list[Moment]:
-    """Frames as those of Figures 4-5 of the paper: the first, the worst, occlusions, and others evenly between."""
+def moments(scores: SequenceScores, given: dict[int, int], worst: Iterable[int]) -> dict[int, str]:
+    """Why each frame is in a strip like those of Figures 4-5 of the paper: it is given, the worst, or an occlusion;
+    empty for those evenly between."""
     last = scores.num_frames - 1
-    found = {0: "given" if 0 in given.values() else ""}
-    for t, _ in scores.worst(given)[:1]:
-        found.setdefault(t, "worst")
+    found = {t: "worst" for t in list(worst)[:1]} | {0: "given" if 0 in given.values() else ""}
     for t in _occlusions(scores):
-        if len(found) < count - 2 and all(abs(t - other) > max(1, last // 20) for other in found):
+        if len(found) < STRIP - 2 and all(abs(t - other) > max(1, last // 20) for other in found):
             found[t] = "occlusion"
-    while len(found) < min(count, last + 1):
+    while len(found) < min(STRIP, last + 1):
         candidates = [t for t in range(last + 1) if t not in found]
-        farthest = max(candidates, key=lambda t: min(abs(t - other) for other in found))
-        found[farthest] = ""
-    return [Moment(t, reason) for t, reason in sorted(found.items())]
+        found[max(candidates, key=lambda t: min(abs(t - other) for other in found))] = ""
+    return dict(sorted(found.items()))
 
 
 def _occlusions(scores: SequenceScores) -> list[int]:
@@ -124,8 +98,6 @@ def _occlusions(scores: SequenceScores) -> list[int]:
     for areas in scores.areas.values():
         share = np.array(areas, np.float64) / max(float(np.median([a for a in areas if a] or [1])), 1.0)
         hidden = np.flatnonzero(share < OCCLUDED)
-        for part in np.split(hidden, np.flatnonzero(np.diff(hidden) > 1) + 1):
-            if len(part):
-                t = int(part[share[part].argmin()])
-                found.append((float(share[t]), t))
+        parts = np.split(hidden, np.flatnonzero(np.diff(hidden) > 1) + 1)
+        found += [min((float(share[t]), int(t)) for t in part) for part in parts if len(part)]
     return [t for _, t in sorted(found)]

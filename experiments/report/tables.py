@@ -1,4 +1,4 @@
-"""Numbers of an output folder as HTML tables, its plots, and its training curves."""
+"""Numbers of an output folder as tables, its plots, and its training curves."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ import csv
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
-from experiments.report.folder import Run, read_json
+from experiments.report.folder import Run, entries, read_json
 from stg_pyg.errors import InputError
 from stg_pyg.io import natural_sort_key
 
@@ -22,7 +21,8 @@ MOST_ROWS, MOST_COLUMNS = 300, 30
 MOST_UNFOLDED = 12
 MOST_POINTS = 400
 """Of one training curve."""
-_BOTH = ("J", "F")
+TABLE_4: tuple[str, ...] = ("step", "mo", "sg", "alpha", "l", "lambda1", "tg", "ol", "ft", "ytb")
+TABLE_4 += ("J", "F", "G", "G_std", "paper_G", "note")
 
 
 @dataclass
@@ -35,19 +35,6 @@ class Table:
     folded: bool = False
     """Shown on demand only."""
 
-    def to_html(self) -> str:
-        """The table with everything escaped; numbers to the right."""
-        numeric = [any(_is_number(row[i]) for row in self.rows) for i in range(len(self.columns))]
-        cells = zip(self.columns, numeric, strict=True)
-        head = "".join(f"<th{' class=number' * right}>{escape(str(name))}</th>" for name, right in cells)
-        body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in self.rows[:MOST_ROWS])
-        more = f"<p class=note>{len(self.rows) - MOST_ROWS} more rows.</p>" if len(self.rows) > MOST_ROWS else ""
-        head = f"<thead><tr>{head}</tr></thead>"
-        table = f"<div class=scroll><table>{head}<tbody>{body}</tbody></table></div>{more}"
-        if self.folded:
-            return f"<details><summary>{escape(self.title)}</summary>{table}</details>"
-        return f"<div><h3>{escape(self.title)}</h3>{table}</div>"
-
 
 def collect_tables(folder: Path, run: Run | None) -> list[Table]:
     """All tables of a folder, what sums it up first.
@@ -57,9 +44,8 @@ def collect_tables(folder: Path, run: Run | None) -> list[Table]:
     """
     tables = [*_rows_of_a_run(folder), *_ablation(folder), *_scores(folder, run), *_csv_files(folder)]
     for path in sorted(folder.glob("*.json"), key=lambda p: natural_sort_key(p.name)):
-        if path.name in NO_TABLES or path.name.endswith("_log.json") or path.stat().st_size > LARGEST_JSON:
-            continue
-        tables += _any_json(path.name, read_json(path))
+        if path.name not in NO_TABLES and not path.name.endswith("_log.json") and path.stat().st_size <= LARGEST_JSON:
+            tables += _any_json(path.name, read_json(path))
     return tables
 
 
@@ -81,7 +67,7 @@ def collect_curves(folder: Path) -> list[dict[str, Any]]:
         if not isinstance(log, list) or not all(isinstance(entry, dict) for entry in log):
             raise InputError(f"{path}: is no training log, a list of entries; delete it, or train again")
         log = log[:: max(1, len(log) // MOST_POINTS)]
-        names = dict.fromkeys(key for entry in log for key, value in entry.items() if _is_number(value))
+        names = dict.fromkeys(key for entry in log for key, value in entry.items() if is_number(value))
         steps = [entry.get("step", i) for i, entry in enumerate(log)]
         series = {name: [_finite(entry.get(name)) for entry in log] for name in names if name != "step"}
         if series:
@@ -89,30 +75,43 @@ def collect_curves(folder: Path) -> list[dict[str, Any]]:
     return curves
 
 
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def text_of(value: Any) -> str:
+    """What a cell shows."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.2f}" if abs(value) >= 0.1 else f"{value:.4g}"
+    return str(value)
+
+
 def _scores(folder: Path, run: Run | None) -> Iterable[Table]:
-    place = folder if run is None or (folder / "metrics.json").is_file() else run.folder
-    metrics = read_json(place / "metrics.json")
-    if not isinstance(metrics, dict):
-        return
-    rows = [[name, s.get("J"), s.get("F"), s.get("G")] for name, s in (metrics.get("sequences") or {}).items()]
-    if rows:
-        both = [metrics.get(m, {}) for m in _BOTH]
-        rows.sort(key=lambda row: row[3] if _is_number(row[3]) else 0.0)
-        rows.append(["all", *(m.get("mean") for m in both), metrics.get("G")])
+    own = run is None or (folder / "metrics.json").is_file()
+    metrics = entries((folder if own or run is None else run.folder) / "metrics.json")
+    if isinstance(sequences := metrics.get("sequences"), dict) and sequences:
+        rows = [[name, s.get("J"), s.get("F"), s.get("G")] for name, s in sequences.items()]
+        rows.sort(key=lambda row: row[3] if is_number(row[3]) else 0.0)
+        both = {m: _statistics(metrics.get(m)) for m in ("J", "F")}
+        rows.append(["all", both["J"][0], both["F"][0], metrics.get("G")])
         yield Table("Scores by sequence, the lowest first", ["sequence", "J", "F", "G"], rows)
-        yield Table("Scores of all", ["", "mean", "recall", "decay"], [[m, *_triple(metrics.get(m))] for m in _BOTH])
+        yield Table("Scores of all", ["", "mean", "recall", "decay"], [[m, *values] for m, values in both.items()])
     if isinstance(metrics.get("config"), dict):
         yield Table("Settings", ["name", "value"], list(_flat(metrics["config"])), folded=True)
 
 
 def _rows_of_a_run(folder: Path) -> Iterable[Table]:
-    table = read_json(folder / "table.json")
-    if isinstance(table, dict) and table:
+    if table := entries(folder / "table.json"):
+        parts = ["recall", "decay"]
         rows = [
-            [name, *_triple(r.get("J")), *_triple(r.get("F")), r.get("G"), r.get("fps")] for name, r in table.items()
+            [name, *_statistics(r.get("J")), *_statistics(r.get("F")), r.get("G"), r.get("fps")]
+            for name, r in table.items()
         ]
-        columns = ["row", "J", "recall", "decay", "F", "recall", "decay", "G", "frames/s"]
-        yield Table("What each part adds", columns, rows)
+        yield Table("What each part adds", ["row", "J", *parts, "F", *parts, "G", "frames/s"], rows)
 
 
 def _ablation(folder: Path) -> Iterable[Table]:
@@ -120,34 +119,14 @@ def _ablation(folder: Path) -> Iterable[Table]:
     content = {"rows": content} if isinstance(content, list) else content
     if not isinstance(content, dict):
         return
-    wanted = (
-        "step",
-        "mo",
-        "sg",
-        "alpha",
-        "l",
-        "lambda1",
-        "tg",
-        "ol",
-        "ft",
-        "ytb",
-        "J",
-        "F",
-        "G",
-        "G_std",
-        "paper_G",
-        "note",
-    )
     if rows := content.get("rows"):
-        names = [name for name in wanted if any(name in row for row in rows)]
-        yield Table("Table 4", names, [[row.get(name) for name in names] for row in rows])
+        yield _entries("Table 4", rows, [name for name in TABLE_4 if any(name in row for row in rows)])
     if own := content.get("own"):
-        names = ["label", "J", "F", "G", "change"]
-        yield Table("The full model without its parts", names, [[row.get(name) for name in names] for row in own])
+        yield _entries("The full model without its parts", own, ["label", "J", "F", "G", "change"])
     curves = content.get("curves")
     for name, curve in curves.items() if isinstance(curves, dict) else ():
-        points = [[p.get("value"), p.get("J"), p.get("F"), p.get("G")] for p in curve.get("points", [])]
-        yield Table(f"G over {name}", [name, "J", "F", "G"], points)
+        points = [{**point, name: point.get("value")} for point in curve.get("points", [])]
+        yield _entries(f"G over {name}", points, [name, "J", "F", "G"])
 
 
 def _csv_files(folder: Path) -> Iterable[Table]:
@@ -165,14 +144,15 @@ def _any_json(name: str, content: Any) -> Iterable[Table]:
     if isinstance(content, dict) and isinstance(content.get("rows"), list):
         content = content["rows"]
     if isinstance(content, list) and content and all(isinstance(entry, dict) for entry in content):
-        columns = list(
-            dict.fromkeys(k for entry in content for k, v in entry.items() if not isinstance(v, dict | list))
-        )
-        columns = columns[:MOST_COLUMNS]
-        if columns:
-            yield Table(name, columns, [[entry.get(column) for column in columns] for entry in content])
+        flat = dict.fromkeys(k for entry in content for k, v in entry.items() if not isinstance(v, dict | list))
+        if flat:
+            yield _entries(name, content, list(flat)[:MOST_COLUMNS])
     elif isinstance(content, dict) and (values := list(_flat(content))):
         yield Table(name, ["name", "value"], values, folded=len(values) > MOST_UNFOLDED)
+
+
+def _entries(title: str, content: Sequence[dict[str, Any]], columns: Sequence[str]) -> Table:
+    return Table(title, columns, [[entry.get(column) for column in columns] for entry in content])
 
 
 def _flat(content: dict[str, Any], before: str = "") -> Iterable[tuple[str, Any]]:
@@ -186,20 +166,9 @@ def _flat(content: dict[str, Any], before: str = "") -> Iterable[tuple[str, Any]
             yield f"{before}{key}", value
 
 
-def _triple(statistics: Any) -> list[Any]:
-    statistics = statistics if isinstance(statistics, dict) else {}
-    return [statistics.get(name) for name in ("mean", "recall", "decay")]
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "<td class=number>–</td>"
-    if isinstance(value, bool):
-        return f"<td>{'yes' if value else 'no'}</td>"
-    if isinstance(value, int | float):
-        text = f"{value:.2f}" if isinstance(value, float) and abs(value) >= 0.1 else f"{value:.4g}"
-        return f"<td class=number>{text if isinstance(value, float) else value}</td>"
-    return f"<td>{escape(str(value))}</td>"
+def _statistics(measure: Any) -> list[Any]:
+    measure = measure if isinstance(measure, dict) else {}
+    return [measure.get(name) for name in ("mean", "recall", "decay")]
 
 
 def _value(text: str) -> Any:
@@ -209,9 +178,5 @@ def _value(text: str) -> Any:
         return text
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def _finite(value: Any) -> float | None:
-    return float(f"{value:.5g}") if _is_number(value) else None
+    return float(f"{value:.5g}") if is_number(value) else None

@@ -69,7 +69,8 @@ def evaluated(davis: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scoring, "ProcessPoolExecutor", InProcess)
         arguments = ("--root", davis, "--preset", "davis2017", "--checkpoint", checkpoint, "--online-steps", 0)
-        assert command(patch, "evaluate", *arguments, "--trace", "--out", folder / "out", "--device", "cpu") == 0
+        arguments = (*arguments, "--trace", "--out", folder / "out", "--device", "cpu")
+        assert command(patch, "evaluate", *arguments) == 0
     return folder / "out"
 
 
@@ -81,9 +82,3 @@ def content_of(page: str, name: str) -> dict:
 
 def unpack(text: str) -> bytes:
     return zlib.decompress(b64decode(text))
-
-
-def header_of(detail: str) -> dict:
-    """How a frame came about, as a page holds it."""
-    data = unpack(detail)
-    return json.loads(data[4 : 4 + int.from_bytes(data[:4], "little")])

@@ -1,29 +1,15 @@
 import json
-import sys
 
 import numpy as np
 import pytest
+from test_cli import command, error_line
 
 from datasets import SyntheticVideos
 from experiments import dreams
-from stg_pyg.errors import InputError
 from stg_pyg.io import read_image, write_image, write_label_map
 from stg_pyg.lucid import Sample
 
-
-def start(monkeypatch, tmp_path, *options):
-    monkeypatch.setattr(sys, "argv", ["dreams", *map(str, options), "--out", str(tmp_path / "out")])
-    dreams.main()
-
-
-def test_sheet_of_a_split(monkeypatch, tmp_path, capsys):
-    options = ["--preset", "synthetic", "--split", "val", "--size", "32", "--samples", "5", "--columns", "2"]
-    start(monkeypatch, tmp_path, *options)
-    sheet = read_image(tmp_path / "out/dreams.png")
-    assert sheet.shape == (3 * 36 + 4, 2 * (3 * 32 + 16), 3)
-    result = json.loads((tmp_path / "out/dreams.json").read_text())
-    assert result["samples"] == 5 and result["size"] == 32 and result["samples_per_second"] > 0
-    assert "5 samples" in capsys.readouterr().out
+SPLIT = ("--preset", "synthetic", "--split", "val")
 
 
 @pytest.fixture
@@ -36,8 +22,14 @@ def frame(tmp_path):
     return tmp_path
 
 
-def test_sheet_of_one_frame(monkeypatch, frame):
-    start(monkeypatch, frame, "--frame", frame / "frame.png", "--masks", frame / "masks.png", "--samples", 2)
+def test_sheets_of_a_split_and_of_one_frame(monkeypatch, frame):
+    options = (*SPLIT, "--size", 32, "--samples", 5, "--columns", 2, "--out", frame / "out")
+    assert command(monkeypatch, "dreams", *options) == 0
+    assert read_image(frame / "out/dreams.png").shape == (3 * 36 + 4, 2 * (3 * 32 + 16), 3)
+    result = json.loads((frame / "out/dreams.json").read_text())
+    assert result["samples"] == 5 and result["size"] == 32 and result["samples_per_second"] > 0
+    options = ("--frame", frame / "frame.png", "--masks", frame / "masks.png", "--samples", 2, "--out", frame / "out")
+    assert command(monkeypatch, "dreams", *options) == 0
     assert read_image(frame / "out/dreams.png").shape == (132 + 4, 2 * (3 * 128 + 16), 3)
 
 
@@ -54,16 +46,14 @@ def test_sheet_of_one_frame(monkeypatch, frame):
         ("--preset synthetic --dream-share x", "0 to 1"),
     ],
 )
-def test_bad_arguments_are_named(monkeypatch, frame, options, message):
-    with pytest.raises(InputError, match=message):
-        start(monkeypatch, frame, *(part.format(frame) for part in options.split()))
+def test_bad_arguments_are_named(monkeypatch, capsys, frame, options, message):
+    options = [part.format(frame) for part in options.split()]
+    assert command(monkeypatch, "dreams", *options, "--out", frame / "out") == 2 and message in error_line(capsys)
 
 
 def test_q_and_target_are_tinted_over_the_crop():
     crop, left, right = np.full((16, 16, 3), 100, np.uint8), *np.zeros((2, 16, 16), np.uint8)
     left[:, :8], right[:, 8:] = 255, 255
     sheet = dreams.contact_sheet([Sample(crop, left, right)], columns=4)
-    pictures = [sheet[4:20, 4 + 20 * k : 20 + 20 * k] for k in range(3)]
-    assert np.array_equal(pictures[0], crop)
-    changed = [(picture != 100).any(axis=2) for picture in pictures]
-    assert np.array_equal(changed[1], left > 0) and np.array_equal(changed[2], right > 0)
+    changed = [(sheet[4:20, x : x + 16] != 100).any(axis=2) for x in (4, 24, 44)]
+    assert not changed[0].any() and np.array_equal(changed[1], left > 0) and np.array_equal(changed[2], right > 0)

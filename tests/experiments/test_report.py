@@ -1,21 +1,33 @@
+"""What a page holds of every kind of output folder, and what is refused."""
+
+import base64
+import io
 import json
 import shutil
 from html.parser import HTMLParser
 
+import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image
-from report_cases import EVIL, FRAMES, HEIGHT, WIDTH, content_of, davis, evaluated, header_of, labels_of, unpack
+from report_cases import EVIL, FRAMES, HEIGHT, WIDTH, content_of, davis, evaluated, labels_of, unpack
 from test_cli import command, error_line
-from train_cases import InProcess
 
-from experiments import scoring
-from experiments.report import command as report
-from stg_pyg.io import write_json, write_label_map
+from experiments.report.details import MOST_CONTOURS, cell_attention, object_attention, outline
+from experiments.report.folder import Pictures
+from experiments.report.scores import SequenceScores, lowest, moments
+from experiments.report.sequence import LEVELS, choose_frames, pack_pictures, shrink, thin
+from experiments.segment.frame_source import open_source
+from stg_pyg import InputError, Proposals
+from stg_pyg.encoded import EncodedProposals
+from stg_pyg.io import write_image, write_json, write_label_map
 from stg_pyg.metrics import contour_accuracy, region_similarity
+from stg_pyg.proposal_store import ProposalWriter
 from stg_pyg.trace_files import read_trace
 
 __all__ = ["davis", "evaluated"]
+STATISTICS = {"mean": 50.0, "recall": 61.25, "decay": -1.0}
 
 
 @pytest.fixture
@@ -40,141 +52,113 @@ def complaint(monkeypatch, capsys, tmp_path):
 
 
 class Elements(HTMLParser):
-    """Tags in order, and the text of those that are shown."""
+    """Tags, addresses, and the text that is shown."""
 
     def __init__(self, page):
         super().__init__()
-        self.tags, self.text, self.addresses, self._hidden = [], "", [], False
+        self.tags, self.text, self.addresses = [], "", []
         self.feed(page)
 
     def handle_starttag(self, tag, attributes):
         self.tags.append(tag)
         self.addresses += [value for name, value in attributes if name in ("src", "href", "action", "data")]
-        self._hidden = tag in ("script", "style")
-
-    def handle_endtag(self, tag):
-        self._hidden = False
 
     def handle_data(self, data):
-        self.text += "" if self._hidden else data
+        self.text += "" if self.tags and self.tags[-1] in ("script", "style") else data
 
 
-def test_frames_scores_and_worst_of_an_evaluation(make, evaluated):
-    page = make(evaluated, "--sequence", "walk")
-    walk = content_of(page, "sequence-0")
-    frames = FRAMES["walk"]
-    assert walk["frames"] == frames and walk["size"] == [HEIGHT, WIDTH] and walk["given"] == {"1": 0, "3": 0}
-    assert len(walk["pictures"]) == len(frames) and walk["annotated"]
-    for t, frame in enumerate(frames):
-        result = np.array(Image.open(evaluated / "walk" / f"{frame}.png"))
-        for i in (1, 3):
-            j = region_similarity(result == i, labels_of(t) == i)
-            f = contour_accuracy(result == i, labels_of(t) == i)
-            got = [walk["scores"][str(i)][m][t] for m in "JF"]
-            np.testing.assert_allclose(got, [100 * j, 100 * f], atol=0.01)
-    both = {i: np.mean([s["J"], s["F"]], axis=0) for i, s in walk["scores"].items()}
-    listed = [both[str(i)][t] for t, i in walk["worst"]]
-    assert listed == sorted(listed) and listed[0] == min(min(row[1:]) for row in both.values())
-    assert all(abs(a - b) > 2 for n, (a, _) in enumerate(walk["worst"]) for b, _ in walk["worst"][:n])
-    assert walk["means"] == pytest.approx(json.loads((evaluated / "metrics.json").read_text())["sequences"]["walk"])
-    assert unpack(walk["outlines"]) and walk["strip"]
+def write_masks(folder, count=3):
+    for t in range(count):
+        write_label_map(folder / f"{t:05d}.png", labels_of(t % 14))
 
 
-def test_how_a_frame_came_about(make, evaluated):
-    walk = content_of(make(evaluated, "--sequence", "walk"), "sequence-0")
-    header, trace = header_of(walk["details"][4]), read_trace(evaluated / "trace" / "walk" / "00004.npz")
-    assert (header["lambda1"], header["quality"]) == (trace.lambda1, trace.quality_weight)
-    assert [part["id"] for part in header["objects"]] == [1, 3]
-    for k, part in enumerate(header["objects"]):
-        own = np.flatnonzero(trace.batch == k)
-        assert own[part["selected"]] == trace.selected[k]
-        for name, field in {"box_iou": "box_term", "mask_iou": "mask_term", "gate": "gate", "total": "total"}.items():
-            assert [node[name] for node in part["nodes"]] == pytest.approx(getattr(trace, field)[own], abs=1e-4)
-        assert [node["origin"] for node in part["nodes"]] == [trace.origin[n] for n in own]
-        assert part["memory"] == ["00000", "00001", "00002", "00003"]
-    numbers = unpack(walk["details"][4])[4 + len(json.dumps(header, separators=(",", ":"))) :]
-    count = len(header["objects"][0]["nodes"])
-    weights = np.frombuffer(numbers[: count**2], np.int8).reshape(count, count) / 127 * header["objects"][0]["largest"]
-    for (source, target), weight in zip(trace.edge_index.T, trace.edge_weight, strict=True):
-        if target < count:
-            assert weights[target, source] == pytest.approx(float(weight), abs=0.01)
-    cells = np.frombuffer(unpack(walk["cells"][4]), np.uint8)
-    assert cells.size == trace.attention_cells.size and cells.max() == 255
-    assert header_of(walk["details"][0])["objects"] == []
-
-
-def test_names_are_text_everywhere(make, evaluated):
+def test_an_evaluation_with_traces(make, evaluated):
     page = make(evaluated)
     assert {s["name"] for s in content_of(page, "index")["sequences"]} == {"walk", EVIL}
     elements = Elements(page)
     assert elements.tags.count("script") == 4, "index, two sequences and the program"
     assert EVIL in elements.text and "</body>" in page[-40:]
+    assert all(address.startswith(("#", "data:")) for address in elements.addresses) and "default-src 'none'" in page
+
+    walk = content_of(page, "sequence-0")
+    assert walk["frames"] == FRAMES["walk"] and walk["size"] == [HEIGHT, WIDTH] and walk["given"] == {"1": 0, "3": 0}
+    assert len(walk["pictures"]) == 14 and walk["annotated"] and walk["moments"][0] == [0, "given"]
+    for t, frame in enumerate(walk["frames"]):
+        result = np.array(Image.open(evaluated / "walk" / f"{frame}.png"))
+        for i in (1, 3):
+            right = [100 * score(result == i, labels_of(t) == i) for score in (region_similarity, contour_accuracy)]
+            np.testing.assert_allclose([walk["scores"][str(i)][m][t] for m in "JF"], right, atol=0.01)
+    both = {i: np.mean([s["J"], s["F"]], axis=0) for i, s in walk["scores"].items()}
+    listed = [both[str(i)][t] for t, i in walk["worst"]]
+    assert listed == sorted(listed) and listed[0] == min(min(row[1:]) for row in both.values())
+    assert walk["means"] == pytest.approx(json.loads((evaluated / "metrics.json").read_text())["sequences"]["walk"])
 
 
-def test_names_of_losses_end_no_element(make, tmp_path):
-    (tmp_path / "x_log.json").write_text(json.dumps([{"step": 1, "</script><b>": 2.0}]))
-    page = make(tmp_path)
-    (curve,) = content_of(page, "index")["curves"]
-    assert list(curve["series"]) == ["</script><b>"] and "b" not in Elements(page).tags
+def test_how_a_frame_came_about(make, evaluated):
+    walk = content_of(make(evaluated, "--sequence", "walk"), "sequence-0")
+    detail, trace = json.loads(unpack(walk["details"][4])), read_trace(evaluated / "trace" / "walk" / "00004.npz")
+    assert (detail["lambda1"], detail["quality"]) == (trace.lambda1, trace.quality_weight)
+    assert [part["id"] for part in detail["objects"]] == [1, 3]
+    for k, part in enumerate(detail["objects"]):
+        own = np.flatnonzero(trace.batch == k)
+        assert own[part["selected"]] == trace.selected[k] and part["memory"] == ["00000", "00001", "00002", "00003"]
+        for name, field in {"box_iou": "box_term", "mask_iou": "mask_term", "gate": "gate", "total": "total"}.items():
+            assert [node[name] for node in part["nodes"]] == pytest.approx(getattr(trace, field)[own], abs=1e-4)
+        assert [node["origin"] for node in part["nodes"]] == [trace.origin[n] for n in own]
+        weights = np.reshape(part["weights"], (len(own), len(own)))
+        inside = np.isin(trace.edge_index[0], own)
+        source, target = np.searchsorted(own, trace.edge_index[:, inside])
+        np.testing.assert_allclose(weights[target, source], trace.edge_weight[inside], atol=1e-3)
+    cells = np.frombuffer(unpack(walk["cells"][4]), np.uint8)
+    assert cells.size == trace.attention_cells.size and cells.max() == 255
+    assert json.loads(unpack(walk["details"][0]))["objects"] == []
 
 
-def test_the_page_needs_nothing_else(make, evaluated):
-    page = make(evaluated)
-    assert all(address.startswith(("#", "data:")) for address in Elements(page).addresses)
-    assert "default-src 'none'" in page
-
-
-def test_training_curves_and_tables(make, tmp_path):
-    log = [{"step": 10 * n, "loss": 1 / n, "gate": float("nan") if n == 2 else n} for n in range(1, 5)]
-    (tmp_path / "graph_log.json").write_text(json.dumps(log))
-    statistics = {"mean": 50.0, "recall": 61.25, "decay": -1.0}
-    row = {"J": statistics, "F": statistics, "G": 50.0, "fps": 2.0}
-    write_json(tmp_path / "table.json", {"<i>row": row})
-    ablation = {"rows": [{"step": "x", "mo": True, "G": 1.5, "paper_G": 53.2}], "own": [], "curves": {}}
-    write_json(tmp_path / "ablation.json", ablation)
-    (tmp_path / "tables.csv").write_text("method,J\n<b>ours,81.5\n")
-    write_json(tmp_path / "benchmark.json", [{"layer": "stg", "ms": 1.25}, {"layer": "gat", "ms": None}])
-    page = make(tmp_path)
-    (curve,) = content_of(page, "index")["curves"]
-    assert curve["steps"] == [10, 20, 30, 40] and curve["series"]["loss"][1] == 0.5
-    assert curve["series"]["gate"] == [1, None, 3, 4]
-    text = Elements(page).text
-    for part in ("<i>row", "61.25", "53.20", "<b>ours", "81.50", "gat", "What each part adds", "Table 4"):
-        assert part in text, part
-
-
-def test_rows_of_a_training_run(make, evaluated, davis, tmp_path):
+def test_a_training_run(make, evaluated, davis, tmp_path):
     for row in ("flow", "temporal"):
         shutil.copytree(evaluated / "walk", tmp_path / row / "walk")
-    write_json(tmp_path / "table.json", {"temporal": {"sequences": {"walk": {"J": 1.0, "F": 2.0, "G": 1.5}}}})
+    row = {"J": STATISTICS, "F": STATISTICS, "G": 50.0, "fps": 2.0, "sequences": {"walk": {"G": 1.5}}}
+    write_json(tmp_path / "table.json", {"temporal": row})
+    log = [{"step": 10 * n, "</script><b>": 1 / n, "gate": float("nan") if n == 2 else n} for n in range(1, 5)]
+    (tmp_path / "graph_log.json").write_text(json.dumps(log))
     page = make(tmp_path, "--root", davis, "--preset", "davis2017")
-    walk = content_of(page, "sequence-0")
-    assert walk["means"]["G"] == 1.5 and len(walk["pictures"]) == 14
-    assert "Masks of temporal; --run shows those of flow" in page and "--trace" in page
+    walk, elements = content_of(page, "sequence-0"), Elements(page)
+    assert walk["means"] == {"G": 1.5} and len(walk["pictures"]) == 14
+    assert "Masks of temporal; --run shows those of flow" in elements.text and "--trace" in elements.text
+    assert "What each part adds" in elements.text and "61.25" in elements.text and "b" not in elements.tags
+    (curve,) = content_of(page, "index")["curves"]
+    assert curve["steps"] == [10, 20, 30, 40]
+    assert curve["series"] == {"</script><b>": [1, 0.5, 0.33333, 0.25], "gate": [1, None, 3, 4]}
     assert content_of(make(tmp_path, "--run", "flow"), "sequence-0")["means"] is None
 
 
-def test_frames_that_have_gone(make, evaluated, davis, tmp_path):
+def test_tables_and_plots(make, tmp_path):
+    ablation = {"rows": [{"step": "<i>x", "mo": True, "G": 1.5, "paper_G": 53.2}], "own": [], "curves": {}}
+    write_json(tmp_path / "ablation.json", ablation)
+    (tmp_path / "tables.csv").write_text("method,J\n<b>ours,81.5\n")
+    write_json(tmp_path / "benchmark.json", [{"layer": "stg", "ms": 1.25}, {"layer": "gat", "ms": None}])
+    write_image(tmp_path / "plot.png", np.zeros((4, 4, 3), np.uint8))
+    page = make(tmp_path)
+    for part in ("Table 4", "<i>x", "yes", "53.20", "<b>ours", "81.50", "gat", "–", "plot.png"):
+        assert part in Elements(page).text, part
+    assert "<td class=number>1.25</td>" in page and "<th class=number>ms</th>" in page and "<th>layer</th>" in page
+
+
+def test_masks_without_their_frames(make, monkeypatch, evaluated, davis, tmp_path):
     shutil.copytree(evaluated, tmp_path / "run")
-    record = next((tmp_path / "run" / ".done").glob("*.json"))
-    record.write_text(record.read_text().replace(str(davis), str(davis.parent / "gone0")))
-    for other in (tmp_path / "run" / ".done").glob("*.json"):
-        other.write_text(record.read_text())
+    for record in (tmp_path / "run" / ".done").glob("*.json"):
+        record.write_text(record.read_text().replace(str(davis), str(davis.parent / "gone0")))
     page = make(tmp_path / "run")
     assert content_of(page, "sequence-0")["pictures"] == [] and "gone0" in Elements(page).text
-
-
-def test_stored_masks_that_were_only_scored(make, monkeypatch, evaluated, davis, tmp_path):
     where = ("--root", davis, "--preset", "davis2017")
-    arguments = (*where, "--predictions", evaluated, "--out", tmp_path / "scored", "--processes", 1)
-    assert command(monkeypatch, "evaluate", *arguments) == 0
-    page = make(tmp_path / "scored", *where, "--sequence", "walk")
-    assert len(content_of(page, "sequence-0")["frames"]) == 14
+    scored = (*where, "--predictions", evaluated, "--out", tmp_path / "scored", "--processes", 1)
+    assert command(monkeypatch, "evaluate", *scored) == 0
+    walk = content_of(make(tmp_path / "scored", *where, "--sequence", "walk"), "sequence-0")
+    assert len(walk["frames"]) == len(walk["pictures"]) == 14
 
 
-def test_segment_folders(make, davis, tmp_path):
-    for t in range(6):
-        write_label_map(tmp_path / "out" / "walk" / f"{t:05d}.png", labels_of(t))
+def test_a_folder_of_segment(make, davis, tmp_path):
+    write_masks(tmp_path / "out" / "walk", 6)
     rows = {"1": [1.0, 0.9, 0.5, 0.9, 0.9, 0.4], "3": [1.0, 0.9, 0.9, 0.9, 0.9, None]}
     confidence = {"sequence": "walk", "frames": [f"{t:05d}" for t in range(6)], "objects": rows}
     write_json(tmp_path / "out" / "confidence.json", confidence)
@@ -192,30 +176,22 @@ def test_a_traced_run_of_segment_on_reduced_frames(make, monkeypatch, davis, eva
     assert command(monkeypatch, "segment", *arguments, "--trace") == 0
     walk = content_of(make(tmp_path / "out"), "sequence-0")
     assert all(walk["details"]) and len(walk["pictures"]) == 14
-    points = [p for part in header_of(walk["details"][3])["objects"] for shape in part["q"] for p in shape[::2]]
-    assert points and max(points) > 42, "outlines are at the size of the frame"
+    objects = json.loads(unpack(walk["details"][3]))["objects"]
+    assert max(x for part in objects for shape in part["q"] for x in shape[::2]) > 42, "at the size of the frame"
     assert command(monkeypatch, "segment", *arguments) == 0
     assert not list((tmp_path / "out").glob("trace/*/*.npz")), "the trace of another run misleads"
 
 
-def test_a_run_without_trace_leaves_none(monkeypatch, evaluated, davis, tmp_path):
-    shutil.copytree(evaluated, tmp_path / "out")
-    monkeypatch.setattr(scoring, "ProcessPoolExecutor", InProcess)
-    arguments = ("--root", davis, "--preset", "davis2017", "--checkpoint", evaluated.parent / "checkpoint.pt")
-    assert command(monkeypatch, "evaluate", *arguments, "--row", "flow", "--out", tmp_path / "out") == 0
-    assert not list((tmp_path / "out").glob("trace/*/*.npz"))
-
-
-def test_the_largest_page(make, davis, tmp_path, monkeypatch):
-    """Too much for the budgets: fewer frames, smaller pictures, fewer details, and it is said."""
-    folder = tmp_path / "out" / "long"
-    for t in range(60):
-        write_label_map(folder / f"{t:05d}.png", labels_of(t % 14))
-    monkeypatch.setattr(report, "MOST_FRAMES", 20)
-    page = make(tmp_path / "out")
-    long = content_of(page, "sequence-0")
-    assert 15 <= len(long["frames"]) <= 24 and long["frames"][0] == "00000" and long["frames"][-1] == "00059"
-    assert "of 60 frames are shown" in page
+def test_stored_proposals(make, davis, tmp_path):
+    masks = torch.stack([torch.from_numpy(labels_of(0) == i) for i in (1, 3)])
+    found = EncodedProposals.from_proposals(Proposals.from_masks(masks, torch.tensor([0.25, 0.75])))
+    writer = ProposalWriter(tmp_path / "out", {"dataset": "davis2017"})
+    writer.write("walk", "00000", found)
+    writer.merge()
+    walk = content_of(make(tmp_path / "out", "--root", davis), "sequence-0")
+    proposals = json.loads(unpack(walk["details"][0]))["proposals"]
+    assert [p["score"] for p in proposals] == [0.75, 0.25] and proposals[1]["proposal"] == outline(labels_of(0) == 1)
+    assert len(walk["pictures"]) == 1 and walk["scores"] == {} and walk["moments"] == []
 
 
 @pytest.mark.parametrize(
@@ -229,23 +205,89 @@ def test_the_largest_page(make, davis, tmp_path, monkeypatch):
     ],
 )
 def test_broken_files(complaint, tmp_path, name, content, needle):
-    for t in range(3):
-        write_label_map(tmp_path / "out" / "walk" / f"{t:05d}.png", labels_of(t))
+    write_masks(tmp_path / "out" / "walk")
     (tmp_path / "out" / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / "out" / name).write_text(content)
     assert needle in complaint(tmp_path / "out")
 
 
-def test_bad_arguments(complaint, evaluated, davis, tmp_path):
-    assert "no such folder" in complaint(tmp_path / "missing")
-    assert "nothing to report" in complaint(davis / "ImageSets")
-    assert "--sequence swim" in complaint(evaluated, "--sequence", "swim")
-    assert "--run other" in complaint(evaluated, "--run", "other")
-    assert "--video excludes" in complaint(evaluated, "--video", davis, "--root", davis)
-    assert "no such file" in complaint(evaluated, "--video", tmp_path / "film.mp4")
+@pytest.mark.parametrize(
+    "arguments, needle",
+    [
+        ("{tmp}/missing", "no such folder"),
+        ("{davis}/ImageSets", "nothing to report"),
+        ("{run} --sequence swim", "--sequence swim"),
+        ("{run} --run other", "--run other"),
+        ("{run} --video {davis} --root {davis}", "--video excludes"),
+        ("{run} --video {tmp}/film.mp4", "no such file"),
+    ],
+)
+def test_bad_arguments(complaint, evaluated, davis, tmp_path, arguments, needle):
+    assert needle in complaint(*(a.format(tmp=tmp_path, davis=davis, run=evaluated) for a in arguments.split()))
 
 
-def test_the_page_is_in_the_folder_by_default(monkeypatch, capsys, tmp_path):
-    (tmp_path / "graph_log.json").write_text('[{"step": 1, "loss": 2.0}]')
-    assert command(monkeypatch, "report", tmp_path, "--device", "cpu", "--seed", 0) == 0
-    assert (tmp_path / "report.html").is_file() and "report.html" in capsys.readouterr().out
+def test_outlines_keep_holes_pieces_and_single_pixels():
+    mask = np.zeros((60, 80), np.uint8)
+    mask[10:40, 10:50], mask[20:30, 20:40], mask[50, 70] = 1, 0, 1
+    shape, filled, lines = outline(mask), np.zeros_like(mask), np.zeros_like(mask)
+    for points in (np.reshape(contour, (-1, 2)) for contour in shape):
+        filled ^= cv2.fillPoly(np.zeros_like(mask), [points], 1)
+        cv2.polylines(lines, [points], True, 1)
+    assert len(shape) == 3 and lines[50, 70] and np.count_nonzero((filled | lines) != mask) <= 0.08 * mask.sum()
+    assert max(max(contour) for contour in outline(mask, scale=(2.0, 3.0))) == 150 and outline(np.zeros((4, 4))) == []
+    assert len(outline(np.random.default_rng(1).random((100, 100)) > 0.7)) == MOST_CONTOURS
+
+
+def test_what_is_too_much_shrinks():
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (480, 854, 3), dtype=np.uint8))
+    jpegs = [shrink(noise.copy()) for _ in range(2)]
+    for most, side in ((10**9, LEVELS[0][0]), (1, LEVELS[-1][0])):
+        packed = pack_pictures(jpegs, most)
+        assert max(Image.open(io.BytesIO(base64.b64decode(packed[0]))).size) == side
+    kept = choose_frames(1000, 20, [501, 502, 777])
+    assert {0, 999, 501, 502, 777} <= set(kept) and len(kept) <= 20 and choose_frames(3, 10, [1]) == [0, 1, 2]
+    notes = []
+    assert thin(["ab"] * 5, 10, "It", notes) == ["ab"] * 5 and notes == []
+    assert thin(["ab"] * 5, 6, "It", notes) == ["ab", "", "ab", "", "ab"] and notes == ["It is kept of one frame in 2."]
+
+
+def test_moments_are_worst_occluded_and_evenly_between():
+    scores = SequenceScores()
+    for t in range(14):
+        result = labels_of(t)
+        result[(result == 1) & (t == 11)] = 0
+        scores.add(result, labels_of(t))
+    worst = lowest(scores.means(), {1: 0, 3: 0})
+    found = moments(scores, {1: 0, 3: 0}, [t for t, _ in worst])
+    assert worst[0] == (11, 1) and {t: found[t] for t in (0, 11, 6)} == {0: "given", 11: "worst", 6: "occlusion"}
+    assert len(found) == 6 and list(found) == sorted(found)
+    alone = SequenceScores()
+    alone.add(labels_of(0), None)
+    assert moments(alone, {1: 0}, []) == {0: "given"} and alone.means() == {}
+
+
+def test_scores_of_objects_that_come_and_go():
+    scores, lost = SequenceScores(), np.where(labels_of(1) == 3, 0, labels_of(1)).astype(np.uint8)
+    for result, truth in ((lost, labels_of(1)), (lost, None), (labels_of(6), labels_of(6))):
+        scores.add(result, truth)
+    assert scores.j == {1: [1.0, None, 1.0], 3: [0.0, None, 1.0]} and lowest(scores.means(), {1: 0}) == [(0, 3)]
+    scores.forget_before({3: 2})
+    assert scores.f[3] == [None, None, 1.0]
+    with pytest.raises(InputError, match="64 x 48 pixels and annotations of 63 x 48"):
+        scores.add(labels_of(0), labels_of(0)[:, 1:])
+
+
+def test_attention_is_relative_to_its_largest():
+    cells = np.array([[[0.5, 0.25, 0.005], [0.1, 0.1, 0.2]]], np.float16)
+    np.testing.assert_array_equal(cell_attention(cells), [[[255, 128, 0], [128, 128, 255]]])
+    grid = np.zeros((2, 64, 64), np.float16)
+    grid[1, :2, :2] = 0.25
+    small = object_attention(grid)
+    assert small.shape == (2, 32, 32) and small[1, 0, 0] == 255 and small.sum() == 255
+
+
+def test_frames_of_a_source_are_found_by_name(tmp_path):
+    for t in range(6):
+        write_image(tmp_path / f"{t:05d}.png", np.full((2, 2, 3), t, np.uint8))
+    frames = Pictures(source=open_source(tmp_path)).frames("walk", ["00001", "odd", "00004"])
+    assert [None if frame is None else int(frame[0, 0, 0]) for frame in frames] == [1, None, 4]

@@ -24,23 +24,11 @@ function known(window_) {
   return window_[2] > window_[0] && window_[3] > window_[1] ? window_ : [0, 0, width, height];
 }
 
-/** Part of the frame that a grid of cells covers, on a canvas whose coordinates are those of masks. */
-function drawWindow(canvas, window_, side, image) {
-  const [x0, y0, x1, y1] = known(window_);
-  canvas.width = side;
-  canvas.height = Math.max(1, Math.round((side * (y1 - y0)) / (x1 - x0)));
-  const ctx = canvas.getContext("2d");
-  ctx.fillStyle = "#30343a";
-  ctx.fillRect(0, 0, canvas.width, canvas.height);
-  ctx.setTransform(side / (x1 - x0), 0, 0, canvas.height / (y1 - y0), (-x0 * side) / (x1 - x0), (-y0 * canvas.height) / (y1 - y0));
-  const [height, width] = state.sequence.size;
-  if (image) ctx.drawImage(image, 0, 0, width, height);
-  return ctx;
-}
+const ratioOf = ([x0, y0, x1, y1]) => (y1 - y0) / (x1 - x0);
 
 function renderQuery(detail, object, image) {
   const canvas = $("query"), g = detail.cells[0];
-  const ctx = drawWindow(canvas, object.window, 520, image);
+  const ctx = drawWindow(canvas, known(object.window), 520, 520 * ratioOf(known(object.window)), image);
   fillMask(ctx, object.refined, null, colourOf(object.id), (object.window[2] - object.window[0]) / 200);
   ctx.resetTransform();
   const [w, h] = [canvas.width / g, canvas.height / g];
@@ -57,10 +45,7 @@ function renderQuery(detail, object, image) {
   }
   const hint = object.cells ? "Click a place, or use the arrow keys here, to see where it looks." : "Single places are not kept of this frame.";
   $("query-caption").textContent = `The window of the keys. ${hint}`;
-  canvas.onclick = (event) => {
-    const box = canvas.getBoundingClientRect();
-    chooseCell([(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height].map((f) => Math.min(g - 1, Math.floor(f * g))), g, object);
-  };
+  canvas.onclick = (event) => chooseCell(cellAt(event, g), g, object);
   canvas.onkeydown = (event) => {
     const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
     if (!step || event.ctrlKey || event.metaKey || event.altKey) return;
@@ -73,8 +58,7 @@ function renderQuery(detail, object, image) {
 
 function chooseCell([x, y], g, object) {
   if (!object.cells) return;
-  const cell = [Math.max(0, Math.min(g - 1, x)), Math.max(0, Math.min(g - 1, y))];
-  state.cell = cell;
+  state.cell = [clamp(x, g - 1), clamp(y, g - 1)];
   renderDetails();
 }
 
@@ -85,14 +69,13 @@ async function renderMemories(detail, object) {
     const place = sequence.place.get(name);
     const image = place === undefined ? null : await pictureOf(sequence, place);
     const start = whole ? 0 : (state.cell[1] * g + state.cell[0]) * G * G;
-    const heat = (whole ? object.attention[r] : object.cells[r]).subarray(start, start + side * side);
-    const canvas = make("canvas");
-    const ctx = drawWindow(canvas, object.memory_windows[r], 340, image);
+    const heat = (whole ? object.attention[r] : object.cells[r]).slice(start, start + side * side);
+    const canvas = make("canvas"), window_ = known(object.memory_windows[r]);
+    const ctx = drawWindow(canvas, window_, 340, 340 * ratioOf(window_), image);
     drawHeat(ctx, heat, side);
     const shape = place === undefined ? null : sequence.outlines.result[place][object.id];
-    const [x0, y0, x1, y1] = known(object.memory_windows[r]);
-    ctx.setTransform(canvas.width / (x1 - x0), 0, 0, canvas.height / (y1 - y0), (-x0 * canvas.width) / (x1 - x0), (-y0 * canvas.height) / (y1 - y0));
-    fillMask(ctx, shape, null, "rgb(255 255 255 / .8)", (x1 - x0) / 250);
+    lookAt(ctx, window_);
+    fillMask(ctx, shape, null, "rgb(255 255 255 / .8)", (window_[2] - window_[0]) / 250);
     const open = place === undefined ? {} : { onclick: () => showFrame(place), title: `Go to frame ${name}` };
     return make("figure", {}, make("button", { type: "button", ...open }, canvas), make("figcaption", {}, `frame ${name}`));
   }));

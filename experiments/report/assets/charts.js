@@ -25,7 +25,7 @@ function lineChart({ width, height, series, range = null, labels = [], marks = [
   if (cursor !== null) svg.append(make("line", { class: "cursor", x1: x(cursor), x2: x(cursor), y1: top, y2: height - bottom }));
   if (pick) svg.addEventListener("click", (event) => {
     const at = (event.clientX - svg.getBoundingClientRect().left - left) / (width - left - right);
-    pick(Math.max(0, Math.min(count - 1, Math.round(at * (count - 1)))));
+    pick(clamp(Math.round(at * (count - 1)), count - 1));
   });
   return svg;
 }

@@ -54,23 +54,12 @@ function detailOf(sequence, i) {
 }
 
 async function unpackDetail(sequence, i) {
-  const bytes = await inflate(sequence.details[i]);
-  const length = new DataView(bytes.buffer).getUint32(0, true);
-  const detail = JSON.parse(new TextDecoder().decode(bytes.subarray(4, 4 + length)));
+  const detail = await inflateJson(sequence.details[i]);
   const cells = sequence.cells[i] ? await inflate(sequence.cells[i]) : null;
-  let offset = 4 + length, memories = 0;
-  const take = (count) => bytes.subarray(offset, (offset += count));
-  for (const object of detail.objects) {
-    const n = object.nodes.length, size = object.grid ** 2;
-    const weights = take(n * n);
-    object.weights = Float32Array.from(weights, (w) => ((w << 24 >> 24) / 127) * object.largest);
-    object.attention = object.memory.map(() => take(size));
-    if (cells) {
-      const [g, G] = detail.cells, each = g * g * G * G, start = memories;
-      object.cells = object.memory.map((_, r) => cells.subarray((start + r) * each, (start + r + 1) * each));
-    }
-    memories += object.memory.length;
-  }
+  if (!cells) return detail;
+  const [g, G] = detail.cells, each = g * g * G * G;
+  let start = 0;
+  for (const object of detail.objects) object.cells = object.memory.map(() => cells.subarray(start, (start += each)));
   return detail;
 }
 
@@ -84,6 +73,19 @@ function colourOf(id, alpha = 1) {
 
 const percent = (value) => (value === null || value === undefined ? "–" : value.toFixed(1));
 const fixed = (value, digits = 3) => (value === null || value === undefined ? "–" : value.toFixed(digits));
+
+/** Least and greatest of some values, and where a value lies between them. */
+const extremes = (values) => (values.length ? [Math.min(...values), Math.max(...values)] : [0, 0]);
+const share = (value, [low, high]) => (high > low ? (value - low) / (high - low) : 0.5);
+const clamp = (value, most) => Math.max(0, Math.min(most, value));
+const swatch = (colour) => make("span", { class: "swatch", style: `background:${colour}` });
+
+/** Column and row of the cell of a grid that the pointer is in. */
+function cellAt(event, columns, rows = columns) {
+  const box = event.currentTarget.getBoundingClientRect();
+  const at = (place, length, count) => clamp(Math.floor((place / length) * count), count - 1);
+  return [at(event.clientX - box.left, box.width, columns), at(event.clientY - box.top, box.height, rows)];
+}
 
 /** An element with attributes and children; text is never read as HTML. */
 function make(tag, attributes = {}, ...children) {

@@ -60,6 +60,22 @@ function fillMask(ctx, shape, fill, stroke, width, dash = []) {
   }
 }
 
+/** Shows a window (x0, y0, x1, y1) of the frame on a canvas whose coordinates become those of masks. */
+function drawWindow(canvas, window_, width, height, image) {
+  const [h, w] = state.sequence.size, ctx = canvas.getContext("2d");
+  [canvas.width, canvas.height] = [width, height].map((side) => Math.max(1, Math.round(side)));
+  ctx.fillStyle = "#30343a";
+  ctx.fillRect(0, 0, canvas.width, canvas.height);
+  lookAt(ctx, window_);
+  if (image) ctx.drawImage(image, 0, 0, w, h);
+  return ctx;
+}
+
+function lookAt(ctx, [x0, y0, x1, y1]) {
+  const [sx, sy] = [ctx.canvas.width / (x1 - x0), ctx.canvas.height / (y1 - y0)];
+  ctx.setTransform(sx, 0, 0, sy, -x0 * sx, -y0 * sy);
+}
+
 const COLOURS = { truth: "#ffffff", proposals: "#ffc53d", q: "#35d0e6", graph: "#ffffff", extra: "#ff3dd1", missed: "#35a7ff" };
 
 function drawResult(ctx, masks, unit) {
@@ -132,12 +148,12 @@ function drawQ(ctx, detail, unit) {
 function drawGraph(ctx, detail, unit) {
   for (const object of detail.objects) {
     const n = object.nodes.length, centres = object.nodes.map((node) => centroidOf(node.mask));
-    const [low, high] = weightRange(object);
+    const range = weightRange(object);
     for (let v = 0; v < n; v++) for (let u = 0; u < v; u++) {
       const weight = meanWeight(object, v, u);
       if (!centres[v] || !centres[u] || weight === 0) continue;
       ctx.strokeStyle = "rgb(255 255 255 / .55)";
-      ctx.lineWidth = edgeWidth(weight, low, high) * 0.8 * unit;
+      ctx.lineWidth = edgeWidth(weight, range) * 0.8 * unit;
       ctx.beginPath();
       ctx.moveTo(...centres[v]);
       ctx.lineTo(...centres[u]);

@@ -17,13 +17,11 @@ const meanWeight = (object, v, u) => (object.weights[v * object.nodes.length + u
 
 /** Least and greatest weight of the edges that are there. */
 function weightRange(object) {
-  const n = object.nodes.length, values = [];
-  for (let v = 0; v < n; v++) for (let u = 0; u < v; u++) values.push(meanWeight(object, v, u));
-  const there = values.filter((w) => w !== 0);
-  return there.length ? [Math.min(...there), Math.max(...there)] : [0, 0];
+  const pairs = object.nodes.flatMap((_, v) => Array.from({ length: v }, (_, u) => meanWeight(object, v, u)));
+  return extremes(pairs.filter((weight) => weight !== 0));
 }
 
-const edgeWidth = (weight, low, high) => 0.5 + 4 * (high > low ? (weight - low) / (high - low) : 0.5);
+const edgeWidth = (weight, range) => 0.5 + 4 * share(weight, range);
 
 async function renderGraphSection(detail) {
   const { sequence, frame } = state;
@@ -56,9 +54,8 @@ function renderChips(detail) {
   const objects = detail && detail.objects.length > 1 ? detail.objects : [];
   const current = objectOf(detail);
   $("graph-objects").replaceChildren(...objects.map((object) => {
-    const swatch = make("span", { class: "swatch", style: `background:${colourOf(object.id)}` });
     const pick = () => ((state.object = object.id), renderTimeline(), renderDetails());
-    return make("button", { type: "button", "aria-pressed": String(object === current), onclick: pick }, swatch, `object ${object.id}`);
+    return make("button", { type: "button", "aria-pressed": String(object === current), onclick: pick }, swatch(colourOf(object.id)), `object ${object.id}`);
   }));
 }
 
@@ -68,14 +65,13 @@ const nodeName = (node, v) => `${v + 1}${node.origin ? ` ${node.origin}` : ""}`;
 function renderGraph(object) {
   const svg = $("graph-svg"), n = object.nodes.length, middle = 215, radius = n > 1 ? 155 : 0;
   const at = (v, r) => [0, 1].map((axis) => middle + r * (axis ? -Math.cos((2 * Math.PI * v) / n) : Math.sin((2 * Math.PI * v) / n)));
-  const [low, high] = weightRange(object), lines = [], nodes = [];
+  const range = weightRange(object), lines = [], nodes = [];
   for (let v = 0; v < n; v++) for (let u = 0; u < v; u++) {
     const weight = meanWeight(object, v, u);
     if (weight === 0) continue;
     const [[x1, y1], [x2, y2]] = [at(v, radius), at(u, radius)];
-    const strength = high > low ? (weight - low) / (high - low) : 0.5;
     const title = make("title", {}, `${nodeName(object.nodes[v], v)} – ${nodeName(object.nodes[u], u)}: ${fixed(weight)}`);
-    const style = { "stroke-width": edgeWidth(weight, low, high), "stroke-opacity": 0.08 + 0.72 * strength };
+    const style = { "stroke-width": edgeWidth(weight, range), "stroke-opacity": 0.08 + 0.72 * share(weight, range) };
     lines.push(make("line", { x1, y1, x2, y2, ...style, "data-v": v, "data-u": u, "data-opacity": style["stroke-opacity"] }, title));
   }
   object.nodes.forEach((node, v) => {
@@ -89,7 +85,7 @@ function renderGraph(object) {
   });
   svg.setAttribute("viewBox", "-50 20 530 395");
   svg.replaceChildren(...lines, ...nodes);
-  const edges = lines.length ? `Edge weights ${fixed(low)} to ${fixed(high)}, the mean of both directions.` : "No edges.";
+  const edges = lines.length ? `Edge weights ${range.map((weight) => fixed(weight)).join(" to ")}, the mean of both directions.` : "No edges.";
   const sizes = "Circles grow with the gate; the thick one was selected. ";
   $("graph-caption").textContent = sizes + edges;
 }
@@ -108,20 +104,18 @@ function renderMatrix(object) {
   const canvas = $("matrix"), n = object.nodes.length, ctx = canvas.getContext("2d");
   canvas.width = canvas.height = n;
   canvas.style.width = `${Math.min(300, 40 * n)}px`;
-  const there = [...object.weights].filter((w) => w !== 0);
-  const low = there.length ? Math.min(...there) : 0, high = there.length ? Math.max(...there) : 0;
+  const range = extremes(object.weights.filter((weight) => weight !== 0));
   const pixels = ctx.createImageData(n, n);
   object.weights.forEach((weight, i) => {
     const none = Math.floor(i / n) === i % n || weight === 0;
-    pixels.data.set(none ? [128, 128, 128, 40] : heatOf(high > low ? (weight - low) / (high - low) : 0.5), 4 * i);
+    pixels.data.set(none ? [128, 128, 128, 40] : heatOf(share(weight, range)), 4 * i);
   });
   ctx.putImageData(pixels, 0, 0);
-  const caption = `W of Eq. 3, ${fixed(low, 2)} (dark) to ${fixed(high, 2)} (light): row receives, column sends.`;
+  const caption = `W of Eq. 3, ${fixed(range[0], 2)} (dark) to ${fixed(range[1], 2)} (light): row receives, column sends.`;
   $("matrix-caption").textContent = caption;
   canvas.onmouseleave = () => ($("matrix-caption").textContent = caption);
   canvas.onmousemove = (event) => {
-    const box = canvas.getBoundingClientRect();
-    const [u, v] = [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height].map((f) => Math.min(n - 1, Math.max(0, Math.floor(f * n))));
+    const [u, v] = cellAt(event, n);
     $("matrix-caption").textContent = `${nodeName(object.nodes[u], u)} → ${nodeName(object.nodes[v], v)}: ${fixed(object.weights[v * n + u])}`;
   };
 }
@@ -129,7 +123,7 @@ function renderMatrix(object) {
 /** Dark blue over red to light yellow for 0 to 1, as RGBA. */
 function heatOf(value) {
   const stops = [[20, 16, 60], [96, 28, 110], [190, 52, 85], [246, 132, 34], [252, 240, 160]];
-  const place = Math.max(0, Math.min(1, value)) * (stops.length - 1), i = Math.min(stops.length - 2, Math.floor(place));
+  const place = clamp(value, 1) * (stops.length - 1), i = Math.min(stops.length - 2, Math.floor(place));
   return [0, 1, 2].map((c) => Math.round(stops[i][c] + (place - i) * (stops[i + 1][c] - stops[i][c]))).concat(255);
 }
 
@@ -170,22 +164,11 @@ function padded(box, share) {
 function nodeThumb(image, [x0, y0, x1, y1], shape, colour) {
   const scale = Math.min(60 / (y1 - y0), 110 / (x1 - x0));
   const [width, height] = [x1 - x0, y1 - y0].map((length) => Math.max(16, Math.round(scale * length)));
-  const canvas = make("canvas", { width: 2 * width, height: 2 * height, style: `width:${width}px;height:${height}px` });
-  const ctx = canvas.getContext("2d");
-  ctx.setTransform(canvas.width / (x1 - x0), 0, 0, canvas.height / (y1 - y0), (-x0 * canvas.width) / (x1 - x0), (-y0 * canvas.height) / (y1 - y0));
-  drawWhole(ctx, image);
-  const unit = (x1 - x0) / canvas.width;
+  const canvas = make("canvas", { style: `width:${width}px;height:${height}px` });
+  const ctx = drawWindow(canvas, [x0, y0, x1, y1], 2 * width, 2 * height, image), unit = (x1 - x0) / canvas.width;
   ctx.globalAlpha = 0.45;
   fillMask(ctx, shape, colour);
   ctx.globalAlpha = 1;
   fillMask(ctx, shape, null, colour, 2 * unit);
   return canvas;
-}
-
-/** The frame in the coordinates of masks. */
-function drawWhole(ctx, image) {
-  const [height, width] = state.sequence.size;
-  ctx.fillStyle = "#30343a";
-  ctx.fillRect(0, 0, width, height);
-  if (image) ctx.drawImage(image, 0, 0, width, height);
 }

@@ -22,7 +22,7 @@ const actions = {
 function step(by) {
   stop();
   const last = state.sequence.frames.length - 1;
-  showFrame(Math.max(0, Math.min(last, state.frame + by)));
+  showFrame(clamp(state.frame + by, last));
 }
 
 function nextObject() {

@@ -40,7 +40,7 @@ async function showSequence(number) {
 /** Shows a frame; what takes longer follows when the frame stays. */
 async function showFrame(i) {
   const { sequence } = state;
-  state.frame = Math.max(0, Math.min(sequence.frames.length - 1, i));
+  state.frame = clamp(i, sequence.frames.length - 1);
   $("slider").value = state.frame;
   $("position").textContent = `${sequence.frames[state.frame]}  (${state.frame + 1} / ${sequence.frames.length})`;
   renderObjects();
@@ -59,17 +59,8 @@ async function renderFrame() {
   const needed = ["proposals", "q", "graph"].some(isOn);
   const [image, detail] = await Promise.all([pictureOf(sequence, frame), needed ? detailOf(sequence, frame) : null]);
   if (sequence !== state.sequence || frame !== state.frame) return;
-  const canvas = $("frame"), [height, width] = sequence.size;
-  const scale = Math.max(1, 1280 / width);
-  if (canvas.width !== Math.round(width * scale) || canvas.height !== Math.round(height * scale)) {
-    canvas.width = Math.round(width * scale);
-    canvas.height = Math.round(height * scale);
-  }
-  const ctx = canvas.getContext("2d"), unit = width / 640;
-  ctx.setTransform(scale, 0, 0, scale, 0, 0);
-  ctx.fillStyle = "#30343a";
-  ctx.fillRect(0, 0, width, height);
-  if (image) ctx.drawImage(image, 0, 0, width, height);
+  const canvas = $("frame"), [height, width] = sequence.size, scale = Math.max(1, 1280 / width), unit = width / 640;
+  const ctx = drawWindow(canvas, [0, 0, width, height], width * scale, height * scale, image);
   const result = sequence.outlines.result[frame], truth = sequence.outlines.truth[frame];
   if (isOn("result")) drawResult(ctx, result, unit);
   if (isOn("errors")) drawErrors(ctx, result, truth);
@@ -92,9 +83,8 @@ async function renderDetails() {
 function renderToggles() {
   $("toggles").replaceChildren(...overlays.map((overlay) => {
     const colours = overlay.name === "errors" ? [COLOURS.extra, COLOURS.missed] : [overlay.colour];
-    const swatches = colours.map((colour) => make("span", { class: "swatch", style: `background:${colour}` }));
     const attributes = { type: "button", "aria-pressed": String(overlay.on && !overlay.missing), "data-overlay": overlay.name };
-    const button = make("button", attributes, ...swatches, `${overlay.label} `, make("kbd", {}, overlay.key));
+    const button = make("button", attributes, ...colours.map(swatch), `${overlay.label} `, make("kbd", {}, overlay.key));
     button.disabled = overlay.missing;
     if (overlay.missing) button.title = "Not in this folder";
     if (overlay.name === "errors") button.title = "Pink: too much. Blue: missed.";
@@ -129,10 +119,10 @@ function renderObjects() {
   const { sequence, frame } = state;
   const ids = Object.keys(sequence.scores).filter((id) => seriesOf(sequence, id).length);
   const rows = ids.map((id) => {
-    const series = seriesOf(sequence, id), swatch = make("span", { class: "swatch", style: `background:${colourOf(+id)}` });
+    const series = seriesOf(sequence, id);
     const isGiven = frame <= (sequence.given[id] ?? -1);
     const values = isGiven ? [make("td", { class: "number", colspan: series.length }, "given")] : series.map((s) => make("td", { class: "number" }, percent(s.values[frame])));
-    return make("tr", {}, make("td", {}, swatch, `object ${id}`), ...values);
+    return make("tr", {}, make("td", {}, swatch(colourOf(+id)), `object ${id}`), ...values);
   });
   const labels = rows.length ? seriesOf(sequence, ids[0]).map(({ label }) => make("th", { class: "number" }, label)) : [];
   $("objects").replaceChildren(...(rows.length ? [make("tr", {}, make("th", {}, "this frame"), ...labels), ...rows] : []));
@@ -141,22 +131,22 @@ function renderObjects() {
 function renderWorst() {
   const { sequence } = state;
   $("worst").replaceChildren(...sequence.worst.map(([frame, id]) => {
-    const thumb = make("canvas", { width: 168, height: Math.round((168 * sequence.size[0]) / sequence.size[1]) });
     const text = seriesOf(sequence, id).map(({ label, values }) => `${label} ${percent(values[frame])}`).join("  ");
     const many = Object.keys(sequence.scores).length > 1 ? `object ${id}  ` : "";
     const label = make("span", {}, sequence.frames[frame], make("small", {}, many + text));
     const pick = () => ((state.object = id), stop(), showFrame(frame));
-    drawThumb(thumb, sequence, frame);
+    const thumb = make("canvas");
+    drawThumb(thumb, sequence, frame, 168);
     return make("li", { "data-frame": frame }, make("button", { type: "button", onclick: pick }, thumb, label));
   }));
 }
 
-async function drawThumb(canvas, sequence, frame) {
-  const image = await pictureOf(sequence, frame), ctx = canvas.getContext("2d");
-  const scale = canvas.width / sequence.size[1];
-  if (image) ctx.drawImage(image, 0, 0, canvas.width, canvas.height);
-  ctx.setTransform(scale, 0, 0, scale, 0, 0);
-  drawResult(ctx, sequence.outlines.result[frame], 2 / scale);
+/** A small frame with its masks, of the result or of the annotation. */
+async function drawThumb(canvas, sequence, frame, side, masks = sequence.outlines.result) {
+  const [height, width] = sequence.size, image = await pictureOf(sequence, frame);
+  const ctx = drawWindow(canvas, [0, 0, width, height], side, (side * height) / width, image);
+  drawResult(ctx, masks[frame] || {}, (2 * width) / side);
+  return canvas;
 }
 
 /** Scores over time, a chart an object. */
@@ -179,11 +169,28 @@ function renderTimeline() {
   container.replaceChildren(...charts);
 }
 
-function renderStrip() {
-  const { strip, name } = state.sequence;
-  $("strips").hidden = !strip;
-  if (!strip) return;
-  $("strip").src = $("strip-link").href = `data:image/jpeg;base64,${strip}`;
+/** Frames at the moments that matter side by side, the result above its annotation, as one picture to save. */
+async function renderStrip() {
+  const { sequence } = state, { moments, scores, size, name } = sequence;
+  $("strips").hidden = !moments.length;
+  if (!moments.length) return;
+  const rows = [sequence.outlines.result, sequence.outlines.truth].filter((masks) => masks.some((m) => m));
+  const thumbs = await Promise.all(rows.map((masks) => Promise.all(moments.map(([i]) => drawThumb(make("canvas"), sequence, i, 320, masks)))));
+  if (sequence !== state.sequence) return;
+  const canvas = $("strip"), ctx = canvas.getContext("2d"), step = Math.round((320 * size[0]) / size[1]) + 4;
+  [canvas.width, canvas.height] = [324 * moments.length - 4, rows.length * step + 44];
+  ctx.fillStyle = "#fff";
+  ctx.fillRect(0, 0, canvas.width, canvas.height);
+  thumbs.forEach((row, y) => row.forEach((thumb, x) => ctx.drawImage(thumb, 324 * x, 22 + y * step)));
+  ctx.fillStyle = "#000";
+  ctx.font = '14px "DejaVu Sans", sans-serif';
+  ctx.fillText(`${name}: result${rows.length > 1 ? " above, annotation below" : ""}`, 2, 16);
+  moments.forEach(([i, reason], x) => {
+    const js = Object.values(scores).map(({ J }) => J[i]).filter((j) => j !== null);
+    const mean = js.length && reason !== "given" ? `J ${(js.reduce((a, b) => a + b) / js.length).toFixed(0)}` : "";
+    ctx.fillText([sequence.frames[i], reason, mean].filter(Boolean).join("   "), 324 * x + 2, canvas.height - 6);
+  });
+  $("strip-link").href = canvas.toDataURL("image/jpeg", 0.9);
   $("strip-link").download = `${name}-strip.jpg`;
 }
 

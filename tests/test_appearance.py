@@ -36,7 +36,9 @@ def test_posterior_is_the_share_of_the_colour_among_pixels():
     for row, share, other in ((0, 30 / 50, 50 / 110), (3, 20 / 50, 60 / 110)):
         torch.testing.assert_close(posterior[row, 0], torch.tensor(share / (share + other)), atol=1e-3, rtol=0)
     grey = torch.full((3, 16, 16), 0.4)
-    torch.testing.assert_close(ColourModel(grey, grey[0] * two_colours(4, 16, 16)[1] * 2.5).posterior(grey), grey[0] + 0.1)
+    torch.testing.assert_close(
+        ColourModel(grey, grey[0] * two_colours(4, 16, 16)[1] * 2.5).posterior(grey), grey[0] + 0.1
+    )
 
 
 def test_bool_and_soft_masks():

@@ -64,7 +64,9 @@ def test_look_names_its_evidence(warped, colours, more):
     image = scene(((20, 12, 40, 32), RED))
     evidence = proposer().look(image, view(warped, colours=ColourModel(image, WARPED[1]) if colours else None))
     check(evidence)
-    assert set(evidence.origin) == {"p", "blank", "moved", "first"} | more and len(set(evidence.origin)) == len(evidence.origin)
+    assert set(evidence.origin) == {"p", "blank", "moved", "first"} | more and len(set(evidence.origin)) == len(
+        evidence.origin
+    )
     if not more:
         assert not of_origin(evidence, "p")[1].any()
 
@@ -97,7 +99,9 @@ def test_evidence_at_the_predicted_box():
 @pytest.mark.parametrize("box", [(0, 0, 1, 1), (95, 63, 96, 64), (0, 0, WIDTH, HEIGHT), (40, 0, 41, HEIGHT)])
 def test_look_at_odd_objects(box):
     mask, image = box_mask(*box), scene((box, RED))
-    evidence = proposer().look(image, ObjectView(masks_to_boxes(mask[None])[0], {1: mask}, mask, mask, ColourModel(image, mask)))
+    evidence = proposer().look(
+        image, ObjectView(masks_to_boxes(mask[None])[0], {1: mask}, mask, mask, ColourModel(image, mask))
+    )
     check(evidence)
     (found,) = proposer().propose(image, [evidence])
     assert bool(found.masks.isfinite().all())

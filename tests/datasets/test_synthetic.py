@@ -82,7 +82,7 @@ def test_objects_are_numbered_from_one_and_visible_at_once(videos):
 @pytest.mark.parametrize("max_objects", [1, 2, 6])
 def test_number_of_objects_is_bounded(max_objects):
     counts = [len(v.object_ids) for v in SyntheticVideos("val", max_objects=max_objects, num_frames=1)]
-    assert 1 <= min(counts) and max(counts) <= max_objects
+    assert min(counts) >= 1 and max(counts) <= max_objects
 
 
 @pytest.mark.parametrize(("height", "width", "num_frames"), [(32, 32, 1), (33, 400, 3), (200, 40, 2), (240, 426, 2)])

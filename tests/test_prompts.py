@@ -43,8 +43,8 @@ def test_objects_of_any_size_by_points(side):
     points = torch.tensor([[24.0, 18], [20 + side / 2, 12 + side / 2]])
     for given in (points, points[1:]):
         assert iou(mask_of_points(guided, scene((box, RED)), given), box_mask(*box)) > 0.6
-    beside = torch.tensor([[24.0 + side, 16 + side / 2]])
-    assert not (mask_of_points(guided, scene((box, RED)), beside) > 0.5)[16 + side // 2, 24 + side]
+    beside = torch.tensor([[34.0 + side, 14 + side / 2]])
+    assert not (mask_of_points(guided, scene((box, RED)), beside) > 0.5).any()
 
 
 def test_boxes_hold_all_points_and_the_frame():

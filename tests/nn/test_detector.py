@@ -62,19 +62,18 @@ def test_proposals_of_a_frame():
 
 
 def test_limits():
-    image = torch.rand(3, 48, 64)
-    detector = loud(tiny())
+    image, detector = torch.rand(3, 48, 64), loud(tiny())
     everything = detector.detect(image)
     assert 5 < len(everything) <= 50
     detector.set_limits(max_detections=5)
     five = detector.detect(image)
     assert torch.equal(five.boxes, everything.boxes[:5]) and torch.equal(five.masks, everything.masks[:5])
     detector.set_limits(nms=0.1)
-    apart = detector.detect(image)
-    assert box_iou(apart.boxes, apart.boxes).fill_diagonal_(0).max() <= 0.1 + 1e-4
+    boxes = detector.detect(image).boxes
+    assert box_iou(boxes, boxes).fill_diagonal_(0).max() <= 0.1 + 1e-4
     detector.set_limits(confidence=1.0)
     nothing = detector.detect(image)
-    assert len(nothing) == 0 and nothing.feats.shape == (0, 64) and nothing.masks.shape == (0, 48, 64)
+    assert nothing.boxes.shape == (0, 4) and nothing.feats.shape == (0, 64) and nothing.masks.shape == (0, 48, 64)
 
 
 def test_features_are_the_mean_of_the_pyramid_in_the_box():

@@ -56,18 +56,10 @@ def weights(resnet18, tmp_path):
     return path
 
 
-def two_colours(height=64, width=96):
-    """Red on the left, blue on the right."""
-    image = torch.zeros(3, height, width)
-    image[0, :, : width // 2] = 1
-    image[2, :, width // 2 :] = 1
-    return image
-
-
-def left_and_right(height=64, width=96):
-    masks = torch.zeros(2, height, width)
-    masks[0, :, : width // 2] = masks[1, :, width // 2 :] = 1
-    return masks
+# Red on the left, blue on the right; the masks of both halves.
+HALVES = torch.stack([(torch.arange(96) < 48).expand(64, 96), (torch.arange(96) >= 48).expand(64, 96)]).float()
+TWO_COLOURS = torch.stack([HALVES[0], torch.zeros(64, 96), HALVES[1]])
+BOXES = torch.tensor([[4.0, 6, 40, 50], [0, 0, 96, 64], [90, 60, 91, 61]])
 
 
 @pytest.mark.parametrize("channels", [(4, 16), (8, 20), (12, 48), (24, 64)])
@@ -179,9 +171,6 @@ def test_pickled_code_is_not_run(tmp_path):
     assert not (tmp_path / "written").exists()
 
 
-BOXES = torch.tensor([[4.0, 6, 40, 50], [0, 0, 96, 64], [90, 60, 91, 61]])
-
-
 @pytest.mark.parametrize("mode", ["crop", "roi"])
 @pytest.mark.parametrize("pool", ["avg", "mask"])
 @pytest.mark.parametrize("out_features", [None, 7])
@@ -197,42 +186,25 @@ def test_shapes_and_gradients_of_features(mode, pool, out_features):
         assert parameter.grad is not None and float(parameter.grad.abs().sum()) > 0, name
 
 
-@pytest.mark.parametrize("mode", ["crop", "roi"])
-def test_features_are_the_mean_over_the_box(mode):
-    encoder = ProposalEncoder(Colours(), mode, size=64, margin=0.0)
-    boxes = torch.tensor([[8.0, 8, 40, 40], [56.0, 16, 88, 48], [32.0, 16, 64, 48]])
-    features = encoder(two_colours(), boxes, torch.zeros(3, 64, 96))
-    assert_close(features, torch.tensor([[1.0, 0, 0], [0, 0, 1], [0.5, 0, 0.5]]), atol=0.05, rtol=0)
-
-
-@pytest.mark.parametrize("mode", ["crop", "roi"])
-def test_masks_of_one_box_differ_by_mask_pooling_alone(mode):
-    boxes = torch.tensor([[32.0, 16, 64, 48]]).expand(2, 4)
-    average = ProposalEncoder(Colours(), mode, "avg", size=64, margin=0.0)(two_colours(), boxes, left_and_right())
-    assert torch.equal(average[0], average[1])
-    masked = ProposalEncoder(Colours(), mode, "mask", size=64, margin=0.0)(two_colours(), boxes, left_and_right())
-    inside, outside = masked[:, :3], masked[:, 3:]
-    expected = torch.tensor([[1.0, 0, 0], [0, 0, 1]])
-    assert_close(inside, expected, atol=0.15, rtol=0)
-    assert_close(outside, expected.flip(0), atol=0.15, rtol=0)
-
-
-def test_mask_pooling_of_empty_and_full_masks_is_finite():
-    encoder = ProposalEncoder(Colours(), "crop", "mask", size=64, margin=0.0)
-    masks = torch.stack([torch.zeros(64, 96), torch.ones(64, 96)])
-    features = encoder(two_colours(), torch.tensor([[8.0, 8, 40, 40]]).expand(2, 4), masks)
-    assert_close(features, torch.tensor([[0.0, 0, 0, 1, 0, 0], [1.0, 0, 0, 0, 0, 0]]), atol=1e-3, rtol=0)
-    again = encoder(two_colours(), torch.tensor([[8.0, 8, 40, 40]]).expand(2, 4), masks > 0.5)
-    assert_close(again, features)
-
-
-def test_roi_is_one_pass_and_crop_a_pass_per_box():
-    boxes = torch.tensor([[4.0, 6, 40, 50]]).expand(5, 4)
-    masks = torch.ones(5, 64, 96)
-    for mode, expected in (("crop", (5, 3, 48, 48)), ("roi", (1, 3, 64, 96))):
-        backbone = Colours()
-        ProposalEncoder(backbone, mode, size=48)(two_colours(), boxes, masks)
-        assert backbone.shapes == [expected]
+@pytest.mark.parametrize(("mode", "passes"), [("crop", (3, 3, 64, 64)), ("roi", (1, 3, 64, 96))])
+def test_features_are_means_over_the_box_and_over_the_mask_in_it(mode, passes):
+    """By crops in a pass a box, by regions of interest in one pass for all."""
+    backbone, red, blue = Colours(), [1.0, 0, 0], [0.0, 0, 1]
+    boxes, middle = (
+        torch.tensor([[8.0, 8, 40, 40], [56.0, 16, 88, 48], [32.0, 16, 64, 48]]),
+        torch.tensor([[32.0, 16, 64, 48]]),
+    )
+    average, masked = (ProposalEncoder(backbone, mode, pool, size=64, margin=0.0) for pool in ("avg", "mask"))
+    features = average(TWO_COLOURS, boxes, torch.zeros(3, 64, 96))
+    assert_close(features, torch.tensor([red, blue, [0.5, 0, 0.5]]), atol=0.05, rtol=0)
+    assert backbone.shapes == [passes]
+    same = average(TWO_COLOURS, middle.expand(2, 4), HALVES)
+    assert torch.equal(same[0], same[1])
+    inside_and_outside = torch.tensor([red + blue, blue + red])
+    assert_close(masked(TWO_COLOURS, middle.expand(2, 4), HALVES), inside_and_outside, atol=0.15, rtol=0)
+    extreme = masked(TWO_COLOURS, boxes[:1].expand(2, 4), torch.stack([torch.zeros(64, 96), torch.ones(64, 96)]))
+    assert_close(extreme, torch.tensor([[0.0] * 3 + red, red + [0.0] * 3]), atol=1e-3, rtol=0)
+    assert_close(masked(TWO_COLOURS, boxes[:1], HALVES[:1] > 0.5), extreme[1:], atol=0.15, rtol=0)
 
 
 def test_crop_features_do_not_see_beyond_their_window():
@@ -255,13 +227,6 @@ def test_proposals_do_not_influence_each_other():
     for arguments in ({"mode": "box"}, {"pool": "max"}):
         with pytest.raises(ValueError, match="mode is 'crop' or 'roi'"):
             ProposalEncoder(Colours(), **arguments)
-
-
-def test_resnet_features_by_roi():
-    encoder = ProposalEncoder(ResNetBackbone("resnet18", 5), "roi", size=56).eval()
-    with torch.no_grad():
-        features = encoder(torch.randn(3, 64, 96), torch.tensor([[8.0, 8, 60, 50]]), torch.ones(1, 64, 96))
-    assert features.shape == (1, 512) and bool(features.isfinite().all())
 
 
 @pytest.mark.parametrize(

@@ -97,12 +97,6 @@ def test_paste_undoes_the_crop(window, center, dtype):
     assert_close(pasted[0, 1:-1, 1:-1], image[1:-1, 1:-1], atol=0.04, rtol=0)
 
 
-def test_crop_undoes_the_paste():
-    crop, windows = blob(32, 32, 14.0, 17.5, 4.0)[None], torch.tensor([[7.2, 3.4, 47.8, 44.9]])
-    again = crop_resize(paste(crop, windows, HEIGHT, WIDTH)[:, None], windows, 32)[:, 0]
-    assert_close(again, crop, atol=0.04, rtol=0)
-
-
 @pytest.mark.parametrize("size", [4, 8, 64])
 def test_paste_keeps_to_the_pixels_of_the_window(size):
     """Pixels that share some area with the window are touched at most; there are none of a window outside."""

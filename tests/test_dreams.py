@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -49,6 +51,11 @@ def test_things_where_they_were_make_the_frame_and_move_by_whole_pixels(parts):
     image, labels, _ = paint(parts, thing(parts, 3, shift(10, -5)))
     expected = np.roll(parts.labels == 3, (-5, 10), axis=(0, 1))
     assert iou(labels == 3, expected) > 0.97 and iou(has_colour(image, 0), expected) > 0.9
+    # A spline says where a point comes from, in sides of the box: from 10 pixels further right.
+    bent = replace(
+        thing(parts, 3, np.eye(3)), spline=ThinPlateSpline(CORNERS, np.full((4, 2), (10 / 37, 0))), reach=0.3
+    )
+    assert iou(paint(parts, bent).labels == 3, np.roll(parts.labels == 3, -10, axis=1)) > 0.95
 
 
 def test_background_is_filled_with_texture_and_has_no_trace_of_the_objects(parts):
@@ -239,11 +246,14 @@ def test_odd_objects_and_tiny_frames(box, size):
 
 def test_wrong_frames_are_refused():
     image, labels = discs()
-    for arguments, name in (((image[..., 0], labels), "image"), ((image, labels[1:]), "labels")):
+    wrong = (
+        (image[..., 0], labels, "image"),
+        (image, labels[1:], "labels"),
+        (image, labels.astype(np.int64), "labels"),
+    )
+    for picture, label_map, name in wrong:
         with pytest.raises(ValueError, match=name):
-            Dreamer(*arguments)
-    with pytest.raises(ValueError, match="labels"):
-        Dreamer(image, labels.astype(np.int64))
+            Dreamer(picture, label_map)
 
 
 def test_cache_keeps_the_latest():

@@ -19,7 +19,6 @@ from stg_pyg.flow import (
     flow_for_sequence,
     read_flo,
     resolve_flow,
-    warp,
     write_flo,
 )
 from stg_pyg.raft import RAFTFlow
@@ -89,14 +88,6 @@ def test_reduced_flow_is_in_pixels_of_the_full_size():
     previous = cv2.resize(texture(64, 80), (320, 256))
     flow = DISFlow(max_size=160)(shifted(previous, 12, -8), previous)
     np.testing.assert_allclose(np.median(interior(flow, 40), axis=(0, 1)), [-12, 8], atol=0.5)
-
-
-def test_flow_and_warp_bring_the_mask_along():
-    previous = texture()
-    mask = np.zeros((96, 128), dtype=np.float32)
-    mask[30:60, 40:80] = 1
-    q = warp(torch.from_numpy(mask), DISFlow()(shifted(previous, 3, -2), previous))
-    assert (q.numpy() - shifted(mask, 3, -2)).__abs__().mean() < 0.005
 
 
 def test_consistent_flow_masks_what_an_object_uncovers():

@@ -88,12 +88,26 @@ def test_every_object_is_visible_where_it_first_appears():
     assert min(counts) >= 2 and max(counts) == 4
 
 
-def test_least_size_is_in_proportion_to_the_frame(squares):
-    video = ComposedVideos(squares, 5)._sequences[0]
-    video.size = (480, 854)
-    assert video._min_visible == 200
-    video.size = (960, 1708)
-    assert video._min_visible == 800
+class Low(Square):
+    """Of 12 x 20 pixels."""
+
+    def labels(self, t: int) -> np.ndarray:
+        labels = super().labels(t)
+        labels[32:] = 0
+        return labels
+
+
+def test_how_much_of_an_object_must_be_visible():
+    """At least 20 pixels, and 200 in frames of 854 x 480."""
+    video = ComposedVideos([Low(0, speed=0), Square(1, speed=0)], 2)._sequences[0]
+    x, y = video._ground.centers[0]
+    for right, share in ((1, 0), (2, 0), (3, 0.1), (11, 0.5)):
+        # 22 columns are opaque, and reach one beyond the object on either side.
+        covering = Actor(video._others[0], 0, 0, 1.2, False, (float(x) + right, float(y)), (1.0, 1.0))
+        assert video._visible_share([covering]) == pytest.approx(share), right
+    for height, width, least in ((480, 854, 200), (960, 1708, 800)):
+        video.size = height, width
+        assert video._min_visible == least
 
 
 def test_same_bytes_again_in_any_order(squares):

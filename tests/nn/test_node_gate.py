@@ -38,6 +38,8 @@ def test_gradients(trained):
     for gate in (trained, NodeGate().double()):
         gate(evidence, score).sum().backward()
         assert float(gate.layers[-1].weight.grad.abs().sum()) > 0
+    certain, doubtful = (trained(evidence, torch.full_like(score, s)).logit() for s in (0.99, 0.5))
+    assert (certain - doubtful - torch.tensor(0.99).double().logit()).abs().max() > 1e-3, "it sees the score too"
     assert float(evidence.grad.abs().sum()) > 0 and float(trained.layers[0].weight.grad.abs().sum()) > 0
 
 

@@ -2,38 +2,24 @@
 
 import pytest
 import torch
+from proposer_cases import GREEN, RED, box_mask, colour_rule, iou, proposer, scene
 from stream_cases import HEIGHT as STREAM_HEIGHT
-from stream_cases import PLAIN, RedRule, label_map, nothing, picture, segmenter, square
+from stream_cases import PLAIN, RedRule, label_map, nothing, picture, segmenter
 from stream_cases import WIDTH as STREAM_WIDTH
 from stream_cases import iou as label_iou
-from test_redetect import (
-    COLOURS,
-    GREEN,
-    HEIGHT,
-    LIKENESS,
-    RED,
-    WIDTH,
-    ColourRule,
-    box_mask,
-    iou,
-    scene,
-)
 
+from stg_pyg.appearance import ColourModel
 from stg_pyg.completion import find_rest, is_part
-from stg_pyg.proposer import GuidedProposer
 
-WHOLE = (8, 10, 38, 30)
-PART = (8, 10, 16, 30)
-
-
-def rest(image, part=PART, net=None, taken=None, size=(30.0, 20.0), area=600.0):
-    proposer = GuidedProposer(net or ColourRule(), 32, 0.25)
-    taken = torch.zeros(HEIGHT, WIDTH) if taken is None else taken
-    return find_rest(proposer, image, box_mask(part), torch.tensor(size), area, COLOURS, LIKENESS, taken)
+WHOLE, PART, BESIDE, FIRST = (8, 10, 38, 30), (8, 10, 16, 30), (16, 10, 38, 30), (8, 10, 28, 30)
+FRAME = scene(((40, 4, 60, 20), GREEN), (FIRST, RED))
+COLOURS = ColourModel(FRAME, box_mask(*FIRST))
+LIKENESS = float(COLOURS.likeness(FRAME, box_mask(*FIRST)[None])[0])
 
 
-def painted(image, box, colour):
-    return torch.where(box_mask(box) > 0.5, torch.tensor(colour)[:, None, None], image)
+def rest(*things, part=PART, rule=None, taken=(0, 0, 0, 0), area=600.0):
+    image, size = scene(((40, 4, 60, 20), GREEN), *things), torch.tensor([30.0, 20.0])
+    return find_rest(proposer(rule), image, box_mask(*part), size, area, COLOURS, LIKENESS, box_mask(*taken))
 
 
 @pytest.mark.parametrize(
@@ -44,68 +30,43 @@ def test_parts_are_far_smaller_than_usual_but_not_empty(area, usual, part):
     assert is_part(area, usual) is part
 
 
-def test_the_rest_is_found():
-    found = rest(scene(red=WHOLE))
-    assert found is not None and iou(found.masks[0], box_mask(WHOLE)) > 0.9
+@pytest.mark.parametrize("part", [PART, (30, 10, 38, 30), (8, 10, 38, 16), (18, 14, 28, 24)])
+def test_the_rest_is_found_wherever_the_part_is(part):
+    found = rest((WHOLE, RED), part=part)
+    assert iou(found.masks[0], box_mask(*WHOLE)) > 0.9
     torch.testing.assert_close(found.boxes[0], torch.tensor(WHOLE, dtype=torch.float32), atol=2, rtol=0)
     assert all(iou(mask, found.masks[0]) > 0.3 for mask in found.masks)
     assert len(found.scores) == len(found.masks) == len(found.boxes)
 
 
-@pytest.mark.parametrize("part", [(30, 10, 38, 30), (8, 10, 38, 16), (18, 14, 28, 24)])
-def test_the_part_may_be_anywhere_in_the_object(part):
-    found = rest(scene(red=WHOLE), part)
-    assert found is not None and iou(found.masks[0], box_mask(WHOLE)) > 0.9
-
-
-def test_what_something_stands_in_front_of_is_one_object():
-    visible = painted(scene(red=WHOLE), (16, 6, 24, 34), GREEN)
-    found = rest(visible)
-    assert found is not None
-    assert iou(found.masks[0], box_mask(WHOLE) - box_mask((16, 10, 24, 30))) > 0.9
-
-
-def test_where_no_more_is_seen_nothing_is_found():
-    assert rest(scene(red=PART)) is None
-
-
-def test_what_is_next_to_the_part_is_of_its_colours_or_not_of_the_object():
-    image = painted(scene(red=PART), (16, 10, 38, 30), GREEN)
-    assert rest(image) is None
-    red_or_green = ColourRule()
-    red_or_green.forward = lambda images, q: _more(images, q)
-    assert rest(image, net=red_or_green) is None
-    assert rest(painted(image, (16, 10, 38, 30), RED), net=red_or_green) is not None
-
-
-def _more(images, q):
-    """Says object to all that is red or green."""
-    red, green = ColourRule(0)(images, q), ColourRule(1)(images, q)
-    return red._replace(logits=torch.maximum(red.logits, green.logits))
-
-
-def test_pixels_of_other_objects_are_not_the_rest():
-    assert rest(scene(red=WHOLE), taken=box_mask((16, 10, 38, 30))) is None
-    assert rest(scene(red=WHOLE), taken=box_mask((60, 40, 90, 60))) is not None
-
-
-def test_what_the_network_does_not_believe_in_is_refused():
-    assert rest(scene(red=WHOLE), net=ColourRule(quality=-5.0)) is None
-
-
-def test_what_is_far_larger_than_the_object_is_refused():
-    assert rest(scene(red=WHOLE), area=150.0) is None
+@pytest.mark.parametrize(
+    ("things", "options", "seen"),
+    [
+        # What something stands in front of is one object.
+        ([(WHOLE, RED), ((16, 6, 24, 34), GREEN)], {}, box_mask(*WHOLE) - box_mask(16, 10, 24, 30)),
+        ([(PART, RED)], {}, None),
+        # What is next to the part is of its colours or not of the object, whatever the network says.
+        ([(PART, RED), (BESIDE, GREEN)], {"rule": colour_rule(0, 1)}, None),
+        ([(PART, RED), (BESIDE, RED)], {"rule": colour_rule(0, 1)}, box_mask(*WHOLE)),
+        ([(WHOLE, RED)], {"taken": BESIDE}, None),
+        ([(WHOLE, RED)], {"taken": (60, 40, 90, 60)}, box_mask(*WHOLE)),
+        ([(WHOLE, RED)], {"rule": colour_rule(0, quality=-5.0)}, None),
+        ([(WHOLE, RED)], {"area": 150.0}, None),  # far larger than the object
+    ],
+)
+def test_what_is_taken_and_what_is_refused(things, options, seen):
+    found = rest(*things, **options)
+    assert found is None if seen is None else iou(found.masks[0], seen) > 0.9
 
 
 def test_windows_around_a_part():
-    proposer = GuidedProposer(ColourRule(), 16, 0.0)
-    evidence = proposer.around(box_mask((40, 20, 50, 50)), torch.tensor([40.0, 30.0]))
+    guided = proposer(size=16, margin=0.0)
+    evidence = guided.around(box_mask(40, 20, 50, 50), torch.tensor([40.0, 30.0]))
     middle, left_end, right_end = (25.0, 20, 65, 50), (40.0, 20, 80, 50), (10.0, 20, 50, 50)
-    expected = torch.tensor([middle, left_end, right_end] * 2)
-    torch.testing.assert_close(evidence.windows, expected)
-    assert set(evidence.origin) == {"around"} and len(evidence.origin) == 6
+    torch.testing.assert_close(evidence.windows, torch.tensor([middle, left_end, right_end] * 2))
+    assert evidence.origin == ["around"] * 6
     assert evidence.q[:3].flatten(1).any(dim=1).all() and not evidence.q[3:].any()
-    nearly_whole = proposer.around(box_mask((40, 20, 72, 50)), torch.tensor([40.0, 30.0]))
+    nearly_whole = guided.around(box_mask(40, 20, 72, 50), torch.tensor([40.0, 30.0]))
     assert len(nearly_whole.windows) == 2
 
 
@@ -149,13 +110,11 @@ def test_parts_are_not_learned_from(monkeypatch):
     monkeypatch.setattr("stg_pyg.stream.is_trusted", lambda quality, agreement: agreement >= 0)
     net = RedRule()
     net.weight = torch.nn.Parameter(torch.zeros(1))
-    video = segmenter(PLAIN.with_options(update_every=8), net)
-    assert video.updates is not None
-    seen = []
+    video, seen = segmenter(PLAIN.with_options(update_every=8), net), []
     video.updates.see = lambda t, image, labels, ids: seen.append(ids)
     video.updates.learn = lambda t: False
-    whole, part = square(10, 10), square(10, 10, side=10)
+    whole = bar((4, 24))
     video.step(picture(whole), masks=label_map(o1=whole))
     video.step(picture(whole))
-    video.step(picture(part))
+    video.step(picture(bar((4, 14))))
     assert seen == [[1], []]

@@ -36,21 +36,21 @@ def test_most_nodes_are_those_nearest_to_p_in_their_order():
     assert own.boxes[:, 0].tolist() == [0, 2]
 
 
-def test_rejection_by_box_and_by_mask():
-    q = block(0, 0, 10, 10)
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        ({}, [True, True, True, True]),
+        ({"min_box_iou": 0.5}, [True, True, False, True]),
+        ({"min_mask_iou": 0.6}, [True, False, False, True]),  # a box without a mask is not rejected by it
+    ],
+)
+def test_rejection_by_box_and_by_mask(rule, expected):
+    q, p = block(0, 0, 10, 10), torch.tensor([0.0, 0, 10, 10])
     proposals = of(block(0, 0, 10, 10), block(0, 0, 10, 5), block(9, 9, 30, 30))
-    p = torch.tensor([0.0, 0, 10, 10])
-    assert accepted(proposals, p, q, PAPER).tolist() == [True, True, True]
-    assert accepted(proposals, p, q, PAPER.with_options(min_box_iou=0.5)).tolist() == [True, True, False]
-    assert accepted(proposals, p, q, PAPER.with_options(min_mask_iou=0.6)).tolist() == [True, False, False]
-
-
-def test_a_box_without_a_mask_is_not_rejected_by_its_mask():
-    proposals = Proposals(
-        torch.tensor([[0.0, 0, 10, 10]]), torch.zeros(1, 40, 60), torch.ones(1), has_mask=torch.tensor([False])
-    )
-    rule = PAPER.with_options(min_mask_iou=0.6)
-    assert accepted(proposals, torch.tensor([0.0, 0, 10, 10]), block(0, 0, 10, 10), rule).tolist() == [True]
+    boxes = torch.cat([proposals.boxes, p[None]])
+    known = torch.tensor([True, True, True, False])
+    proposals = Proposals(boxes, torch.cat([proposals.masks, 0 * q[None]]), torch.ones(4), has_mask=known)
+    assert accepted(proposals, p, q, PAPER.with_options(**rule)).tolist() == expected
 
 
 def test_pieces_inside_q_are_put_together():
@@ -62,17 +62,12 @@ def test_pieces_inside_q_are_put_together():
     areas = upper.sum(), lower.sum()
     assert result.scores[3] == pytest.approx(float((areas[0] + 0.5 * areas[1]) / (areas[0] + areas[1])))
 
-
-@pytest.mark.parametrize("share", [1.0, 0.99])
-def test_nothing_is_put_together_without_two_pieces(share):
-    pieces = of(block(0, 0, 20, 20), block(15, 15, 60, 40))
-    assert assembled(pieces, block(0, 0, 20, 20), share) is pieces
-
-
-def test_bool_masks_are_put_together_as_bool():
     masks = torch.stack([block(0, 0, 10, 5), block(0, 5, 10, 10)]).bool()
     result = assembled(Proposals.from_masks(masks), block(0, 0, 10, 10), 0.8)
     assert result.masks.dtype == torch.bool and torch.equal(result.masks[2], block(0, 0, 10, 10).bool())
+    for share in (1.0, 0.99):  # of two pieces that are inside there is one
+        pieces = of(block(0, 0, 20, 20), block(15, 15, 60, 40))
+        assert assembled(pieces, block(0, 0, 20, 20), share) is pieces
 
 
 def test_the_feature_of_the_likest_proposal_stands_for_a_given_mask():

@@ -15,8 +15,9 @@ from stg_pyg.grouped_stream import GroupedSegmenter
 from stg_pyg.stream_state import restore_stream, stream_state
 
 FRAMES, STOP, SIZE = 7, 4, (48, 64)
-VIDEOS = SyntheticVideos("test", num_videos=1, num_frames=FRAMES, height=SIZE[0], width=SIZE[1], seed=7, max_objects=2)
-VIDEO = VIDEOS[0]
+VIDEO = SyntheticVideos("test", num_videos=1, num_frames=FRAMES, height=SIZE[0], width=SIZE[1], seed=7, max_objects=2)[
+    0
+]
 IMAGES = [VIDEO.image(t) for t in range(FRAMES)]
 PAIRS = [(t, t - gap) for t in range(1, FRAMES) for gap in (1, 2, 4) if gap <= t]
 
@@ -45,10 +46,10 @@ def counted():
             assert not thread.is_alive()
 
 
-@pytest.fixture(scope="module")
-def model():
+def model(**options):
     torch.manual_seed(0)
-    return STGNet.small(STGConfig.small().with_options(gaps=(1, 3), memory_frames=4), width=8).eval()
+    config = STGConfig.small().with_options(**{"gaps": (1, 3), "memory_frames": 4, **options})
+    return STGNet.small(config, width=8).eval()
 
 
 @pytest.fixture
@@ -69,67 +70,45 @@ def wait_for(flow):
     flow._pool.submit(lambda: None).result()
 
 
-def told(flow, t):
+def told(flow, t, number=0):
     """The flow, when the thread knows frame t and the next one and has nothing left to do."""
     for told_frame in range(t, min(t + 2, FRAMES)):
-        prepare_flow(flow, told_frame, IMAGES[told_frame])
+        prepare_flow(flow, told_frame + number, IMAGES[told_frame])
     if isinstance(flow, FlowAhead):
         wait_for(flow)
     return flow
 
 
-def assert_same(found, expected):
-    for one, other in zip(found, expected, strict=True):
-        np.testing.assert_array_equal(one, other)
-
-
-def test_prepared_flow_is_the_flow():
-    with flow_ahead(Watched(), STGConfig(gaps=(1, 2, 4))) as flow:
-        told(flow, 0)
-        for t, t_prev in PAIRS:
-            found = told(flow, t).between(IMAGES[t].copy(), IMAGES[t_prev].copy(), t, t_prev)
-            np.testing.assert_array_equal(found, DISFlow()(IMAGES[t], IMAGES[t_prev]))
-    assert (Watched.ahead, Watched.now) == (len(PAIRS), 0)
-
-
-def test_both_ways_are_prepared_where_both_are_asked_for():
-    with flow_ahead(Watched(), STGConfig(gaps=(1, 2, 4), flow_consistency=True)) as flow:
+@pytest.mark.parametrize("both_ways", [False, True])
+@pytest.mark.parametrize("kind", ["dis", "stored"])
+def test_prepared_flow_is_the_flow(request, kind, both_ways):
+    """Stored flow that was prepared needs its files no more."""
+    source = Watched() if kind == "dis" else request.getfixturevalue("stored")
+    plain, config = copy.deepcopy(source), STGConfig(gaps=(1, 2, 4), flow_consistency=both_ways)
+    ask = consistent_flow if both_ways else lambda flow, *arguments: [flow.between(*arguments)]
+    if kind == "dis":
+        plain, expected_ahead = FlowAhead(DISFlow(), (1,)), len(PAIRS) * (1 + both_ways)
+    with flow_ahead(source, config) as flow:
         told(flow, 0)
         for t, t_prev in PAIRS:
             arguments = IMAGES[t].copy(), IMAGES[t_prev].copy(), t, t_prev
-            assert_same(consistent_flow(told(flow, t), *arguments), consistent_flow(DISFlow(), *arguments))
-    assert (Watched.ahead, Watched.now) == (2 * len(PAIRS), 0)
+            expected = ask(plain, *arguments)
+            for one, other in zip(ask(told(flow, t), *arguments), expected, strict=True):
+                np.testing.assert_array_equal(one, other)
+    if kind == "dis":
+        assert (Watched.ahead, Watched.now) == (expected_ahead, 0)
 
 
-@pytest.mark.parametrize("both_ways", [False, True])
-def test_stored_flow_is_prepared_too(stored, monkeypatch, both_ways):
-    plain, threads, between = copy.deepcopy(stored), set(), SequenceFlow.between
-
-    def watched(self, *arguments):
-        threads.add(threading.current_thread())
-        return between(self, *arguments)
-
-    with flow_ahead(stored, STGConfig(gaps=(1, 2, 4), flow_consistency=both_ways)) as flow:
-        told(flow, 0)
-        for t, t_prev in PAIRS:
-            arguments = IMAGES[t], IMAGES[t_prev], t, t_prev
-            with monkeypatch.context() as patch:
-                patch.setattr(SequenceFlow, "between", watched)
-                told(flow, t)
-                found = consistent_flow(flow, *arguments) if both_ways else [flow.between(*arguments)]
-            assert_same(found, consistent_flow(plain, *arguments) if both_ways else [plain.between(*arguments)])
-        assert flow._own._latest is not None and stored._latest is None, "the thread has a source of its own"
-    assert len(threads) == 1 and threading.current_thread() not in threads
-
-
-def test_errors_are_raised_where_the_flow_is_asked_for(stored):
+def test_stored_flow_is_read_in_the_thread_and_errors_are_raised_where_it_is_asked_for(stored):
     (stored.folder / "2.flo").unlink()
+    expected = stored.between(*IMAGES[:2], 3, 2)
     with flow_ahead(stored, STGConfig(gaps=(1, 2))) as flow:
         for t in range(4):
             told(flow, t)
+        (stored.folder / "3.flo").unlink()
+        np.testing.assert_array_equal(flow.between(IMAGES[3], IMAGES[2], 3, 2), expected)
         with pytest.raises(InputError, match=r"2\.flo"):
             flow.between(IMAGES[3], IMAGES[1], 3, 1)
-        np.testing.assert_array_equal(flow.between(IMAGES[3], IMAGES[2], 3, 2), stored.between(*IMAGES[:2], 3, 2))
 
 
 @pytest.mark.parametrize("current, previous", [(5, 0), (1, 5)])
@@ -177,57 +156,49 @@ def test_what_nobody_asks_for_is_dropped():
     assert not any(ref() is not None for ref in (*flows, *images))
 
 
-CASES = {
-    "plain": ({}, {}),
-    "several gaps": ({"gaps": (1, 2, 4)}, {}),
-    "consistency": ({"flow_consistency": True}, {}),
-    "offset": ({}, {"first_frame": 3}),
-    "groups": ({}, {"max_objects": 1}),
-}
-
-
 @torch.no_grad()
 def results_of(stream, frames):
     """Labels and soft masks, with two objects at first and one more in the third frame."""
     late = np.zeros(SIZE, np.uint8)
     late[30:40, 40:60] = 9
-    given = {0: VIDEO.labels(0), 2: late}
-    found = []
+    given, found = {0: VIDEO.labels(0), 2: late}, []
     for t in frames:
-        number = stream.first_frame + stream.frame_idx + 1
-        for told_frame in range(t, min(t + 2, FRAMES)):
-            prepare_flow(stream.flow, number + told_frame - t, IMAGES[told_frame])
-        if isinstance(stream.flow, FlowAhead):
-            wait_for(stream.flow)
-        found.append(stream.step(IMAGES[t], masks=given.get(t)))
-    return [(result.labels, result.masks) for result in found]
+        told(stream.flow, t, stream.first_frame + stream.frame_idx + 1 - t)
+        result = stream.step(IMAGES[t], masks=given.get(t))
+        found += [torch.as_tensor(result.labels), result.masks]
+    return found
 
 
-def segmenter(model, flow, options):
-    return (GroupedSegmenter if "max_objects" in options else VideoSegmenter)(model, flow, 32, **options)
-
-
-@pytest.mark.parametrize("config, options", CASES.values(), ids=CASES)
-def test_a_video_is_the_same_to_the_last_bit(model, monkeypatch, config, options):
-    monkeypatch.setattr(model, "config", model.config.with_options(**config))
-    expected = results_of(segmenter(model, DISFlow(), options), range(FRAMES))
-    with flow_ahead(Watched(), model.config) as flow:
-        found = results_of(segmenter(model, flow, options), range(FRAMES))
-    for one, other in zip(expected, found, strict=True):
-        assert torch.equal(one[0], other[0]) and torch.equal(one[1], other[1])
+@pytest.mark.parametrize(
+    "config, options",
+    [
+        ({}, {}),
+        ({"gaps": (1, 2, 4)}, {}),
+        ({"flow_consistency": True}, {}),
+        ({}, {"first_frame": 3}),
+        ({}, {"max_objects": 1}),
+    ],
+    ids=["plain", "several gaps", "consistency", "offset", "groups"],
+)
+def test_a_video_is_the_same_to_the_last_bit(config, options):
+    net, kind = model(**config), GroupedSegmenter if "max_objects" in options else VideoSegmenter
+    expected = results_of(kind(net, DISFlow(), 32, **options), range(FRAMES))
+    with flow_ahead(Watched(), net.config) as flow:
+        found = results_of(kind(net, flow, 32, **options), range(FRAMES))
+    assert all(torch.equal(one, other) for one, other in zip(expected, found, strict=True))
     assert Watched.now == 0 and Watched.ahead >= FRAMES - 1
 
 
-def test_a_video_that_is_taken_up_in_the_middle_is_the_same(model):
-    expected = results_of(VideoSegmenter(model, DISFlow(), 32), range(FRAMES))
-    stopped = VideoSegmenter(model, DISFlow(), 32)
+def test_a_video_that_is_taken_up_in_the_middle_is_the_same():
+    net = model()
+    expected = results_of(VideoSegmenter(net, DISFlow(), 32), range(FRAMES))
+    stopped = VideoSegmenter(net, DISFlow(), 32)
     results_of(stopped, range(STOP))
-    with flow_ahead(Watched(), model.config) as flow:
-        stream = VideoSegmenter(model, flow, 32)
+    with flow_ahead(Watched(), net.config) as flow:
+        stream = VideoSegmenter(net, flow, 32)
         restore_stream(stream, stream_state(stopped))
         found = results_of(stream, range(STOP, FRAMES))
-    for one, other in zip(expected[STOP:], found, strict=True):
-        assert torch.equal(one[0], other[0]) and torch.equal(one[1], other[1])
+    assert all(torch.equal(one, other) for one, other in zip(expected[2 * STOP :], found, strict=True))
     assert Watched.now >= 1 and Watched.ahead >= 2, "the frames before it were not told"
 
 
@@ -235,15 +206,15 @@ def test_sources_that_cannot_be_used_in_a_thread_are_left_alone():
     def network(current, previous):
         raise AssertionError("is not asked before its time")
 
-    with flow_ahead(network, STGConfig()) as flow:
-        assert flow is network
-        prepare_flow(flow, 0, IMAGES[0])
-        prepare_flow(flow, 1, IMAGES[1])
     source = DISFlow()
-    with flow_ahead(source, STGConfig(), wanted=False) as flow:
-        assert flow is source
-    with flow_ahead(DISFlow(), STGConfig(gaps=(1, 5))) as flow:
+    for given, wanted in ((network, True), (source, False)):
+        with flow_ahead(given, STGConfig(), wanted=wanted) as flow:
+            assert told(flow, 0) is given
+    with flow_ahead(source, STGConfig(gaps=(1, 5))) as flow:
         assert isinstance(flow, FlowAhead) and flow.gaps == (1, 5) and not flow.both_ways
+    for gaps in ((), (0,), (1, -1)):
+        with pytest.raises(ValueError, match="gaps"):
+            FlowAhead(source, gaps)
 
 
 def test_what_the_source_can_it_can(stored):
@@ -255,9 +226,3 @@ def test_what_the_source_can_it_can(stored):
     dis = FlowAhead(DISFlow(), (1,))
     assert dis.has_flow(4, 5)
     np.testing.assert_array_equal(dis(IMAGES[1], IMAGES[0]), DISFlow()(IMAGES[1], IMAGES[0]))
-
-
-@pytest.mark.parametrize("gaps", [(), (0,), (1, -1)])
-def test_gaps_reach_back(gaps):
-    with pytest.raises(ValueError, match="gaps"):
-        FlowAhead(DISFlow(), gaps)

@@ -1,38 +1,15 @@
-import io
-from contextlib import redirect_stdout
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from metric_cases import blob_labels, moving_video, official
 from skimage.morphology import disk
-from vos_benchmark.benchmark import benchmark
 from vos_benchmark.utils import _seg2bmap
 
 from stg_pyg.errors import InputError
 from stg_pyg.metrics import contour_accuracy, region_similarity, score_sequence, sequence_statistics, summarize
-
-
-def blob_labels(rng: np.random.Generator, height: int, width: int, num_objects: int) -> np.ndarray:
-    labels = np.zeros((height, width), np.uint8)
-    for obj_id in range(1, num_objects + 1):
-        noise = cv2.GaussianBlur(rng.standard_normal((height, width)), (0, 0), 4)
-        y, x = rng.uniform(0, height), rng.uniform(0, width)
-        rows, columns = np.mgrid[:height, :width]
-        distance = np.hypot(rows - y, columns - x) / rng.uniform(5, 20)
-        labels[distance + 4 * noise < 1] = obj_id
-    return labels
-
-
-def moving_video(seed: int, num_frames: int, num_objects: int, size: tuple[int, int] = (60, 90)) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    first = blob_labels(rng, *size, num_objects)
-    shifts = rng.integers(-9, 10, (num_frames, 2))
-    return np.stack([np.roll(first, tuple(s), (0, 1)) for s in shifts])
 
 
 def reference_f(m: np.ndarray, g: np.ndarray, bound: float = 0.008) -> float:
@@ -48,39 +25,6 @@ def reference_f(m: np.ndarray, g: np.ndarray, bound: float = 0.008) -> float:
     return 0.0 if precision + recall == 0 else 2 * precision * recall / (precision + recall)
 
 
-def write_video(folder: Path, labels: np.ndarray) -> None:
-    folder.mkdir(parents=True)
-    for t, frame in enumerate(labels):
-        Image.fromarray(frame).save(folder / f"{t:05d}.png")
-
-
-def official(tmp_path: Path, videos: dict[str, tuple[np.ndarray, np.ndarray]], skip: bool = True):
-    for name, (predicted, annotated) in videos.items():
-        write_video(tmp_path / "prediction" / name, predicted)
-        write_video(tmp_path / "target" / name, annotated)
-    with redirect_stdout(io.StringIO()):
-        g, j, f, objects = benchmark(
-            [str(tmp_path / "target")],
-            [str(tmp_path / "prediction")],
-            num_processes=1,
-            verbose=False,
-            skip_first_and_last=skip,
-        )
-    return g[0], j[0], f[0], objects[0]
-
-
-def assert_official(tmp_path: Path, videos: dict[str, tuple[np.ndarray, np.ndarray]], skip: bool = True) -> None:
-    g, j, f, objects = official(tmp_path, videos, skip)
-    ours = {name: score_sequence(p, t, skip_first_and_last=skip) for name, (p, t) in videos.items()}
-    summary = summarize(ours)
-    np.testing.assert_allclose([summary["G"], summary["J"]["mean"], summary["F"]["mean"]], [g, j, f], atol=0.01)
-    for name, (j_of, f_of) in objects.items():
-        assert sorted(ours[name]) == sorted(j_of)
-        for obj_id, scores in ours[name].items():
-            assert 100 * scores["J"]["mean"] == pytest.approx(j_of[obj_id], abs=0.01)
-            assert 100 * scores["F"]["mean"] == pytest.approx(f_of[obj_id], abs=0.01)
-
-
 def test_region_similarity_by_hand():
     m, g = np.zeros((2, 4, 4), bool), np.zeros((2, 4, 4), bool)
     m[0, :2, :2], g[0, :2, 1:3] = True, True
@@ -89,30 +33,25 @@ def test_region_similarity_by_hand():
 
 
 def test_contour_accuracy_by_hand():
-    m, g, empty = (np.zeros((40, 40), bool) for _ in range(3))
+    m, empty = np.zeros((40, 40), bool), np.zeros((40, 40), bool)
     m[10:20, 10:20] = True
-    g[10:20, 11:21] = True  # one pixel aside: within ceil(0.008 * 56.6) = 1 pixel everywhere
-    assert contour_accuracy(m, g) == 1
-    assert contour_accuracy(m, empty) == contour_accuracy(empty, m) == 0
-    assert contour_accuracy(empty, empty) == 1
-    far = np.roll(m, 15, axis=1)
-    assert contour_accuracy(m, far) == 0
-    # A mask that fills the frame has no contour, as in the official code.
-    assert contour_accuracy(~empty, empty) == 1
-    assert contour_accuracy(~empty, m) == 0
-    # Contours: a ring of 11 x 11 pixels (40), and one of 6 x 11 (30) whose lower side is found only at its 2 x 2 ends.
     half = m.copy()
     half[15:] = False
+    # Contours: a ring of 11 x 11 pixels (40), and one of 6 x 11 (30) whose lower side is found only at its 2 x 2 ends.
     precision, recall = 1 - 7 / 30, (11 + 2 * 5 + 2) / 40
-    assert contour_accuracy(half, m) == pytest.approx(2 * precision * recall / (precision + recall))
-
-
-def test_bound_of_one_or_more_is_in_pixels():
-    m = np.zeros((40, 40), bool)
-    m[10:20, 10:20] = True
-    shifted = np.roll(m, 3, axis=1)
-    assert contour_accuracy(m, shifted, bound=3) == 1
-    assert contour_accuracy(m, shifted, bound=1) < 1
+    for a, b, expected in (
+        (m, np.roll(m, 1, axis=1), 1),  # within ceil(0.008 * 56.6) = 1 pixel everywhere
+        (m, np.roll(m, 15, axis=1), 0),
+        (m, empty, 0),
+        (empty, m, 0),
+        (empty, empty, 1),
+        (~empty, empty, 1),  # a mask that fills the frame has no contour, as in the official code
+        (~empty, m, 0),
+        (half, m, 2 * precision * recall / (precision + recall)),
+    ):
+        assert contour_accuracy(a, b) == pytest.approx(expected)
+    aside = np.roll(m, 3, axis=1)  # a bound of one or more is in pixels
+    assert contour_accuracy(m, aside, bound=3) == 1 > contour_accuracy(m, aside, bound=1)
 
 
 @settings(max_examples=60, deadline=None)
@@ -125,24 +64,23 @@ def test_cropping_changes_nothing(seed, height, width, bound):
     assert contour_accuracy(m, g, bound) == reference_f(m, g, bound)
 
 
-def test_kinds_shapes_and_dtypes():
+@pytest.mark.parametrize("measure", [region_similarity, contour_accuracy])
+def test_kinds_shapes_and_dtypes(measure):
     labels = moving_video(0, 6, 1)
     m, g = (labels[:3] == 1).reshape(3, 1, 60, 90), (labels[3:] == 1).reshape(3, 1, 60, 90)
-    for measure in (region_similarity, contour_accuracy):
-        expected = measure(m, g)
-        assert expected.shape == (3, 1) and expected.dtype == np.float64
-        for dtype in (torch.bool, torch.uint8, torch.float32):
-            result = measure(torch.from_numpy(m).to(dtype), torch.from_numpy(g).to(dtype))
-            assert isinstance(result, torch.Tensor) and result.dtype == torch.float64
-            np.testing.assert_array_equal(result.numpy(), expected)
-        assert measure(m[:0], g[:0]).shape == (0, 1)
-        with pytest.raises(ValueError, match="must be equal"):
-            measure(m, g[..., 1:])
-        with pytest.raises(ValueError, match="threshold"):
-            measure(m * 0.4, g)
+    expected = measure(m, g)
+    assert expected.shape == (3, 1) and expected.dtype == np.float64
+    for dtype in (torch.bool, torch.uint8, torch.float32):
+        result = measure(torch.from_numpy(m).to(dtype), torch.from_numpy(g).to(dtype))
+        assert isinstance(result, torch.Tensor) and result.dtype == torch.float64
+        np.testing.assert_array_equal(result.numpy(), expected)
+    assert measure(m[:0], g[:0]).shape == (0, 1)
+    for a, b, message in ((m, g[..., 1:], "must be equal"), (m * 0.4, g, "threshold")):
+        with pytest.raises(ValueError, match=message):
+            measure(a, b)
 
 
-@pytest.mark.parametrize("length", [*range(1, 12), 17, 40, 103])
+@pytest.mark.parametrize("length", [*range(1, 12), 17, 40, 103, 1001])
 def test_statistics_against_plain_reading(length):
     values = np.random.default_rng(length).random(length)
     edges = [int(np.round(1 + k * (length - 1) / 4 + 1e-10)) - 1 for k in range(5)]
@@ -160,33 +98,39 @@ def test_statistics_by_hand():
         sequence_statistics([])
 
 
-def test_long_sequences_do_not_wrap_around():
-    values = np.linspace(1, 0, 1001)
-    assert sequence_statistics(values)["decay"] == pytest.approx(0.75)
+def several():
+    return {f"v{k}": (moving_video(10 + k, 6, k), moving_video(10 + k, 6, k)[::-1].copy()) for k in range(1, 4)}
 
 
-@pytest.mark.parametrize("skip", [True, False])
-def test_official_score_of_several_sequences(tmp_path, skip):
-    videos = {f"v{k}": (moving_video(10 + k, 6, k), moving_video(10 + k, 6, k)[::-1].copy()) for k in range(1, 4)}
-    assert_official(tmp_path, videos, skip)
-
-
-def test_official_score_with_absent_late_and_invented_objects(tmp_path):
+def absent_late_and_invented():
     target, prediction = moving_video(3, 8, 3), moving_video(4, 8, 3)
     target[4:6][target[4:6] == 1] = 0  # absent for two frames in the annotation
     prediction[5:][prediction[5:] == 2] = 0  # lost
     target[:4][target[:4] == 3] = 0  # appears late
     prediction[:2][prediction[:2] == 3] = 0  # claimed too early
     prediction[2][:5, :5] = 9  # not an object
-    empty = np.zeros_like(target)
-    assert_official(tmp_path, {"a": (prediction, target), "b": (empty, target), "c": (target, target)})
+    return {"a": (prediction, target), "b": (np.zeros_like(target), target), "c": (target, target)}
 
 
-def test_official_score_of_non_contiguous_ids(tmp_path):
-    target, prediction = moving_video(5, 5, 2), moving_video(6, 5, 2)
+def non_contiguous():
     ids = np.array([0, 7, 200], np.uint8)
-    assert_official(tmp_path, {"a": (ids[prediction], ids[target])})
-    assert list(score_sequence(ids[prediction], ids[target])) == [7, 200]
+    return {"a": (ids[moving_video(6, 5, 2)], ids[moving_video(5, 5, 2)])}
+
+
+@pytest.mark.parametrize(
+    ("case", "skip"), [(several, True), (several, False), (absent_late_and_invented, True), (non_contiguous, True)]
+)
+def test_official_scores(tmp_path, case, skip):
+    videos = case()
+    g, j, f, objects = official(tmp_path, videos, skip)
+    ours = {name: score_sequence(p, t, skip_first_and_last=skip) for name, (p, t) in videos.items()}
+    summary = summarize(ours)
+    np.testing.assert_allclose([summary["G"], summary["J"]["mean"], summary["F"]["mean"]], [g, j, f], atol=0.01)
+    for name, (j_of, f_of) in objects.items():
+        assert sorted(ours[name]) == sorted(j_of)
+        for obj_id, scores in ours[name].items():
+            assert 100 * scores["J"]["mean"] == pytest.approx(j_of[obj_id], abs=0.01)
+            assert 100 * scores["F"]["mean"] == pytest.approx(f_of[obj_id], abs=0.01)
 
 
 def test_given_objects_count_in_every_scored_frame():
@@ -194,8 +138,7 @@ def test_given_objects_count_in_every_scored_frame():
     target[0, 5:10, 5:10] = target[3, 5:10, 5:10] = 1
     assert score_sequence(0 * target, target)[1]["J"]["mean"] == 0
     given = score_sequence(0 * target, target, obj_ids=[1, 2])
-    assert given[1]["J"]["mean"] == pytest.approx(2 / 3)
-    assert given[2]["J"]["mean"] == 1
+    assert given[1]["J"]["mean"] == pytest.approx(2 / 3) and given[2]["J"]["mean"] == 1
 
 
 @pytest.mark.parametrize(("num_frames", "scored"), [(1, [0]), (2, [1]), (3, [1]), (5, [1, 2, 3])])
@@ -210,9 +153,8 @@ def test_frames_that_count(num_frames, scored):
 
 
 def test_streams_and_frames_without_annotation():
-    target = moving_video(7, 9, 2)
+    target, prediction = moving_video(7, 9, 2), moving_video(8, 9, 2)
     sparse = (frame if t % 2 == 0 else None for t, frame in enumerate(target))
-    prediction = moving_video(8, 9, 2)
     expected = score_sequence(prediction[::2], target[::2])
     assert score_sequence((torch.from_numpy(p) for p in prediction), sparse) == expected
 
@@ -229,11 +171,12 @@ def test_summary_is_the_mean_over_objects():
 
 def test_input_errors():
     target = moving_video(9, 4, 1)
-    with pytest.raises(InputError, match="only 3 frames are predicted"):
-        score_sequence(target[:3], target)
-    with pytest.raises(InputError, match="only 4 frames are annotated"):
-        score_sequence([*target, target[0]], target)
-    with pytest.raises(InputError, match=r"frame 0.*original size"):
-        score_sequence(target[:, ::2], target)
+    for predicted, annotated, message in (
+        (target[:3], target, "only 3 frames are predicted"),
+        ([*target, target[0]], target, "only 4 frames are annotated"),
+        (target[:, ::2], target, r"frame 0.*original size"),
+    ):
+        with pytest.raises(InputError, match=message):
+            score_sequence(predicted, annotated)
     with pytest.raises(InputError, match="nothing to score"):
         summarize({"a": {}})

@@ -1,86 +1,56 @@
 import pytest
 import torch
-from torch import nn
+from proposer_cases import HEIGHT, RED, WIDTH, box_mask, iou, proposer, scene
 
-from stg_pyg.crops import IMAGE_MEAN, IMAGE_STD
-from stg_pyg.nn.segmentation import SegmentationOutput
 from stg_pyg.prompts import boxes_around, mask_of_box, mask_of_points
-from stg_pyg.proposer import GuidedProposer
-
-HEIGHT, WIDTH = 96, 128
 
 
-class Red(nn.Module):
-    """Says object to all that is red, and is sure of it where the object fills a good part of the window."""
-
-    def forward(self, images, q):
-        images = images * images.new_tensor(IMAGE_STD)[:, None, None] + images.new_tensor(IMAGE_MEAN)[:, None, None]
-        logits = 40 * (images[:, 0] - images[:, 1:].amax(dim=1) - 0.3)
-        share = (logits > 0).float().mean(dim=(1, 2))
-        return SegmentationOutput(logits, 6 - 30 * (share - 0.5).abs())
+def half_full(images, q):
+    """Says object to all that is red, and is surest where the object fills half of the window."""
+    logits = 40 * (images[:, 0] - images[:, 1:].amax(dim=1) - 0.3)
+    return logits, 6 - 30 * ((logits > 0).float().mean(dim=(1, 2)) - 0.5).abs()
 
 
-def scene(*squares):
-    image = torch.tensor([0.3, 0.35, 0.6])[:, None, None].repeat(1, HEIGHT, WIDTH)
-    for x, y, side in squares:
-        image[:, y : y + side, x : x + side] = torch.tensor([0.9, 0.1, 0.1])[:, None, None]
-    return image
+def square(x, y, side):
+    return x, y, x + side, y + side
 
 
-def iou(mask, x, y, side):
-    true = torch.zeros(HEIGHT, WIDTH, dtype=torch.bool)
-    true[y : y + side, x : x + side] = True
-    found = mask > 0.5
-    return float((true & found).sum() / (true | found).sum())
+def test_the_object_in_a_box():
+    image, boxed = scene((square(14, 20, 24), RED), (square(44, 20, 24), RED)), torch.tensor([12.0, 18, 40, 46])
+    mask = mask_of_box(proposer(half_full), image, boxed)
+    assert mask.shape == (HEIGHT, WIDTH) and iou(mask, box_mask(14, 20, 38, 44)) > 0.9
+    assert not mask[:, 40:].any(), "nothing outside of the box"
 
 
-@pytest.fixture
-def proposer():
-    return GuidedProposer(Red(), 32, 0.25)
-
-
-def test_the_object_in_a_box(proposer):
-    image = scene((20, 20, 24), (50, 20, 24))
-    mask = mask_of_box(proposer, image, torch.tensor([18.0, 18, 46, 46]))
-    assert mask.shape == (HEIGHT, WIDTH) and iou(mask, 20, 20, 24) > 0.9
-    assert not mask[:, 46:].any(), "nothing outside of the box"
-
-
-def test_q_is_the_box(proposer):
-    seen = []
-    proposer.net.register_forward_pre_hook(lambda net, inputs: seen.append(inputs[1]))
-    mask_of_box(proposer, scene(), torch.tensor([32.0, 32, 64, 64]))
+def test_q_is_the_box():
+    seen, guided = [], proposer(half_full)
+    guided.net.register_forward_pre_hook(lambda net, inputs: seen.append(inputs[1]))
+    mask_of_box(guided, scene(), torch.tensor([32.0, 24, 64, 56]))
     assert seen[0].shape == (1, 32, 32)
-    inside = 1 / (1 + 2 * 0.25)
-    assert float(seen[0].mean()) == pytest.approx(inside**2, abs=0.03)
+    assert float(seen[0].mean()) == pytest.approx(1 / (1 + 2 * 0.25) ** 2, abs=0.03)
 
 
-@pytest.mark.parametrize("box", [(-20.0, -20, 30, 30), (0.0, 0, WIDTH, HEIGHT), (100.0, 80, 200, 200), (5.0, 5, 6, 6)])
-def test_boxes_at_the_border(proposer, box):
-    mask = mask_of_box(proposer, scene((10, 10, 10)), torch.tensor(box))
+@pytest.mark.parametrize("box", [(-20.0, -20, 30, 30), (0.0, 0, WIDTH, HEIGHT), (80.0, 50, 200, 200), (5.0, 5, 6, 6)])
+def test_boxes_at_the_border(box):
+    mask = mask_of_box(proposer(half_full), scene((square(10, 10, 10), RED)), torch.tensor(box))
     assert mask.shape == (HEIGHT, WIDTH) and bool(mask.isfinite().all())
 
 
-@pytest.mark.parametrize("side", [14, 30, 60])
-def test_objects_of_any_size_by_points(proposer, side):
-    image = scene((20, 20, side))
-    points = torch.tensor([[24.0, 24], [20 + side / 2, 18 + side / 2]])
-    assert iou(mask_of_points(proposer, image, points), 20, 20, side) > 0.6
-    assert iou(mask_of_points(proposer, image, points[1:]), 20, 20, side) > 0.6
-
-
-def test_a_mask_without_the_points_is_not_taken(proposer):
-    """A red square is found in larger windows around the point, but the point is beside it."""
-    image = scene((20, 20, 30))
-    on, beside = torch.tensor([[30.0, 30]]), torch.tensor([[60.0, 34]])
-    assert iou(mask_of_points(proposer, image, on), 20, 20, 30) > 0.75
-    assert not (mask_of_points(proposer, image, beside) > 0.5)[34, 60]
+@pytest.mark.parametrize("side", [12, 24, 40])
+def test_objects_of_any_size_by_points(side):
+    """A red square is found in windows around a point beside it too, but it does not hold the point."""
+    box, guided = square(20, 14, side), proposer(half_full)
+    points = torch.tensor([[24.0, 18], [20 + side / 2, 12 + side / 2]])
+    for given in (points, points[1:]):
+        assert iou(mask_of_points(guided, scene((box, RED)), given), box_mask(*box)) > 0.6
+    beside = torch.tensor([[34.0 + side, 14 + side / 2]])
+    assert not (mask_of_points(guided, scene((box, RED)), beside) > 0.5).any()
 
 
 def test_boxes_hold_all_points_and_the_frame():
     points = torch.tensor([[10.0, 40], [70.0, 50]])
-    boxes = boxes_around(points, HEIGHT, WIDTH)
+    boxes = boxes_around(points, 96, 128)
     assert bool((boxes[:, 0] <= 10).all() & (boxes[:, 2] >= 70).all())
-    assert bool((boxes[:, :2] >= 0).all() & (boxes[:, 2] <= WIDTH).all() & (boxes[:, 3] <= HEIGHT).all())
+    assert bool((boxes[:, :2] >= 0).all() & (boxes[:, 2] <= 128).all() & (boxes[:, 3] <= 96).all())
     sides = boxes[:, 3] - boxes[:, 1]
-    assert float(sides[0]) < 20 and float(sides[-1]) > 0.8 * HEIGHT and bool((sides.diff() >= 0).all())
+    assert float(sides[0]) < 20 and float(sides[-1]) > 0.8 * 96 and bool((sides.diff() >= 0).all())

@@ -6,12 +6,11 @@ from stg_pyg.proposals import Proposals
 
 
 def make(n=3, feats=True, origin=True, size=(4, 6)):
-    boxes = torch.arange(4 * n, dtype=torch.float32).reshape(n, 4)
-    masks = torch.arange(n, dtype=torch.float32)[:, None, None].expand(n, *size) / 10
+    numbers = torch.arange(n, dtype=torch.float32)
     return Proposals(
-        boxes,
-        masks,
-        torch.arange(n, dtype=torch.float32),
+        torch.arange(4 * n, dtype=torch.float32).reshape(n, 4),
+        numbers[:, None, None].expand(n, *size) / 10,
+        numbers,
         torch.arange(2 * n, dtype=torch.float32).reshape(n, 2) if feats else None,
         [f"o{i}" for i in range(n)] if origin else None,
     )
@@ -35,32 +34,19 @@ def make(n=3, feats=True, origin=True, size=(4, 6)):
 )
 def test_indexing_takes_every_field(index, expected):
     proposals = make()
-    part = proposals[index]
-    assert part.scores.tolist() == expected
-    assert part.boxes.tolist() == [[4 * i, 4 * i + 1, 4 * i + 2, 4 * i + 3] for i in expected]
-    assert part.masks.shape == (len(expected), 4, 6)
-    torch.testing.assert_close(part.masks[:, 0, 0], torch.tensor(expected) / 10, check_dtype=False)
-    assert part.feats.tolist() == [[2 * i, 2 * i + 1] for i in expected]
-    assert part.origin == [f"o{i}" for i in expected]
-    assert proposals.select(index).origin == part.origin
+    for part in (proposals[index], proposals.select(index).to("cpu")):
+        assert part.scores.tolist() == expected and part.size == (4, 6)
+        assert part.boxes.tolist() == [[4 * i, 4 * i + 1, 4 * i + 2, 4 * i + 3] for i in expected]
+        torch.testing.assert_close(part.masks[:, 0, 0], torch.tensor(expected) / 10, check_dtype=False)
+        assert part.feats.tolist() == [[2 * i, 2 * i + 1] for i in expected]
+        assert part.origin == [f"o{i}" for i in expected] and part.device == torch.device("cpu")
 
 
 def test_index_outside_raises_and_so_iteration_ends():
-    with pytest.raises(IndexError):
-        make()[3]
-    with pytest.raises(IndexError):
-        make()[-4]
-    with pytest.raises(IndexError):
-        make()[torch.ones(2, dtype=torch.bool)]
+    for index in (3, -4, torch.ones(2, dtype=torch.bool)):
+        with pytest.raises(IndexError):
+            make()[index]
     assert [p.scores.item() for p in make()] == [0, 1, 2]
-
-
-def test_empty():
-    proposals = Proposals.empty(4, 6)
-    assert len(proposals) == 0
-    assert proposals.size == (4, 6)
-    assert proposals.masks.shape == (0, 4, 6)
-    assert proposals.boxes.shape == (0, 4)
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.float32, torch.float64])
@@ -69,17 +55,13 @@ def test_from_masks(dtype):
     masks[0, 1:3, 2:5] = 1
     proposals = Proposals.from_masks(masks)
     assert proposals.boxes.tolist() == [[2, 1, 5, 3], [0, 0, 0, 0]]
-    assert proposals.scores.tolist() == [1, 1]
-    assert proposals.masks.dtype == dtype
+    assert proposals.scores.tolist() == [1, 1] and proposals.masks.dtype == dtype
     scores = torch.tensor([0.5, 0.25])
-    assert Proposals.from_masks(masks, scores, origin=["a", "b"])[1].origin == ["b"]
-    assert torch.equal(Proposals.from_masks(masks, scores).scores, scores)
-
-
-def test_from_masks_uses_the_threshold():
-    masks = torch.full((1, 2, 2), 0.3)
-    assert Proposals.from_masks(masks).boxes.tolist() == [[0, 0, 0, 0]]
-    assert Proposals.from_masks(masks, threshold=0.2).boxes.tolist() == [[0, 0, 2, 2]]
+    given = Proposals.from_masks(masks, scores, origin=["a", "b"])
+    assert given[1].origin == ["b"] and torch.equal(given.scores, scores)
+    if dtype is not torch.bool:
+        assert Proposals.from_masks(masks * 0.3).boxes[0].tolist() == [0, 0, 0, 0]
+        assert Proposals.from_masks(masks * 0.3, threshold=0.2).boxes[0].tolist() == [2, 1, 5, 3]
 
 
 def test_cat():
@@ -88,9 +70,11 @@ def test_cat():
     assert both.feats.tolist() == [[0, 1], [2, 3], [0, 1]]
     assert both.origin == ["o0", "o1", "o0"]
     assert Proposals.cat([make(2), make(1, origin=False)]).origin == ["o0", "o1", ""]
-    assert Proposals.cat([make(1, False, False)] * 2).feats is None
-    assert Proposals.cat([make(1, False, False)] * 2).origin is None
-    assert Proposals.cat([Proposals.empty(4, 6)] * 2).size == (4, 6)
+    bare = Proposals.cat([make(1, False, False)] * 2)
+    assert bare.feats is None and bare.origin is None
+    empty = Proposals.cat([Proposals.empty(4, 6)] * 2)
+    assert len(empty) == 0 and empty.size == (4, 6) and empty.boxes.shape == (0, 4)
+    assert repr(make()) == "Proposals(3, size=4x6, feats=2)" and repr(empty) == "Proposals(0, size=4x6)"
 
 
 @pytest.mark.parametrize(
@@ -117,6 +101,7 @@ def test_cat_rejects(parts, message):
         ({"feats": torch.zeros(3, 2)}, "feats has 3 entries"),
         ({"feats": torch.zeros(2)}, r"feats must be \[N, F\]"),
         ({"origin": ["a"]}, "origin has 1 entries"),
+        ({"extent": torch.zeros(1, 4)}, "extent has 1 entries for 2"),
         ({"boxes": torch.full((2, 4), float("nan"))}, "must be finite"),
         ({"scores": torch.tensor([0, float("inf")])}, "must be finite"),
     ],
@@ -127,15 +112,3 @@ def test_validation(change, message):
     with pytest.raises(InputError, match=message) as raised:
         Proposals(**(fields | change))
     assert "\n" not in str(raised.value)
-
-
-def test_to_moves_every_tensor():
-    moved = make().to("cpu")
-    assert moved.device == torch.device("cpu")
-    assert moved.origin == ["o0", "o1", "o2"]
-    assert torch.equal(moved.feats, make().feats)
-
-
-def test_repr_is_short():
-    assert repr(make()) == "Proposals(3, size=4x6, feats=2)"
-    assert repr(Proposals.empty(4, 6)) == "Proposals(0, size=4x6)"

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_metrics import moving_video, official
+from metric_cases import moving_video, official
 
 from stg_pyg.errors import InputError
 from stg_pyg.metrics import score_sequence, summarize

@@ -1,5 +1,3 @@
-import pickle
-
 import cv2
 import numpy as np
 import pytest
@@ -8,9 +6,7 @@ from torch import nn
 from torchvision.models import optical_flow
 from torchvision.models.optical_flow import Raft_Large_Weights
 
-from stg_pyg import raft
 from stg_pyg.errors import InputError
-from stg_pyg.flow import flow_between, resolve_flow
 from stg_pyg.raft import RAFTFlow
 
 BLOCK_FLOW = (3.0, -2.0)
@@ -18,6 +14,11 @@ BLOCK_FLOW = (3.0, -2.0)
 
 def frames(count, height, width, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
+
+
+def transformed(*pictures):
+    tensors = [torch.from_numpy(frame).permute(2, 0, 1)[None] for frame in pictures]
+    return Raft_Large_Weights.DEFAULT.transforms()(*tensors)
 
 
 class Recorder(nn.Module):
@@ -29,10 +30,10 @@ class Recorder(nn.Module):
         return [flow * 0, flow]
 
 
-@pytest.fixture
-def recorded(monkeypatch):
-    monkeypatch.setattr(raft, "_network", lambda name, weights: Recorder())
-    return RAFTFlow
+def recorded(**options):
+    flow = RAFTFlow("raft_small", "none", **options)
+    flow.network = Recorder()
+    return flow
 
 
 @pytest.fixture(scope="module")
@@ -45,90 +46,49 @@ def small():
     ("size", "padded"),
     [((128, 136), (128, 136)), ((129, 200), (136, 200)), ((20, 300), (128, 304)), ((1, 1), (128, 128))],
 )
-def test_sides_are_padded_for_the_network(recorded, size, padded):
+def test_the_network_gets_what_its_own_transforms_make_padded(size, padded):
     current, previous = frames(2, *size)
     flow = recorded()
-    found = flow(current, previous)
-    assert found.dtype == np.float32 and found.shape == (*size, 2)
-    np.testing.assert_array_equal(found, np.broadcast_to(np.float32(BLOCK_FLOW), (*size, 2)))
-    assert flow.network.first.shape == (1, 3, *padded) and flow.network.updates == 12
-    picture = flow.network.first[0].permute(1, 2, 0).numpy()
-    np.testing.assert_allclose(picture[: size[0], : size[1]], current / 127.5 - 1, atol=1e-6)
-    np.testing.assert_allclose(picture[-1, -1], current[-1, -1] / 127.5 - 1, atol=1e-6)
+    np.testing.assert_array_equal(flow(current, previous), np.broadcast_to(np.float32(BLOCK_FLOW), (*size, 2)))
+    assert flow.network.updates == 12
+    given = flow.network.first, flow.network.second
+    for picture, expected, frame in zip(given, transformed(current, previous), (current, previous), strict=True):
+        assert picture.shape == (1, 3, *padded)
+        torch.testing.assert_close(picture[..., : size[0], : size[1]], expected, atol=1e-6, rtol=0)
+        np.testing.assert_allclose(picture[0, :, -1, -1], frame[-1, -1] / 127.5 - 1, atol=1e-6)
 
 
-def test_frames_reach_the_network_as_by_its_own_transforms(recorded):
-    current, previous = frames(2, 128, 136)
-    flow = recorded()
-    flow(current, previous)
-    tensors = [torch.from_numpy(frame).permute(2, 0, 1)[None] for frame in (current, previous)]
-    expected = Raft_Large_Weights.DEFAULT.transforms()(*tensors)
-    torch.testing.assert_close(flow.network.first, expected[0], atol=1e-6, rtol=0)
-    torch.testing.assert_close(flow.network.second, expected[1], atol=1e-6, rtol=0)
-
-
-def test_reduced_flow_is_in_pixels_of_the_full_size(recorded):
+def test_reduced_flow_is_in_pixels_of_the_full_size():
     current, previous = frames(2, 75, 100)
     flow = recorded(max_size=50)  # 75 rows become 38
-    found = flow(current, previous)
     expected = np.float32([BLOCK_FLOW[0] * 2, BLOCK_FLOW[1] * 75 / 38])
-    np.testing.assert_allclose(found, np.broadcast_to(expected, (75, 100, 2)), rtol=1e-6)
+    np.testing.assert_allclose(flow(current, previous), np.broadcast_to(expected, (75, 100, 2)), rtol=1e-6)
     reduced = flow.network.first[0, :, :38, :50].permute(1, 2, 0).numpy()
     area = cv2.resize(current, (50, 38), interpolation=cv2.INTER_AREA) / 127.5 - 1
     assert np.abs(reduced - area).mean() < 0.15 < np.abs(area).mean()
 
 
-def test_mirrored_views_are_taken(recorded):
-    current, previous = frames(2, 20, 30)
-    flow = recorded()
-    flow(current[:, ::-1], previous[:, ::-1])
-    np.testing.assert_allclose(flow.network.first[0, 0, 0, 0], current[0, -1, 0] / 127.5 - 1, atol=1e-6)
-
-
 @pytest.mark.parametrize("name", ["raft_large", "raft_small"])
-def test_both_networks_run_without_weights(name):
-    flow = RAFTFlow(name, "none", num_updates=1)
-    found = flow(*frames(2, 40, 50))
-    assert found.shape == (40, 50, 2) and np.isfinite(found).all()
-    assert not flow.network.training and not any(p.requires_grad for p in flow.network.parameters())
-    assert repr(flow) == f"RAFTFlow('{name}', max_size=None, num_updates=1)"
-
-
-def test_flow_is_that_of_torchvision(small):
-    current, previous = frames(2, 128, 136)
-    tensors = [torch.from_numpy(frame).permute(2, 0, 1)[None] for frame in (current, previous)]
-    images = Raft_Large_Weights.DEFAULT.transforms()(*tensors)
+def test_flow_is_that_of_torchvision(name):
+    flow, (current, previous) = RAFTFlow(name, "none", num_updates=1), frames(2, 128, 136)
     with torch.no_grad():
-        expected = small.network(*images, num_flow_updates=2)[-1][0].permute(1, 2, 0).numpy()
-    found = small(current, previous)
+        expected = flow.network(*transformed(current, previous), num_flow_updates=1)[-1][0].permute(1, 2, 0).numpy()
+    found = flow(current, previous)
     np.testing.assert_allclose(found, expected, atol=1e-3)
-    assert np.abs(found - small(previous, current)).max() > 1e-2  # the order matters
-    np.testing.assert_array_equal(flow_between(small, current, previous, 5, 4), found)
+    assert np.abs(found - flow(previous, current)).max() > 1e-2  # the order matters
+    assert not flow.network.training and not any(p.requires_grad for p in flow.network.parameters())
 
 
 def test_pairs_equal_one_by_one(small):
     currents, previous = frames(2, 130, 140), frames(2, 130, 140, seed=1)
-    both = small.pairs(currents, previous)
-    assert both.shape == (2, 130, 140, 2)
+    both, one = small.pairs(currents, previous), small.pairs(currents[0], previous)
+    assert both.shape == one.shape == (2, 130, 140, 2)
     for i in range(2):
         np.testing.assert_allclose(both[i], small(currents[i], previous[i]), atol=1e-3)
-    one = small.pairs(currents[0], previous)
     np.testing.assert_allclose(one[1], small(currents[0], previous[1]), atol=1e-3)
-
-
-def test_weights_come_from_the_loader(monkeypatch):
-    torch.manual_seed(1)
-    state = optical_flow.raft_small(weights=None).state_dict()
-    asked = []
-    monkeypatch.setattr(raft, "load_torchvision", lambda *args: asked.append(args) or state)
-    flow = resolve_flow("raft:small", weights="auto", max_size=100)
-    assert isinstance(flow, RAFTFlow) and flow.max_size == 100 and asked == [("raft_small", "auto")]
-    for key, value in flow.network.state_dict().items():
-        torch.testing.assert_close(value, state[key])
-
-
-def test_raft_by_name_is_the_large_one():
-    assert repr(resolve_flow("raft", weights="none", max_size=None)).startswith("RAFTFlow('raft_large', max_size=None")
+    for a, b in ((2, 3), (0, 1)):
+        with pytest.raises(ValueError, match="do not make pairs"):
+            small.pairs(frames(a, 20, 30), frames(b, 20, 30))
 
 
 def test_weights_from_a_file(tmp_path):
@@ -144,28 +104,11 @@ def test_weights_from_a_file(tmp_path):
         RAFTFlow("raft_small", tmp_path / "missing")
 
 
-def test_raft_can_be_sent_to_another_process(small):
-    pair = frames(2, 20, 30)
-    np.testing.assert_array_equal(pickle.loads(pickle.dumps(small))(*pair), small(*pair))
-
-
-def test_raft_rejects(recorded):
-    frame = frames(1, 20, 30)[0]
+def test_wrong_arguments():
     with pytest.raises(ValueError, match="raft_large or raft_small"):
         RAFTFlow("raft")
     with pytest.raises(ValueError, match="num_updates"):
-        recorded(num_updates=0)
-    with pytest.raises(ValueError, match="max_size"):
-        recorded(max_size=0)
-    for bad in (frame[..., 0], frame.astype(np.float32), frame[:0]):
-        with pytest.raises(InputError, match="uint8"):
-            recorded()(bad, frame)
-    with pytest.raises(InputError, match="one size"):
-        recorded()(frame, frame[:10])
-    with pytest.raises(ValueError, match="do not make pairs"):
-        recorded().pairs(frames(2, 20, 30), frames(3, 20, 30))
-    with pytest.raises(ValueError, match="do not make pairs"):
-        recorded().pairs(frames(0, 20, 30), frames(1, 20, 30))
+        RAFTFlow("raft_small", "none", num_updates=0)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -9,7 +9,6 @@ from torch_geometric.data import Batch
 
 from stg_pyg.boxes import masks_to_boxes, masks_to_boxes_inside
 from stg_pyg.crops import add_pasted, crop_resize, crop_resize_masks, crop_windows, paste, paste_extents
-from stg_pyg.errors import InputError
 from stg_pyg.graph import batch_of_views, build_spatial_graph
 from stg_pyg.model import proposal_regions
 from stg_pyg.nn.region import MaskRegions, RegionLayout, graphs_of
@@ -42,18 +41,14 @@ def graphs_of_objects(masks, known):
     return graphs
 
 
-def test_edges_do_not_depend_on_the_window():
-    masks = masks_inside()
-    for a, b in zip(graphs_of_objects(masks, True), graphs_of_objects(masks, False), strict=True):
-        assert_close(a.edge_attr, b.edge_attr)
-        assert "window" not in b and a.window.shape == (1, 4)
-
-
 @pytest.mark.parametrize("known", [True, False])
-def test_windows_of_a_batch(known):
+def test_windows_of_a_batch_and_edges_without_them(known):
     masks = masks_inside()
-    graphs = Batch.from_data_list(graphs_of_objects(masks, known))
-    regions = proposal_regions(graphs)
+    graphs = graphs_of_objects(masks, known)
+    for a, b in zip(graphs, graphs_of_objects(masks, not known), strict=True):
+        assert_close(a.edge_attr, b.edge_attr)
+        assert ("window" in a) == known == ("window" not in b)
+    regions = proposal_regions(Batch.from_data_list(graphs))
     assert regions.layout.windows == (WINDOWS[0], WINDOWS[2]) and regions.layout.sizes == (3, 2)
     assert regions.graphs.tolist() == [0, 2]
     assert torch.equal(regions.to_frame()[:, 0], torch.cat(masks))
@@ -101,20 +96,14 @@ def test_extents_of_pasted_crops():
     for frame, (x0, y0, x1, y1) in zip(frames, extents.tolist(), strict=True):
         assert (frame != 0).sum() == (frame[y0:y1, x0:x1] != 0).sum()
     assert torch.equal(masks_to_boxes(frames, 0.0), extents.float())
-    assert torch.equal(
-        paste(frames[:, :8, :8], windows, HEIGHT, WIDTH, extents), paste(frames[:, :8, :8], windows, HEIGHT, WIDTH)
-    )
-
-
-def test_boxes_inside_of_a_window():
-    masks = masks_inside()[0]
-    masks[1] = 0
-    assert torch.equal(masks_to_boxes_inside(masks, WINDOWS[0], 0.7), masks_to_boxes(masks, 0.7))
+    crops = torch.rand(4, 8, 8)
+    assert torch.equal(paste(crops, windows, HEIGHT, WIDTH, extents), paste(crops, windows, HEIGHT, WIDTH))
 
 
 def test_the_window_of_proposals():
     masks = masks_inside()[0]
     proposals = Proposals.from_masks(masks)
+    assert torch.equal(masks_to_boxes_inside(masks * 0.9, WINDOWS[0], 0.7), masks_to_boxes(masks * 0.9, 0.7))
     assert proposals.window == WINDOWS[0]
     proposals.extent = torch.tensor([[4, 2, 10, 10], [5, 2, 14, 9], [4, 4, 5, 11]])
     assert proposals.window == WINDOWS[0]
@@ -123,19 +112,13 @@ def test_the_window_of_proposals():
     assert Proposals.cat([proposals, proposals[:1]]).extent.shape == (4, 4)
     assert Proposals.cat([proposals, Proposals.from_masks(masks)]).extent is None
     assert Proposals.empty(HEIGHT, WIDTH).window == (0, 0, 0, 0)
-    with pytest.raises(InputError, match="extent has 1 entries for 3"):
-        Proposals(proposals.boxes, masks, proposals.scores, extent=torch.zeros(1, 4))
 
 
 def test_split_gives_views():
     masks = torch.cat(masks_inside())
     whole = Proposals.from_masks(masks, feats=torch.randn(5, 2), origin=list("abcde"))
     parts = whole.split(SIZES)
-    assert [len(part) for part in parts] == list(SIZES) and [part.origin for part in parts] == [
-        ["a", "b", "c"],
-        [],
-        ["d", "e"],
-    ]
+    assert ["".join(part.origin) for part in parts] == ["abc", "", "de"]
     assert parts[2].masks.data_ptr() == masks[3].data_ptr() and parts[2].has_mask is None
     assert torch.equal(parts[2].feats, whole.feats[3:])
     joined = Proposals.cat(parts)
@@ -153,11 +136,13 @@ def test_adding_crops_is_adding_the_pasted_frames():
     boxes = torch.tensor([[3.3, 2.1, 9.9, 12.0], [28.0, -6, 40, 7], [-90.0, 0, -50, 9]], dtype=torch.float64)
     windows = crop_windows(boxes, 0.1, min_size=2.0)
     extents = paste_extents(windows, HEIGHT, WIDTH)
-    frames = torch.rand(3, HEIGHT, WIDTH, dtype=torch.float64, requires_grad=True)
+    frames = torch.rand(3, HEIGHT, WIDTH, dtype=torch.float64)
     crops = torch.randn(3, 4, 4, dtype=torch.float64, requires_grad=True)
     expected = (frames + paste(crops, windows, HEIGHT, WIDTH)).clamp(0, 1)
     assert_close(add_pasted(frames, crops, windows, extents), expected)
-    assert torch.autograd.gradcheck(lambda a, b: add_pasted(a, b, windows, extents), (frames, crops))
+    corner = torch.rand(3, 5, 6, dtype=torch.float64, requires_grad=True)
+    small, inside = windows / 3, paste_extents(windows / 3, 5, 6)
+    assert torch.autograd.gradcheck(lambda a, b: add_pasted(a, b, small, inside), (corner, crops))
 
 
 @pytest.mark.parametrize("boxes", [[[3.3, 2.1, 9.9, 12.0], [5.0, 1, 12, 9]], [[-7.0, -3, 4, 5], [25, 12, 40, 27]]])

@@ -3,7 +3,6 @@ import numpy as np
 import pytest
 
 from datasets import ComposedVideos, SyntheticVideos, VideoSequence
-from datasets.compose import ComposedSequence
 from datasets.compose_parts import Actor, Source
 from stg_pyg.errors import InputError
 
@@ -53,39 +52,25 @@ def test_interface(squares):
     assert len(set(grounds[:5])) == 5 and grounds[5:] == grounds[:2], "every video is the ground in turn"
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_pixels_are_those_of_the_object_of_the_mask(squares, seed):
-    by_name = {s.name: s for s in squares}
-    checked = 0
-    for video in ComposedVideos(squares, 4, objects=(3, 4), seed=seed):
-        ground = by_name[video.name.split("-", 1)[1]]
-        for t in (0, 9, len(video) - 1):
-            image, labels = video.image(t).astype(float), video.labels(t)
-            colours = [np.array(COLOURS[ground.number], float)]
-            for actor in video.actors:
-                colours.append(np.clip(np.array(COLOURS[actor.source.video.number]) * actor.gain, 0, 255))
-            for obj_id, colour in enumerate(colours, start=1):
-                inside = interior(labels == obj_id)
-                if inside.any():
-                    assert np.abs(image[inside] - colour).max() <= 2, (video.name, t, obj_id)
-                    checked += 1
-            outside = interior(labels == 0)
-            np.testing.assert_array_equal(image[outside], ground.image(t)[outside])
-    assert checked > 20
-
-
-def test_the_nearer_object_hides_the_farther_one(squares):
-    hidden = 0
+def test_pixels_are_those_of_the_nearest_object(squares):
+    by_name, checked, hidden = {s.name: s for s in squares}, 0, 0
     for video in ComposedVideos(squares, 6, objects=(3, 4), seed=1):
+        ground = by_name[video.name.split("-", 1)[1]]
+        colours = [np.array(COLOURS[ground.number], float)]
+        colours += [np.clip(np.array(COLOURS[a.source.video.number]) * a.gain, 0, 255) for a in video.actors]
         for t in range(0, len(video), 4):
-            labels = video.labels(t)
-            alphas = [actor.alpha(t, video.size) >= 128 for actor in video.actors]
-            whole = [video._ground.mask(t), *alphas]
-            for i, mask in enumerate(whole):
-                in_front = np.any(whole[i + 1 :], axis=0) if i + 1 < len(whole) else np.zeros_like(mask)
+            image, labels = video.image(t).astype(float), video.labels(t)
+            whole = [ground.labels(t) > 0, *(actor.alpha(t, video.size) >= 128 for actor in video.actors)]
+            for i, (mask, colour) in enumerate(zip(whole, colours, strict=True)):
+                in_front = np.any([np.zeros_like(mask), *whole[i + 1 :]], axis=0)
                 np.testing.assert_array_equal(labels == i + 1, mask & ~in_front)
                 hidden += np.count_nonzero(mask & in_front)
-    assert hidden > 100
+                inside = interior(labels == i + 1)
+                checked += bool(inside.any())
+                assert not inside.any() or np.abs(image[inside] - colour).max() <= 2, (video.name, t, i + 1)
+            outside = interior(labels == 0)
+            np.testing.assert_array_equal(image[outside], ground.image(t)[outside])
+    assert checked > 20 and hidden > 100
 
 
 def test_every_object_is_visible_where_it_first_appears():
@@ -103,24 +88,26 @@ def test_every_object_is_visible_where_it_first_appears():
     assert min(counts) >= 2 and max(counts) == 4
 
 
-def test_how_much_of_an_object_must_be_visible(squares, monkeypatch):
-    video = ComposedVideos(squares, 5)._sequences[0]
-    ground = video._ground
-    half = ground.centers[0] + [8, 0]
-    covering = Actor(next(s for s in video._others), 0, 0, 1.0, False, (float(half[0]), float(half[1])), (1.0, 1.0))
-    monkeypatch.setattr(ComposedSequence, "_min_visible", 100.0)
-    assert 0.3 < video._visible_share([covering]) < 0.7
-    monkeypatch.setattr(ComposedSequence, "_min_visible", 350.0)
-    assert video._visible_share([covering]) == 0
-    assert not video.actors or min(np.bincount(video.labels(0).ravel())[1:]) >= 350
+class Low(Square):
+    """Of 12 x 20 pixels."""
+
+    def labels(self, t: int) -> np.ndarray:
+        labels = super().labels(t)
+        labels[32:] = 0
+        return labels
 
 
-def test_least_size_is_in_proportion_to_the_frame(squares):
-    video = ComposedVideos(squares, 5)._sequences[0]
-    video.size = (480, 854)
-    assert video._min_visible == 200
-    video.size = (960, 1708)
-    assert video._min_visible == 800
+def test_how_much_of_an_object_must_be_visible():
+    """At least 20 pixels, and 200 in frames of 854 x 480."""
+    video = ComposedVideos([Low(0, speed=0), Square(1, speed=0)], 2)._sequences[0]
+    x, y = video._ground.centers[0]
+    for right, share in ((1, 0), (2, 0), (3, 0.1), (11, 0.5)):
+        # 22 columns are opaque, and reach one beyond the object on either side.
+        covering = Actor(video._others[0], 0, 0, 1.2, False, (float(x) + right, float(y)), (1.0, 1.0))
+        assert video._visible_share([covering]) == pytest.approx(share), right
+    for height, width, least in ((480, 854, 200), (960, 1708, 800)):
+        video.size = height, width
+        assert video._min_visible == least
 
 
 def test_same_bytes_again_in_any_order(squares):
@@ -173,26 +160,26 @@ def test_an_object_that_leaves_its_own_video_is_hidden():
     assert any(shown) and not all(shown)
 
 
-def test_wrong_arguments(squares):
+class Hidden(Square):
+    """Never seen."""
+
+    def labels(self, t: int) -> np.ndarray:
+        return np.zeros((HEIGHT, WIDTH), np.uint8)
+
+
+class Sparse(Square):
+    """Annotated in its first frame."""
+
+    def labels(self, t: int) -> np.ndarray | None:  # type: ignore[override]
+        return super().labels(t) if t == 0 else None
+
+
+def test_wrong_arguments_and_videos(squares):
     for arguments in ({"num_videos": 0}, {"num_videos": 1, "objects": (3, 2)}, {"num_videos": 1, "seed": -1}):
         with pytest.raises(ValueError):
             ComposedVideos(squares, **arguments)
-    with pytest.raises(InputError, match="at least two"):
-        ComposedVideos(squares[:1], 1)
-
-    class Empty(Square):
-        def labels(self, t: int) -> np.ndarray:
-            return np.zeros((HEIGHT, WIDTH), np.uint8)
-
-    with pytest.raises(InputError, match="shows an object"):
-        ComposedVideos([Empty(0), Empty(1)], 1)
-
-
-def test_frames_without_a_mask_are_named(squares):
-    class Sparse(Square):
-        def labels(self, t: int) -> np.ndarray | None:  # type: ignore[override]
-            return super().labels(t) if t == 0 else None
-
-    dataset = ComposedVideos([Sparse(0), Sparse(1)], 2)
+    for videos, message in ((squares[:1], "at least two"), ([Hidden(0), Hidden(1)], "shows an object")):
+        with pytest.raises(InputError, match=message):
+            ComposedVideos(videos, 1)
     with pytest.raises(InputError, match=r"square[01] is not annotated"):
-        dataset[0].labels(0)
+        ComposedVideos([Sparse(0), Sparse(1)], 2)[0].labels(0)

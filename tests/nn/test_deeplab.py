@@ -1,4 +1,3 @@
-import numpy as np
 import pytest
 import torch
 import torchvision
@@ -6,26 +5,8 @@ from torch import nn
 from torch.testing import assert_close
 
 from stg_pyg import InputError
-from stg_pyg.lucid import LucidConfig
 from stg_pyg.nn.deeplab import DeepLabV3Plus
 from stg_pyg.nn.segmentation import SmallSegmentationNet, segmentation_loss
-from stg_pyg.online import learn_online
-from stg_pyg.proposer import Evidence, GuidedProposer
-from stg_pyg.training import AveragedWeights, segmentation_step
-
-
-def warmed_up(net, size=32):
-    """The network with statistics of a few batches, for evaluation."""
-    net.train()
-    with torch.no_grad():
-        for _ in range(3):
-            net(torch.randn(4, 3, size, size), torch.rand(4, size, size))
-    return net.eval()
-
-
-@pytest.fixture
-def net():
-    return warmed_up(DeepLabV3Plus.small(8))
 
 
 @pytest.fixture(scope="module")
@@ -92,65 +73,10 @@ def test_other_output_strides_and_other_weights_are_refused(tmp_path):
         DeepLabV3Plus.resnet101(tmp_path / "own.pth")
 
 
-@pytest.mark.parametrize("width", [6, 8])
-@pytest.mark.parametrize("size", [16, 64, 128])
-@pytest.mark.parametrize("training", [False, True])
-def test_shapes(width, size, training):
-    net = DeepLabV3Plus.small(width).train(training)
-    output = net(torch.randn(2, 3, size, size), torch.rand(2, size, size))
-    assert output.logits.shape == (2, size, size) and output.quality.shape == (2,)
-    assert output.logits.dtype == output.quality.dtype == torch.float32
-    assert bool(output.logits.isfinite().all() & output.quality.isfinite().all())
-
-
 def test_size_of_the_default_networks():
     small, other = DeepLabV3Plus.small(), SmallSegmentationNet()
     count = sum(p.numel() for p in small.parameters())
     assert 2e6 < count < 4e6 and count < 1.5 * sum(p.numel() for p in other.parameters())
-
-
-def test_crops_are_independent_in_evaluation(net):
-    images, q = torch.randn(3, 3, 32, 32), torch.rand(3, 32, 32)
-    both = net(images, q)
-    for k in range(3):
-        one = net(images[k : k + 1], q[k : k + 1])
-        assert_close(one.logits[0], both.logits[k], atol=1e-4, rtol=1e-4)
-        assert_close(one.quality[0], both.quality[k], atol=1e-4, rtol=1e-4)
-
-
-def test_image_and_q_both_matter(net):
-    images, q = torch.randn(1, 3, 32, 32), torch.rand(1, 32, 32)
-    logits = net(images, q).logits
-    assert not torch.allclose(net(images, torch.zeros_like(q)).logits, logits, atol=1e-3)
-    assert not torch.allclose(net(torch.zeros_like(images), q).logits, logits, atol=1e-3)
-
-
-def test_memory_formats_agree(net):
-    images, q = torch.randn(2, 3, 32, 32), torch.rand(2, 32, 32)
-    expected = net(images, q)
-    found = net(images.contiguous(memory_format=torch.channels_last), q)
-    assert_close(found.logits, expected.logits, atol=1e-4, rtol=1e-4)
-
-
-def test_the_quality_judges_the_mask_that_came_out(net):
-    images, q = torch.randn(1, 3, 32, 32), torch.rand(1, 32, 32)
-    nn.init.normal_(net.mask_head.weight, std=100)
-    before = net(images, q).quality
-    with torch.no_grad():
-        net.mask_head.weight.neg_()
-    assert not torch.allclose(net(images, q).quality, before, atol=1e-4)
-    net.zero_grad()
-    net(images, q).quality.sum().backward()
-    assert net.mask_head.weight.grad is None
-
-
-def test_every_weight_has_a_gradient():
-    net = DeepLabV3Plus.small(8)
-    output = net(torch.randn(2, 3, 64, 64), torch.rand(2, 64, 64))
-    segmentation_loss(output, (torch.rand(2, 64, 64) > 0.5).float()).backward()
-    for name, parameter in net.named_parameters():
-        assert parameter.grad is not None and bool(parameter.grad.isfinite().all()), name
-    assert float(net.quality_head[0].weight.grad.abs().sum()) > 0
 
 
 def test_a_batch_of_one_trains_on_the_running_statistics():
@@ -162,43 +88,3 @@ def test_a_batch_of_one_trains_on_the_running_statistics():
     assert bool(loss.isfinite()) and torch.equal(norm.running_mean, mean)
     net(torch.randn(2, 3, 32, 32), torch.rand(2, 32, 32))
     assert not torch.equal(norm.running_mean, mean)
-
-
-def test_loss_decreases_in_steps_of_training():
-    torch.manual_seed(1)
-    net = DeepLabV3Plus.small(8)
-    average = AveragedWeights(net)
-    optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
-    target = torch.zeros(4, 32, 32)
-    for k in range(4):
-        target[k, 4 + 3 * k : 18 + 3 * k, 6:24] = 1
-    images = torch.rand(4, 3, 32, 32) * 0.3 + 0.7 * target[:, None]
-    batch = tuple((255 * x).byte() for x in (images, torch.zeros(4, 32, 32), target))
-    losses = []
-    for _ in range(25):
-        losses.append(segmentation_step(net, optimizer, batch, torch.device("cpu"), mixed_precision=False))
-        average.update(net)
-    assert losses[-1] < 0.6 * losses[0]
-    assert np.isfinite(segmentation_step(net, optimizer, batch, torch.device("cpu"), mixed_precision=True))
-
-
-def test_online_learning(net):
-    rng = np.random.default_rng(0)
-    image = rng.integers(0, 255, (48, 64, 3), dtype=np.uint8)
-    labels = np.zeros((48, 64), np.uint8)
-    labels[12:36, 20:44] = 1
-    before = {name: value.clone() for name, value in net.state_dict().items()}
-    adapted = learn_online(
-        net, image, labels, LucidConfig(size=32), steps=2, batch_size=2, peak=1e-3, device=torch.device("cpu")
-    )
-    after, own = net.state_dict(), adapted.state_dict()
-    assert all(torch.equal(after[name], before[name]) for name in before)
-    assert any(not torch.equal(own[name], before[name]) for name in dict(net.named_parameters()))
-    assert all(torch.equal(own[name], value) for name, value in before.items() if "running" in name)
-
-
-def test_proposals(net):
-    proposer = GuidedProposer(net, size=32, margin=0.15)
-    windows = torch.tensor([[4.0, 4, 40, 40], [10.0, 8, 60, 44]])
-    found = proposer.propose(torch.rand(3, 48, 64), [Evidence(windows, torch.rand(2, 32, 32), ["q1", "p"])])
-    assert len(found) == 1 and found[0].masks.shape == (2, 48, 64) and found[0].scores.shape == (2,)

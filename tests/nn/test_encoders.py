@@ -19,10 +19,6 @@ def no_network(monkeypatch):
         raise AssertionError("the network was used")
 
     monkeypatch.setattr(socket, "socket", refuse)
-    monkeypatch.setattr(socket, "create_connection", refuse)
-    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", refuse)
-    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
-    monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", refuse)
 
 
 class Colours(nn.Module):
@@ -56,60 +52,42 @@ def weights(resnet18, tmp_path):
     return path
 
 
-def two_colours(height=64, width=96):
-    """Red on the left, blue on the right."""
-    image = torch.zeros(3, height, width)
-    image[0, :, : width // 2] = 1
-    image[2, :, width // 2 :] = 1
-    return image
+# Red on the left, blue on the right; the masks of both halves.
+HALVES = torch.stack([(torch.arange(96) < 48).expand(64, 96), (torch.arange(96) >= 48).expand(64, 96)]).float()
+TWO_COLOURS = torch.stack([HALVES[0], torch.zeros(64, 96), HALVES[1]])
+BOXES = torch.tensor([[4.0, 6, 40, 50], [0, 0, 96, 64], [90, 60, 91, 61]])
 
 
-def left_and_right(height=64, width=96):
-    masks = torch.zeros(2, height, width)
-    masks[0, :, : width // 2] = masks[1, :, width // 2 :] = 1
-    return masks
-
-
-@pytest.mark.parametrize("channels", [(4, 16), (8, 24), (24, 64)])
+@pytest.mark.parametrize("channels", [(4, 16), (8, 20), (12, 48), (24, 64)])
 @pytest.mark.parametrize("size", [(32, 32), (64, 96)])
-def test_small_backbone(channels, size):
-    net = SmallBackbone(*channels)
-    out = net(torch.randn(2, 3, *size))
-    assert out.shape == (2, channels[1], size[0] // net.stride, size[1] // net.stride)
-    assert net.out_channels == channels[1]
-
-
-@pytest.mark.parametrize("channels", [(12, 48), (8, 20)])
-def test_small_backbone_of_any_width(channels):
-    assert SmallBackbone(*channels)(torch.randn(1, 3, 32, 32)).shape == (1, channels[1], 4, 4)
-
-
-def test_small_backbone_does_not_mix_crops():
-    net, crops = SmallBackbone(8, 16), torch.randn(3, 3, 32, 32)
-    assert_close(net(crops[1:2]), net(crops)[1:2], atol=1e-5, rtol=1e-4)
+def test_small_backbone_does_not_mix_crops(channels, size):
+    net, crops = SmallBackbone(*channels), torch.randn(3, 3, *size)
+    out = net(crops)
+    assert out.shape == (3, channels[1], size[0] // net.stride, size[1] // net.stride)
+    assert net.out_channels == channels[1] and net.stride == 8
+    assert_close(net(crops[1:2]), out[1:2], atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
-    ("name", "stage", "channels", "stride"),
+    ("name", "stage", "dilated", "channels", "stride"),
     [
-        ("resnet18", 4, 256, 16),
-        ("resnet18", 5, 512, 32),
-        ("resnet34", 5, 512, 32),
-        ("resnet50", 4, 1024, 16),
-        ("resnet101", 5, 2048, 32),
+        ("resnet18", 4, False, 256, 16),
+        ("resnet34", 5, False, 512, 32),
+        ("resnet101", 5, False, 2048, 32),
+        ("resnet50", 4, True, 1024, 8),
+        ("resnet50", 5, True, 2048, 16),
     ],
 )
-def test_resnet_shapes(name, stage, channels, stride):
-    net = ResNetBackbone(name, stage).eval()
+def test_resnet_shapes(name, stage, dilated, channels, stride):
+    net = ResNetBackbone(name, stage, dilated=dilated).eval()
     assert (net.out_channels, net.stride) == (channels, stride)
+    if dilated:
+        net.load_state_dict(ResNetBackbone(name, stage).state_dict())
     with torch.no_grad():
         assert net(torch.randn(1, 3, 64, 96)).shape == (1, channels, 64 // stride, 96 // stride)
-
-
-@pytest.mark.parametrize("stage", [3, 6])
-def test_resnet_of_other_stages_is_refused(stage):
-    with pytest.raises(ValueError, match="stage"):
-        ResNetBackbone("resnet18", stage)
+    for wrong in (3, 6):
+        with pytest.raises(ValueError, match="stage"):
+            ResNetBackbone("resnet18", wrong)
 
 
 def test_making_a_resnet_leaves_its_statistics_alone():
@@ -129,79 +107,52 @@ def test_resnet_takes_weights_from_a_file(resnet18, weights):
     assert_close(last, resnet18.layer4(expected))
 
 
-def test_weights_without_the_classifier_are_enough(resnet18, tmp_path):
-    path = tmp_path / "backbone.pth"
-    state = {name: value for name, value in resnet18.state_dict().items() if not name.startswith("fc.")}
-    torch.save(state, path)
-    net = ResNetBackbone("resnet18", 5, path)
-    assert torch.equal(net.stem[0].weight, resnet18.conv1.weight)
+def test_weights_without_the_classifier_or_of_rvos_are_enough(resnet18, tmp_path):
+    backbone = {name: value for name, value in resnet18.state_dict().items() if not name.startswith("fc.")}
+    rvos = {f"module.base.{name}": value for name, value in backbone.items()}
+    torch.save(backbone, tmp_path / "backbone.pth")
+    torch.save(rvos | {"module.sk5.weight": torch.zeros(2), "module.bn5.bias": torch.zeros(2)}, tmp_path / "encoder.pt")
+    for path in (tmp_path / "backbone.pth", tmp_path):
+        net = ResNetBackbone("resnet18", 5, path)
+        assert torch.equal(net.stem[0].weight, resnet18.conv1.weight)
+        assert torch.equal(net.stages[3][1].conv2.weight, resnet18.layer4[1].conv2.weight)
+    assert ResNetBackbone("resnet18", 4, "none").out_channels == 256
 
 
-def broken_weights(resnet18, kind):
-    state = dict(resnet18.state_dict())
-    if kind == "renamed":
-        state["backbone.conv1.weight"] = state.pop("conv1.weight")
-    elif kind == "prefixed":
-        state = {f"module.{name}": value for name, value in state.items()}
-    elif kind == "missing":
-        del state["layer3.0.conv2.weight"]
-    elif kind == "extra":
-        state["layer5.weight"] = torch.zeros(1)
-    elif kind == "shape":
-        state["conv1.weight"] = torch.zeros(64, 4, 7, 7)
-    elif kind == "nested":
-        return {"state_dict": state, "epoch": 3}
-    elif kind == "tensor":
-        return torch.zeros(3)
-    return state
+BROKEN = {
+    "renamed": lambda state: {**state, "conv1.weight": None, "backbone.conv1.weight": state["conv1.weight"]},
+    "prefixed": lambda state: {f"module.{name}": value for name, value in state.items()},
+    "missing": lambda state: {**state, "layer3.0.conv2.weight": None},
+    "extra": lambda state: {**state, "layer5.weight": torch.zeros(1)},
+    "shape": lambda state: {**state, "conv1.weight": torch.zeros(64, 4, 7, 7)},
+    "nested": lambda state: {"state_dict": state, "epoch": 3},
+    "tensor": lambda state: torch.zeros(3),
+    "empty": lambda state: b"",
+    "text": lambda state: b"not a checkpoint",
+}
 
 
-@pytest.mark.parametrize("kind", ["renamed", "prefixed", "missing", "extra", "shape", "nested", "tensor"])
+@pytest.mark.parametrize("kind", BROKEN)
 def test_wrong_weights_are_refused_by_the_name_of_their_file(resnet18, tmp_path, kind):
-    path = tmp_path / f"{kind}.pth"
-    torch.save(broken_weights(resnet18, kind), path)
+    path, content = tmp_path / f"{kind}.pth", BROKEN[kind](resnet18.state_dict())
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save({k: v for k, v in content.items() if v is not None} if isinstance(content, dict) else content, path)
     with pytest.raises(InputError, match=rf"{kind}\.pth: .*resnet18") as error:
         ResNetBackbone("resnet18", 5, path)
     assert "\n" not in str(error.value)
 
 
-def test_weights_of_another_resnet_are_refused(weights):
-    with pytest.raises(InputError, match=r"resnet18\.pth: .*resnet34"):
-        ResNetBackbone("resnet34", 5, weights)
-
-
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint"])
-def test_files_that_are_no_weights_are_refused(tmp_path, content):
-    path = tmp_path / "other.pth"
-    path.write_bytes(content)
-    with pytest.raises(InputError, match=r"other\.pth: not a torchvision state dict of resnet18"):
-        ResNetBackbone("resnet18", 5, path)
-
-
-def test_missing_files_are_refused(tmp_path):
-    for path, problem in ((tmp_path / "absent.pth", "no such file"), (tmp_path, r"holds neither .* nor resnet18\.pth")):
-        with pytest.raises(InputError, match=f"{path.name}: {problem}"):
-            ResNetBackbone("resnet18", 5, path)
-
-
-def test_the_words_for_no_weights_and_for_rvos(resnet18, tmp_path):
-    assert ResNetBackbone("resnet18", 4, "none").out_channels == 256
-    state = {f"module.base.{name}": value for name, value in resnet18.state_dict().items()}
-    torch.save(
-        {**state, "module.sk5.weight": torch.zeros(2), "module.bn5.bias": torch.zeros(2)}, tmp_path / "encoder.pt"
-    )
-    net = ResNetBackbone("resnet18", 5, tmp_path)
-    assert torch.equal(net.stages[3][1].conv2.weight, resnet18.layer4[1].conv2.weight)
-
-
-@pytest.mark.parametrize(("stage", "stride"), [(4, 8), (5, 16)])
-def test_dilation_halves_the_stride_and_keeps_the_weights(stage, stride):
-    plain, dilated = ResNetBackbone("resnet50", stage).eval(), ResNetBackbone("resnet50", stage, dilated=True).eval()
-    dilated.load_state_dict(plain.state_dict())
-    assert dilated.stride == stride and dilated.out_channels == plain.out_channels
-    with torch.no_grad():
-        maps = dilated(torch.randn(1, 3, 64, 96))
-    assert maps.shape == (1, dilated.out_channels, 64 // stride, 96 // stride)
+def test_weights_of_another_resnet_and_missing_files_are_refused(weights, tmp_path):
+    (tmp_path / "folder").mkdir()
+    for name, path, message in (
+        ("resnet34", weights, r"resnet18\.pth: .*resnet34"),
+        ("resnet18", tmp_path / "absent.pth", r"absent\.pth: no such file"),
+        ("resnet18", tmp_path / "folder", r"folder: holds neither .* nor resnet18\.pth"),
+    ):
+        with pytest.raises(InputError, match=message):
+            ResNetBackbone(name, 5, path)
 
 
 def test_pickled_code_is_not_run(tmp_path):
@@ -219,52 +170,37 @@ def test_pickled_code_is_not_run(tmp_path):
 @pytest.mark.parametrize("mode", ["crop", "roi"])
 @pytest.mark.parametrize("pool", ["avg", "mask"])
 @pytest.mark.parametrize("out_features", [None, 7])
-def test_shapes_of_features(mode, pool, out_features):
+def test_shapes_and_gradients_of_features(mode, pool, out_features):
     encoder = ProposalEncoder(SmallBackbone(4, 16), mode, pool, out_features, size=32)
-    boxes = torch.tensor([[4.0, 6, 40, 50], [0, 0, 96, 64], [90, 60, 91, 61]])
-    features = encoder(torch.randn(3, 64, 96), boxes, torch.rand(3, 64, 96))
+    features = encoder(torch.randn(3, 64, 96), BOXES, torch.rand(3, 64, 96))
     expected = out_features or (32 if pool == "mask" else 16)
     assert features.shape == (3, expected) and encoder.out_features == expected
     assert bool(features.isfinite().all())
-    assert encoder(torch.randn(3, 64, 96), boxes[:0], torch.rand(0, 64, 96)).shape == (0, expected)
+    assert encoder(torch.randn(3, 64, 96), BOXES[:0], torch.rand(0, 64, 96)).shape == (0, expected)
+    features.square().sum().backward()
+    for name, parameter in encoder.named_parameters():
+        assert parameter.grad is not None and float(parameter.grad.abs().sum()) > 0, name
 
 
-@pytest.mark.parametrize("mode", ["crop", "roi"])
-def test_features_are_the_mean_over_the_box(mode):
-    encoder = ProposalEncoder(Colours(), mode, size=64, margin=0.0)
-    boxes = torch.tensor([[8.0, 8, 40, 40], [56.0, 16, 88, 48], [32.0, 16, 64, 48]])
-    features = encoder(two_colours(), boxes, torch.zeros(3, 64, 96))
-    assert_close(features, torch.tensor([[1.0, 0, 0], [0, 0, 1], [0.5, 0, 0.5]]), atol=0.05, rtol=0)
-
-
-@pytest.mark.parametrize("mode", ["crop", "roi"])
-def test_masks_of_one_box_differ_by_mask_pooling_alone(mode):
-    boxes = torch.tensor([[32.0, 16, 64, 48]]).expand(2, 4)
-    average = ProposalEncoder(Colours(), mode, "avg", size=64, margin=0.0)(two_colours(), boxes, left_and_right())
-    assert torch.equal(average[0], average[1])
-    masked = ProposalEncoder(Colours(), mode, "mask", size=64, margin=0.0)(two_colours(), boxes, left_and_right())
-    inside, outside = masked[:, :3], masked[:, 3:]
-    expected = torch.tensor([[1.0, 0, 0], [0, 0, 1]])
-    assert_close(inside, expected, atol=0.15, rtol=0)
-    assert_close(outside, expected.flip(0), atol=0.15, rtol=0)
-
-
-def test_mask_pooling_of_empty_and_full_masks_is_finite():
-    encoder = ProposalEncoder(Colours(), "crop", "mask", size=64, margin=0.0)
-    masks = torch.stack([torch.zeros(64, 96), torch.ones(64, 96)])
-    features = encoder(two_colours(), torch.tensor([[8.0, 8, 40, 40]]).expand(2, 4), masks)
-    assert_close(features, torch.tensor([[0.0, 0, 0, 1, 0, 0], [1.0, 0, 0, 0, 0, 0]]), atol=1e-3, rtol=0)
-    again = encoder(two_colours(), torch.tensor([[8.0, 8, 40, 40]]).expand(2, 4), masks > 0.5)
-    assert_close(again, features)
-
-
-def test_roi_is_one_pass_and_crop_a_pass_per_box():
-    boxes = torch.tensor([[4.0, 6, 40, 50]]).expand(5, 4)
-    masks = torch.ones(5, 64, 96)
-    for mode, expected in (("crop", (5, 3, 48, 48)), ("roi", (1, 3, 64, 96))):
-        backbone = Colours()
-        ProposalEncoder(backbone, mode, size=48)(two_colours(), boxes, masks)
-        assert backbone.shapes == [expected]
+@pytest.mark.parametrize(("mode", "passes"), [("crop", (3, 3, 64, 64)), ("roi", (1, 3, 64, 96))])
+def test_features_are_means_over_the_box_and_over_the_mask_in_it(mode, passes):
+    """By crops in a pass a box, by regions of interest in one pass for all."""
+    backbone, red, blue = Colours(), [1.0, 0, 0], [0.0, 0, 1]
+    boxes, middle = (
+        torch.tensor([[8.0, 8, 40, 40], [56.0, 16, 88, 48], [32.0, 16, 64, 48]]),
+        torch.tensor([[32.0, 16, 64, 48]]),
+    )
+    average, masked = (ProposalEncoder(backbone, mode, pool, size=64, margin=0.0) for pool in ("avg", "mask"))
+    features = average(TWO_COLOURS, boxes, torch.zeros(3, 64, 96))
+    assert_close(features, torch.tensor([red, blue, [0.5, 0, 0.5]]), atol=0.05, rtol=0)
+    assert backbone.shapes == [passes]
+    same = average(TWO_COLOURS, middle.expand(2, 4), HALVES)
+    assert torch.equal(same[0], same[1])
+    inside_and_outside = torch.tensor([red + blue, blue + red])
+    assert_close(masked(TWO_COLOURS, middle.expand(2, 4), HALVES), inside_and_outside, atol=0.15, rtol=0)
+    extreme = masked(TWO_COLOURS, boxes[:1].expand(2, 4), torch.stack([torch.zeros(64, 96), torch.ones(64, 96)]))
+    assert_close(extreme, torch.tensor([[0.0] * 3 + red, red + [0.0] * 3]), atol=1e-3, rtol=0)
+    assert_close(masked(TWO_COLOURS, boxes[:1], HALVES[:1] > 0.5), extreme[1:], atol=0.15, rtol=0)
 
 
 def test_crop_features_do_not_see_beyond_their_window():
@@ -280,74 +216,45 @@ def test_crop_features_do_not_see_beyond_their_window():
 
 def test_proposals_do_not_influence_each_other():
     encoder = ProposalEncoder(SmallBackbone(4, 16), "crop", "mask", 8, size=32)
-    image, boxes = torch.randn(3, 64, 96), torch.tensor([[8.0, 8, 32, 32], [40.0, 20, 90, 60], [0.0, 0, 96, 64]])
-    masks = torch.rand(3, 64, 96)
-    together = encoder(image, boxes, masks)
+    image, masks = torch.randn(3, 64, 96), torch.rand(3, 64, 96)
+    together = encoder(image, BOXES, masks)
     for k in range(3):
-        assert_close(encoder(image, boxes[k : k + 1], masks[k : k + 1])[0], together[k], atol=1e-5, rtol=1e-4)
+        assert_close(encoder(image, BOXES[k : k + 1], masks[k : k + 1])[0], together[k], atol=1e-5, rtol=1e-4)
+    for arguments in ({"mode": "box"}, {"pool": "max"}):
+        with pytest.raises(ValueError, match="mode is 'crop' or 'roi'"):
+            ProposalEncoder(Colours(), **arguments)
 
 
-@pytest.mark.parametrize("mode", ["crop", "roi"])
-@pytest.mark.parametrize("pool", ["avg", "mask"])
-def test_gradients_reach_the_backbone(mode, pool):
-    encoder = ProposalEncoder(SmallBackbone(4, 16), mode, pool, 8, size=32)
-    boxes = torch.tensor([[4.0, 6, 40, 50], [20, 20, 60, 60]])
-    encoder(torch.randn(3, 64, 96), boxes, torch.rand(2, 64, 96)).square().sum().backward()
+@pytest.mark.parametrize(
+    ("out_channels", "grid", "positions"), [(None, 4, False), (6, 4, True), (6, 16, True), (None, 3, False)]
+)
+def test_shapes_and_gradients_of_keys(out_channels, grid, positions):
+    encoder = KeyEncoder(SmallBackbone(4, 16), out_channels, grid, positions=positions)
+    keys = encoder(torch.randn(2, 3, 32, 32))
+    assert keys.shape == (2, out_channels or 16, grid, grid)
+    assert encoder.out_channels == (out_channels or 16)
+    assert encoder(torch.randn(0, 3, 32, 32)).shape[1:] == keys.shape[1:]
+    keys.square().sum().backward()
     for name, parameter in encoder.named_parameters():
         assert parameter.grad is not None and float(parameter.grad.abs().sum()) > 0, name
 
 
-@pytest.mark.parametrize("arguments", [{"mode": "box"}, {"pool": "max"}])
-def test_wrong_arguments(arguments):
-    with pytest.raises(ValueError, match="mode is 'crop' or 'roi'"):
-        ProposalEncoder(Colours(), **arguments)
-
-
-def test_resnet_features_by_roi():
-    encoder = ProposalEncoder(ResNetBackbone("resnet18", 5), "roi", size=56).eval()
-    with torch.no_grad():
-        features = encoder(torch.randn(3, 64, 96), torch.tensor([[8.0, 8, 60, 50]]), torch.ones(1, 64, 96))
-    assert features.shape == (1, 512) and bool(features.isfinite().all())
-
-
-@pytest.mark.parametrize(("out_channels", "grid"), [(None, 4), (6, 4), (6, 16), (None, 3)])
-def test_keys(out_channels, grid):
-    encoder = KeyEncoder(SmallBackbone(4, 16), out_channels, grid)
-    keys = encoder(torch.randn(2, 3, 32, 32))
-    assert keys.shape == (2, out_channels or 16, grid, grid)
-    assert encoder.out_channels == (out_channels or 16)
-    assert encoder(torch.randn(0, 3, 32, 32)[:0]).shape[1:] == keys.shape[1:]
-
-
-def test_keys_on_the_grid_of_the_backbone_are_its_map():
+def test_keys_are_those_of_the_backbone_on_any_grid():
     crops = torch.rand(2, 3, 32, 32)
     assert_close(KeyEncoder(Colours(), grid=4)(crops), F.avg_pool2d(crops, 8))
-    finer = KeyEncoder(Colours(), grid=8)(crops)
-    assert_close(F.avg_pool2d(finer, 2).mean(dim=(2, 3)), crops.mean(dim=(2, 3)), atol=0.02, rtol=0)
-
-
-def test_literal_reading_has_a_key_per_pixel():
-    assert KeyEncoder(Colours(), grid=32)(torch.rand(1, 3, 32, 32)).shape == (1, 3, 32, 32)
+    for grid in (8, 32):  # literally, a key a pixel
+        finer = KeyEncoder(Colours(), grid=grid)(crops)
+        assert finer.shape == (2, 3, grid, grid)
+        assert_close(finer.mean(dim=(2, 3)), crops.mean(dim=(2, 3)), atol=0.02, rtol=0)
 
 
 def test_positions_are_added_whatever_the_crop():
     torch.manual_seed(0)
     encoder = KeyEncoder(Colours(), 6, grid=5, positions=True)
     crops = torch.rand(2, 3, 40, 40)
-    with_positions = encoder(crops)
-    projected = encoder.project(F.avg_pool2d(crops, 8))
-    code = with_positions - projected
+    code = encoder(crops) - encoder.project(F.avg_pool2d(crops, 8))
     assert_close(code[0], code[1], atol=1e-5, rtol=1e-4)
     places = code[0].detach().flatten(1).T
-    distances = torch.cdist(places, places) + 10 * torch.eye(25)
-    assert float(distances.min()) > 1e-3
-    plain = KeyEncoder(Colours(), 6, grid=5)
-    constant = plain(torch.ones(1, 3, 40, 40))
+    assert float((torch.cdist(places, places) + 10 * torch.eye(25)).min()) > 1e-3
+    constant = KeyEncoder(Colours(), 6, grid=5)(torch.ones(1, 3, 40, 40))
     assert_close(constant, constant[..., :1, :1].expand_as(constant))
-
-
-def test_gradients_of_keys():
-    encoder = KeyEncoder(SmallBackbone(4, 16), 6, grid=8, positions=True)
-    encoder(torch.randn(2, 3, 32, 32)).square().sum().backward()
-    for name, parameter in encoder.named_parameters():
-        assert parameter.grad is not None and float(parameter.grad.abs().sum()) > 0, name

@@ -102,35 +102,33 @@ def test_masks_outside_of_the_boxes_count_as_zero():
 
 
 @pytest.mark.parametrize("convert", [torch.Tensor.bool, lambda x: (x > 0.5).to(torch.uint8)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_masks_may_be_bool_or_uint8(convert, dtype, tile):
-    x, edges, weight, batch, boxes = random_batch(dtype=dtype)
-    masks = convert(x)
-    expected = MaskPropagation(2, "edgewise")(masks.to(dtype), edges, weight)
-    for given in (boxes, None):
-        out = MaskPropagation(2, "region")(masks, edges, weight, batch, boxes=given)
-        assert out.dtype == dtype
-        assert_close(out, expected)
+def test_masks_may_be_bool_or_uint8(convert, tile):
+    for dtype in (torch.float32, torch.float64):
+        x, edges, weight, batch, boxes = random_batch(dtype=dtype)
+        masks = convert(x)
+        expected = MaskPropagation(2, "edgewise")(masks.to(dtype), edges, weight)
+        for given in (boxes, None):
+            assert_close(MaskPropagation(2, "region")(masks, edges, weight, batch, boxes=given), expected)
     assert MaskPropagation(2, "region")(masks, edges, None, batch).dtype == torch.float32
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("compact", [False, True])
-def test_gradients_equal_those_of_edgewise(dtype, compact, tile):
+def test_gradients_equal_those_of_edgewise(dtype, tile):
     x, edges, weight, batch, boxes = random_batch(dtype=dtype)
-    factor = torch.rand_like(x)
-    inside = x != 0
-    grads = []
-    for conv in (MaskPropagation(2, "edgewise"), MaskPropagation(2, "region")):
+    factor, conv = torch.rand_like(x), MaskPropagation(2, "region")
+
+    def gradients(forward):
         h, w = x.clone().requires_grad_(), weight.clone().requires_grad_()
-        if compact and conv.backend == "region":
-            out = conv.regions(h, edges, w, batch, boxes).to_frame()
-        else:
-            out = conv(h, edges, w, batch, boxes=boxes)
-        (out * factor).sum().backward()
-        grads.append((h.grad * inside, w.grad))
-    for result, expected in zip(*reversed(grads), strict=True):
-        assert_close(result, expected, **TOLERANCE[dtype])
+        (forward(h, w) * factor).sum().backward()
+        return h.grad * (x != 0), w.grad
+
+    expected = gradients(lambda h, w: MaskPropagation(2, "edgewise")(h, edges, w, batch, boxes=boxes))
+    for forward in (
+        lambda h, w: conv(h, edges, w, batch, boxes=boxes),
+        lambda h, w: conv.regions(h, edges, w, batch, boxes).to_frame(),
+    ):
+        for result, other in zip(gradients(forward), expected, strict=True):
+            assert_close(result, other, **TOLERANCE[dtype])
 
 
 def test_gradcheck(tile):
@@ -140,9 +138,9 @@ def test_gradcheck(tile):
     def values(h, w):
         return conv.regions(h, edges, w, batch, boxes).flat
 
-    assert torch.autograd.gradcheck(values, (x.requires_grad_(), weight.requires_grad_()))
+    assert torch.autograd.gradcheck(values, (x.requires_grad_(), weight.requires_grad_()), fast_mode=True)
     masks = x.detach() > 0.5
-    assert torch.autograd.gradcheck(lambda w: conv(masks, edges, w, batch), (weight,))
+    assert torch.autograd.gradcheck(lambda w: conv(masks, edges, w, batch), (weight,), fast_mode=True)
 
 
 class LargestTensor(TorchDispatchMode):
@@ -187,11 +185,9 @@ def test_half_precision_and_autocast(dtype):
 
 def test_rejects_bad_arguments():
     x, edges, weight, batch, boxes = random_batch()
-    conv = MaskPropagation(2, "region")
-    for wrong in (boxes[:2], boxes[:, :3], boxes[0]):
-        with pytest.raises(ValueError, match="'boxes' must be"):
-            conv(x, edges, weight, batch, boxes=wrong)
-    with pytest.raises(ValueError, match="bool or uint8"):
-        conv(x.int(), edges, weight, batch)
-    with pytest.raises(ValueError, match="joins two graphs"):
-        conv(x, torch.tensor([[0], [4]]), weight[:1], batch)
+    conv, across = MaskPropagation(2, "region"), (torch.tensor([[0], [4]]), weight[:1], batch)
+    cases = [((x, edges, weight, batch), {"boxes": b}, "'boxes' must be") for b in (boxes[:2], boxes[:, :3], boxes[0])]
+    cases += [((x.int(), edges, weight, batch), {}, "bool or uint8"), ((x, *across), {}, "joins two graphs")]
+    for arguments, options, message in cases:
+        with pytest.raises(ValueError, match=message):
+            conv(*arguments, **options)

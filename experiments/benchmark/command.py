@@ -33,11 +33,14 @@ def parse() -> argparse.Namespace:
     parser = cli.make_parser(
         "Measures time and memory of the graph layers and their backends, and how they grow (layers); the stages of "
         "whole frames (frames); what each layer scores on a split (scores); and the memory of a long video (growth). "
-        "Writes benchmark.json, benchmark.md, a CSV file a table, and pictures. --device auto measures the CPU, and CUDA "
-        "if there is a usable GPU. The number of CPU threads is PyTorch's (OMP_NUM_THREADS).",
+        "Writes benchmark.json, benchmark.md, a CSV file a table, and pictures. --device auto measures the CPU, and "
+        "CUDA if there is a usable GPU. The number of CPU threads is PyTorch's (OMP_NUM_THREADS).",
         out="runs/benchmark",
     )
-    text = "; what an earlier run has left of the others in --out stays; default: layers and frames, with --root scores"
+    text = (
+        "; what an earlier run has left of the others in --out stays; default: layers and frames, with --root scores; "
+    )
+    text += "with a layer that is named: layers"
     parser.add_argument("--only", type=part_names, metavar="PARTS", help=f"some of {','.join(PARTS)}{text}")
     parser.add_argument("--quick", action="store_true", help="small sizes and few of them, about a minute")
     add_layers(parser, "all are measured by layers and scores, frames run with the checkpoint's")
@@ -72,8 +75,8 @@ def part_names(text: str) -> list[str]:
 
 
 def choose_parts(args: argparse.Namespace) -> list[str]:
-    """The parts to measure, in order. A layer that is named may have no trained weights, so whole frames and scores have
-    to be asked for then.
+    """The parts to measure, in order. A layer that is named may have no trained weights, so that whole frames and
+    scores have to be asked for then.
 
     Raises:
         InputError: an argument is out of range.

@@ -81,7 +81,8 @@ def play(streams: Sequence[Stream], video: VideoSequence, objects: int, device: 
     The objects are the first ones of the first frame; the others are background.
     """
     turn = [(stream, stream.start(device)) for stream in streams]
-    given = np.where(np.isin(video.labels(0), ids_of(video.labels(0))[:objects]), video.labels(0), 0)
+    labels = np.asarray(video.labels(0))
+    given = np.where(np.isin(labels, ids_of(labels)[:objects]), labels, 0)
     for t in range(min(frames, video.num_frames)):
         image = video.image(t)
         for stream, segmenter in turn:

@@ -68,7 +68,7 @@ def run_growth(
 def rough_proposals(labels: np.ndarray | None, count: int, rng: np.random.Generator) -> EncodedProposals:
     """``count`` masks of every object, moved and with patches wrong, with their IoU with the true ones as scores."""
     masks, scores = [], []
-    for truth in [(labels == obj_id).astype(np.float32) for obj_id in ids_of(labels)] * count:
+    for truth in [np.asarray(labels == obj_id, np.float32) for obj_id in ids_of(labels)] * count:
         shift = rng.normal(0, 0.05 * np.sqrt(truth.sum()), 2)
         moved = cv2.warpAffine(truth, np.column_stack([np.eye(2), shift]), truth.shape[::-1])
         masks.append(corrupt_mask(rng, np.asarray(moved)) > 0.5)

@@ -30,7 +30,7 @@ TEMPORAL = ("memory_attention", "joint", "mean")
 LAYER_OBJECTS = 2
 """Objects where it is not them that are looked at."""
 MEMORY_FRAMES = (1, 2, 4, 8, 16, 32)
-SWEEPS: dict[str, tuple[str, Sequence[float], Sequence[str], Row]] = {
+SWEEPS: dict[str, tuple[str, Sequence[Any], Sequence[str], Row]] = {
     "frame_pixels": ("scale", (0.5, 1, 1.5, 2.25), (*BACKENDS, "region+frame"), {"objects": 2}),
     "steps": ("steps", (1, 2, 3), BACKENDS, {"objects": 1}),
     # All windows together stay below the 32 MiB from which on the CPU maps every result anew.
@@ -166,7 +166,7 @@ def make_cases(
     else:
         field, values, backends, changes = SWEEPS[group]
         for value in values[:: 1 + quick]:
-            inputs = Inputs(replace(size, **({"side": 0.3} | changes | {field: value})), device)
+            inputs = Inputs(replace(size, **{"side": 0.3, **changes, field: value}), device)
             yield from (spatial_case(inputs, "stg", backend) for backend in backends)
 
 
@@ -202,16 +202,17 @@ def fit_exponents(rows: Sequence[Row]) -> list[Row]:
     """How time grows over the sweeps: the slope of log time over log size over all sizes (``exponent``) and between
     the two largest (``last_exponent``), where the fixed costs of a call count least, and the time of the largest over
     that of the smallest (``last_over_first``)."""
-    sweeps: dict[tuple[str, ...], list[tuple[float, float]]] = {}
+    sweeps: dict[tuple[Any, ...], list[tuple[float, float]]] = {}
     for row in rows:
         if row["group"] in (*SWEEPS, "memory_frames") and row["ms"]:
             key = (row["group"], row["layer"], row["backend"], row["device"])
             sweeps.setdefault(key, []).append((row[row["group"]], row["ms"]))
     fits = []
-    for key, points in sweeps.items():
-        sizes, ms = (list(values) for values in zip(*sorted(points), strict=True))
+    for key, found in sweeps.items():
+        sizes, ms = (list(values) for values in zip(*sorted(found), strict=True))
         fit: Row = dict(zip(("growth_in", "layer", "backend", "device"), key, strict=True)) | {"sizes": sizes, "ms": ms}
-        for name, logs in (("exponent", np.log([sizes, ms])), ("last_exponent", np.log([sizes[-2:], ms[-2:]]))):
-            fit[name] = float(np.polyfit(*logs, 1)[0]) if len(sizes) > 1 else None
+        for name, points in (("exponent", slice(None)), ("last_exponent", slice(-2, None))):
+            x, y = np.log(sizes[points]), np.log(ms[points])
+            fit[name] = float(np.polyfit(x, y, 1)[0]) if len(sizes) > 1 else None
         fits.append(fit | {"last_over_first": ms[-1] / ms[0]})
     return fits

@@ -64,7 +64,8 @@ def measure(cases: Sequence[Case], repetitions: int, device: torch.device, backw
                 case.row["skipped"] = f"may need {case.needed_mb:.0f} MiB, there is room for {room_mb(device):.0f}"
                 continue
             copies[case.copy] = []
-            case.row["peak_mb"] = peak_mb(lambda case=case: case.seconds.append(timed(calls[case])), device)
+            case.row["peak_mb"], elapsed = first_call(calls[case], device)
+            case.seconds.append(elapsed)
         for _ in range(repetitions):
             for case in cases:
                 if case.seconds and case.seconds[0] <= SLOW:
@@ -90,20 +91,21 @@ def timed(call: Callable[[], Any], warm: bool = False) -> float:
     return timer() - started
 
 
-def peak_mb(call: Callable[[], Any], device: torch.device) -> float:
-    """The most MiB that PyTorch's allocator held at once for a call, its result counted and its inputs not: by the
-    allocator's own statistics on CUDA, on the CPU the running sum of its events, which the profiler records."""
+def first_call(call: Callable[[], Any], device: torch.device) -> tuple[float, float]:
+    """The most MiB that PyTorch's allocator held at once for a call, its result counted and its inputs not, and the
+    seconds that it took: by the statistics of the allocator on CUDA, on the CPU by its events, which the profiler
+    records."""
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
-        call()
-        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+        elapsed = timed(call)
+        return (torch.cuda.max_memory_allocated(device) - before) / 2**20, elapsed
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
-        call()
+        elapsed = timed(call)
     assert record.profiler is not None and record.profiler.kineto_results is not None
     events = [event for event in record.profiler.kineto_results.events() if event.name() == "[memory]"]
     steps = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
-    return float(np.cumsum([0, *steps]).max() / 2**20)
+    return float(np.cumsum([0, *steps]).max() / 2**20), elapsed
 
 
 def room_mb(device: torch.device) -> float:

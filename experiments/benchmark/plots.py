@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -17,17 +18,15 @@ from stg_pyg.io import write_atomic
 
 def write_pictures(out: Path, result: Row) -> None:
     """Draws all parts that were measured."""
-    pictures: dict[str, tuple[str, Callable[[Row], Figure]]]
-    pictures = {
-        "benchmark": ("rows", draw_layers),
-        "stages": ("frames", draw_stages),
-        "growth": ("growth", draw_growth),
-    }
-    for name, (key, draw) in pictures.items():
+    pictures = (
+        ("benchmark", "rows", draw_layers),
+        ("stages", "frames", draw_stages),
+        ("growth", "growth", draw_growth),
+    )
+    for name, key, draw in pictures:
         if result[key]:
             with matplotlib.rc_context({"font.size": 9, "figure.constrained_layout.use": True}):
-                figure = draw(result)
-                write_atomic(out / f"{name}.png", lambda file, figure=figure: figure.savefig(file, dpi=110))
+                write_atomic(out / f"{name}.png", functools.partial(draw(result).savefig, dpi=110))
 
 
 def draw_layers(result: Row) -> Figure:

@@ -22,7 +22,7 @@ TABLES = {
     "scores": "graph: {part} | layer: {layer} | l: {steps:d} | own: {own} | J: {J:.1f} | F: {F:.1f} | G: {G:.1f} | "
     "ms of the stage: {ms:.2f} | ms a frame: {frame_ms:.0f} | videos: {videos} | online steps: {online_steps}",
     "growth": f"{WHERE} | proposals: {{proposals}} | frames: {{frames}} | memory frames: {{memory_frames}} | "
-    "peak MiB: {peak_mb:.0f} | MiB per 100 frames: {growth_mb_per_100_frames:+.2f} | s a frame: {seconds_per_frame:.2f}",
+    "peak MiB: {peak_mb:.0f} | a hundred frames: {growth_mb_per_100_frames:+.2f} | s a frame: {seconds_per_frame:.2f}",
 }
 """By key of ``benchmark.json``: heads and cells of its table."""
 

@@ -41,7 +41,7 @@ def parse() -> argparse.Namespace:
         "; what an earlier run has left of the others in --out stays; default: layers and frames, with --root scores; "
     )
     text += "with a layer that is named: layers"
-    parser.add_argument("--only", type=part_names, metavar="PARTS", help=f"some of {','.join(PARTS)}{text}")
+    parser.add_argument("--only", metavar="PARTS", help=f"some of {','.join(PARTS)}{text}")
     parser.add_argument("--quick", action="store_true", help="small sizes and few of them, about a minute")
     add_layers(parser, "all are measured by layers and scores, frames run with the checkpoint's")
     parser.add_argument("--backward", action="store_true", help="time layers with their gradients")
@@ -65,15 +65,6 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def part_names(text: str) -> list[str]:
-    """Parts separated by commas, as an argument."""
-    found = [name.strip() for name in text.split(",") if name.strip()]
-    unknown = [name for name in found if name not in PARTS]
-    if unknown or not found:
-        raise argparse.ArgumentTypeError(f"no part {unknown[0] if unknown else text!r}: some of {','.join(PARTS)}")
-    return found
-
-
 def choose_parts(args: argparse.Namespace) -> list[str]:
     """The parts to measure, in order. A layer that is named may have no trained weights, so that whole frames and
     scores have to be asked for then.
@@ -88,7 +79,11 @@ def choose_parts(args: argparse.Namespace) -> list[str]:
     with_layers(STGConfig.small(), args.spatial_conv, args.temporal_conv)
     named = args.spatial_conv or args.temporal_conv
     default = ["layers"] if named else ["layers", "frames", *(() if args.root is None else ["scores"])]
-    return [name for name in PARTS if name in (args.only or default)]
+    asked = default if args.only is None else [name.strip() for name in args.only.split(",")]
+    for name in asked:
+        if name not in PARTS:
+            raise InputError(f"--only {args.only}: no part {name!r}, choose some of {','.join(PARTS)}")
+    return [name for name in PARTS if name in asked]
 
 
 def earlier_result(path: Path, parts: list[str]) -> Row:

@@ -12,15 +12,8 @@ from torch_geometric.data import Batch
 from tqdm import tqdm
 
 from experiments.benchmark.measure import Case, Row, measure, room_mb
+from stg_pyg import nn
 from stg_pyg.graph import SpatialGraph, edge_weight, fully_connected_edge_index
-from stg_pyg.nn import (
-    ConvAdapter,
-    MaskPropagation,
-    MaskRegions,
-    call_spatial_conv,
-    resolve_spatial_conv,
-    resolve_temporal_conv,
-)
 from stg_pyg.nn.region import RegionLayout
 from stg_pyg.nn.resolver import call_spatial_regions
 
@@ -76,10 +69,10 @@ class Inputs:
         self.layout = RegionLayout((n,) * size.objects, windows, (1, height, width))
         self.inside = self.crop()
 
-    def crop(self) -> MaskRegions:
+    def crop(self) -> nn.MaskRegions:
         """A copy of the windows."""
         x = self.graphs.x
-        return MaskRegions.cropped(x, self.layout, torch.arange(self.size.objects, device=x.device))
+        return nn.MaskRegions.cropped(x, self.layout, torch.arange(self.size.objects, device=x.device))
 
 
 def spatial_case(inputs: Inputs, name: str, backend: str = "auto") -> Case:
@@ -91,18 +84,14 @@ def spatial_case(inputs: Inputs, name: str, backend: str = "auto") -> Case:
             there, and ``region+find`` finds the windows from the masks.
     """
     size, graphs = inputs.size, inputs.graphs
-    masks, weight, batch, device = (
-        (graphs.x, graphs.edge_index),
-        edge_weight(graphs.edge_attr),
-        graphs.batch,
-        graphs.x.device,
-    )
-    conv: Any = MaskPropagation(size.steps, backend.split("+")[0]) if name == "stg" else resolve_spatial_conv(name)
-    conv = conv.to(device)
+    masks, weight, batch = (graphs.x, graphs.edge_index), edge_weight(graphs.edge_attr), graphs.batch
+    device = graphs.x.device
+    own = nn.MaskPropagation(size.steps, backend.split("+")[0]) if name == "stg" else name
+    conv: Any = nn.resolve_spatial_conv(own).to(device)
     graph = {"edge_weight": weight, "edge_attr": graphs.edge_attr, "batch": batch, "feat": graphs.feat}
     with torch.no_grad():
-        call_spatial_conv(conv, graphs.x[..., :1, :1], graphs.edge_index, **graph)  # makes lazy weights
-    stock, input_mb = isinstance(conv, ConvAdapter), graphs.x.nbytes / 2**20
+        nn.call_spatial_conv(conv, graphs.x[..., :1, :1], graphs.edge_index, **graph)  # makes lazy weights
+    stock, input_mb = isinstance(conv, nn.ConvAdapter), graphs.x.nbytes / 2**20
     needed = input_mb * (2 * size.proposals + 2 if stock or backend == "edgewise" else 4)
     parts = [graphs]
     if backend == "edgewise" and needed > room_mb(device):
@@ -120,7 +109,7 @@ def spatial_case(inputs: Inputs, name: str, backend: str = "auto") -> Case:
     row |= {"frame_pixels": height * width, "region_pixels": sum(inputs.layout.columns), "memory_frames": None}
     return Case(
         row | {"input_mb": input_mb, "parts": len(parts)},
-        calls.get(backend, lambda: call_spatial_conv(conv, *masks, **graph)),
+        calls.get(backend, lambda: nn.call_spatial_conv(conv, *masks, **graph)),
         copies.get(backend, graphs.x.clone),
         needed,
         [*(part.x for part in parts), *conv.parameters()],
@@ -134,7 +123,7 @@ def temporal_case(name: str, objects: int, frames: int, device: torch.device, ke
     tensors = [torch.rand(*shape, side, side, device=device) for shape in shapes]
     source = torch.arange(objects * frames, device=device)
     edges = torch.stack([source, source // frames])
-    conv: Any = resolve_temporal_conv(name).to(device)
+    conv: Any = nn.resolve_temporal_conv(name).to(device)
     row = {"layer": name, "backend": "auto", "device": device.type, "objects": objects, "proposals": 1, "steps": 1}
     row |= {"height": side, "width": side, "frame_pixels": side**2, "region_pixels": None, "memory_frames": frames}
     return Case(
@@ -159,7 +148,7 @@ def make_cases(
         yield from (spatial_case(inputs, "stg", backend) for backend in ("edgewise", "closed", "region"))
         for name in spatial:
             yield spatial_case(inputs, name)
-            if hasattr(resolve_spatial_conv(name), "regions"):
+            if hasattr(nn.resolve_spatial_conv(name), "regions"):
                 yield spatial_case(inputs, name, "region")
     elif group == "memory_frames":
         yield from (temporal_case(name, few, n, device) for name in temporal for n in MEMORY_FRAMES[:: 1 + quick])

@@ -103,7 +103,7 @@ def test_an_earlier_file_that_is_broken(run, tmp_path, capsys, content):
     ("arguments", "message"),
     [
         (["--only", "layers,speed"], "no part 'speed'"),
-        (["--only", ","], "no part ','"),
+        (["--only", ","], "no part ''"),
         (["--frames", 2], "--frames 2: must be at least 3"),
         (["--objects", 0], "--objects 0: must be at least 1"),
         (["--frames", "many"], "many is not a whole number"),

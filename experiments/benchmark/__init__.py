@@ -1,4 +1,4 @@
-"""Speed of layers and frames, and what layers score."""
+"""What layers, frames and long videos cost, and what layers score."""
 
 from experiments.benchmark.command import main
 

@@ -1,4 +1,4 @@
-"""Measures layers, whole frames, and what layers score: python -m experiments.benchmark"""
+"""Measures layers, whole frames, long videos, and what layers score: python -m experiments.benchmark"""
 
 from __future__ import annotations
 
@@ -8,140 +8,129 @@ import json
 import os
 import platform
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from experiments import cli
-from experiments.benchmark.claims import make_claims
-from experiments.benchmark.layers import run_layers
-from experiments.benchmark.plan import PLANS, Plan
-from experiments.benchmark.plots import draw_layers, draw_stages
-from experiments.benchmark.report import markdown
-from experiments.benchmark.video_parts import VideoSetup, make_video_setup, measure_frames, measure_scores
+from experiments.benchmark.frames import OPTIONS, run_frames
+from experiments.benchmark.growth import run_growth
+from experiments.benchmark.layers import SPATIAL, TEMPORAL, Size, run_layers
+from experiments.benchmark.measure import Row
+from experiments.benchmark.plots import write_pictures
+from experiments.benchmark.report import TABLES, csv_text, markdown
+from experiments.benchmark.scores import run_scores
+from experiments.benchmark.videos import Setup, make_setup, synthetic_video, video_of_split
 from experiments.layers_option import add_layers, with_layers
 from stg_pyg.config import STGConfig
 from stg_pyg.errors import InputError
-from stg_pyg.io import write_image, write_json, write_text
+from stg_pyg.io import write_json, write_text
 
-PARTS = {
-    "layers": ("rows", "growth", "paired"),
-    "frames": ("frames", "options"),
-    "scores": ("scores",),
-}
-"""What can be measured, with the keys of ``benchmark.json`` that it fills."""
+PARTS = {"growth": ("growth",), "layers": ("rows", "exponents"), "frames": ("frames",), "scores": ("scores",)}
+"""What can be measured, with the keys of ``benchmark.json``; growth first, while the process is small."""
 
 
 def parse() -> argparse.Namespace:
     parser = cli.make_parser(
-        "Measures time, memory and growth of the graph layers and their backends, the stages of whole frames, and with "
-        "--root what each layer scores on a split. Writes benchmark.json, benchmark.md, benchmark.png and stages.png. "
-        "--device auto measures the CPU, and CUDA if there is a usable GPU. The number of CPU threads is PyTorch's "
-        "(OMP_NUM_THREADS).",
+        "Measures time and memory of the graph layers and their backends, and how they grow (layers); the stages of "
+        "whole frames (frames); what each layer scores on a split (scores); and the memory of a long video (growth). "
+        "Writes benchmark.json, benchmark.md, a CSV file a table, and pictures. --device auto measures the CPU, and "
+        "CUDA if there is a usable GPU. The number of CPU threads is PyTorch's (OMP_NUM_THREADS).",
         out="runs/benchmark",
     )
-    parser.add_argument("--quick", action="store_true", help="small sizes, about a minute")
-    parser.add_argument(
-        "--only",
-        type=part_names,
-        metavar="PARTS",
-        help=f"some of {','.join(PARTS)}; what an earlier run has left of the others in --out stays; default: layers "
-        "and frames, and with --root scores",
+    text = (
+        "; what an earlier run has left of the others in --out stays; default: layers and frames, with --root scores; "
     )
+    text += "with a layer that is named: layers"
+    parser.add_argument("--only", metavar="PARTS", help=f"some of {','.join(PARTS)}{text}")
+    parser.add_argument("--quick", action="store_true", help="small sizes and few of them, about a minute")
+    add_layers(parser, "all are measured by layers and scores, frames run with the checkpoint's")
+    parser.add_argument("--backward", action="store_true", help="time layers with their gradients")
+    text = "of synthetic frames in pixels; default: 480 x 854, or 240 x 427 with --quick"
+    numbers = {
+        "objects": "of layers, most of frames, of growth; default: 8, 5 and 5, or 4, 2 and 2 with --quick",
+        "proposals": "of each object, of layers and growth; default: 20, or 10 with --quick",
+        "height": text,
+        "width": text,
+        "frames": "that are timed, or scored of each video, or streamed; default: 20, all and 500, or 5, all and 50",
+        "memory-frames": "in the memory of growth, 0 for all; default: 8",
+        "online-steps": "of online learning before scoring, 0 for none; default: the checkpoint's",
+        "processes": "videos scored at a time; default: one a core",
+    }
+    for name, text in numbers.items():
+        parser.add_argument(f"--{name}", type=cli.whole, metavar="N", help=text)
     parser.add_argument("--root", type=Path, help="folder of the data set; without it frames are of a synthetic video")
-    parser.add_argument(
-        "--split", help="videos of frames and scores; default: the val split of the checkpoint's preset"
-    )
-    parser.add_argument(
-        "--checkpoint", type=Path, metavar="C", help="checkpoint.pt of experiments.train; default: the one that ships"
-    )
-    parser.add_argument(
-        "--frames", type=cli.whole, metavar="N", help="frames of the video that is timed, and of each that is scored"
-    )
-    parser.add_argument(
-        "--online-steps",
-        type=cli.whole,
-        metavar="N",
-        help="steps of online learning before scoring, 0 for none; default: the checkpoint's",
-    )
-    parser.add_argument(
-        "--processes", type=cli.whole, default=0, metavar="N", help="videos scored at a time; 0: one a core"
-    )
-    add_layers(parser, "none beside those that are always measured, and the checkpoint's for whole frames")
-    parser.add_argument("--plan", choices=tuple(PLANS), help=argparse.SUPPRESS)
+    parser.add_argument("--split", help="of frames and scores; default: the val split of the checkpoint's preset")
+    text = "checkpoint.pt of experiments.train; default: the one that ships"
+    parser.add_argument("--checkpoint", type=Path, metavar="C", help=text)
     return parser.parse_args()
 
 
-def part_names(text: str) -> list[str]:
-    """Parts separated by commas, as an argument."""
-    found = [name.strip() for name in text.split(",") if name.strip()]
-    unknown = [name for name in found if name not in PARTS]
-    if unknown or not found:
-        raise argparse.ArgumentTypeError(f"no part {unknown[0] if unknown else text!r}: some of {','.join(PARTS)}")
-    return found
-
-
 def choose_parts(args: argparse.Namespace) -> list[str]:
-    """The parts to measure, in order.
+    """The parts to measure, in order. A layer that is named may have no trained weights, so that whole frames and
+    scores have to be asked for then.
 
     Raises:
-        InputError: a part cannot be measured with these arguments.
+        InputError: an argument is out of range.
     """
-    parts = args.only or [name for name in PARTS if name != "scores" or args.root is not None]
-    if args.frames is not None and args.frames < 3:
-        raise InputError(f"--frames {args.frames}: the first frame is given and not timed, so give at least 3")
-    return [name for name in PARTS if name in parts]
+    for name, least in (("objects", 1), ("proposals", 2), ("height", 1), ("width", 1), ("frames", 3)):
+        value = getattr(args, name)
+        if value is not None and value < least:
+            raise InputError(f"--{name} {value}: must be at least {least}")
+    with_layers(STGConfig.small(), args.spatial_conv, args.temporal_conv)
+    named = args.spatial_conv or args.temporal_conv
+    default = ["layers"] if named else ["layers", "frames", *(() if args.root is None else ["scores"])]
+    asked = default if args.only is None else [name.strip() for name in args.only.split(",")]
+    for name in asked:
+        if name not in PARTS:
+            raise InputError(f"--only {args.only}: no part {name!r}, choose some of {','.join(PARTS)}")
+    return [name for name in PARTS if name in asked]
 
 
-def earlier_result(path: Path, parts: list[str]) -> dict[str, Any]:
+def earlier_result(path: Path, parts: list[str]) -> Row:
     """What an earlier run has left of the parts that are not measured now.
 
     Raises:
         InputError: the file is broken.
     """
-    empty: dict[str, Any] = {key: [] for keys in PARTS.values() for key in keys}
-    result: dict[str, Any] = {"machine": machine(), "machines": {}, "claims": [], **empty}
+    result: Row = {"machines": {}} | {key: [] for keys in PARTS.values() for key in keys}
     if not path.is_file() or set(parts) == set(PARTS):
         return result
     try:
         before = json.loads(path.read_bytes())
-        kept = {part: before["machines"][part] for part in PARTS if part not in parts and part in before["machines"]}
-        result |= {key: before[key] for part in kept for key in PARTS[part]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        machines = {part: found for part, found in before["machines"].items() if part not in parts}
+        return result | {key: before[key] for part in machines for key in PARTS[part]} | {"machines": machines}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: is not of this version or broken; delete it or choose another --out") from error
-    return result | {"machines": kept}
 
 
-def machine() -> dict[str, Any]:
+def machine() -> Row:
     """What the times depend on."""
-    found: dict[str, Any] = {"processor": platform.processor() or platform.machine(), "torch": torch.__version__}
+    found: Row = {"processor": platform.processor() or platform.machine(), "torch": torch.__version__}
     found |= {"threads": torch.get_num_threads(), "cores": os.cpu_count(), "dtype": "float32"}
     return found | ({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {})
 
 
-def measure_part(
-    part: str, plan: Plan, devices: list[torch.device], setup: VideoSetup | None, args: argparse.Namespace
-) -> dict[str, Any]:
+def run_part(part: str, args: argparse.Namespace, devices: list[torch.device], setup: Setup | None) -> Row:
     """The keys of ``benchmark.json`` that a part fills."""
+    objects = {"layers": (8, 4)}.get(part, (5, 2))[args.quick]
+    size = Size(objects, *((10, 240, 427) if args.quick else (20, 480, 854)))
+    given = {name: getattr(args, name) for name in ("objects", "proposals", "height", "width")}
+    size = dataclasses.replace(size, **{name: value for name, value in given.items() if value is not None})
+    spatial = SPATIAL if args.spatial_conv is None else (args.spatial_conv,)
+    temporal = TEMPORAL if args.temporal_conv is None else (args.temporal_conv,)
+    if part == "growth":
+        memory_frames = 8 if args.memory_frames is None else args.memory_frames or None
+        return run_growth(size, args.frames or (50 if args.quick else 500), memory_frames, args.seed, devices)
     if part == "layers":
-        return run_layers(plan, devices)
+        return run_layers(size, devices, 5 if args.quick else 11, args.quick, args.backward, spatial, temporal)
     assert setup is not None
-    if part == "frames":
-        return measure_frames(setup, plan, devices, args.seed)
-    return {"scores": measure_scores(setup, plan, devices[-1], args)}
-
-
-def write_result(out: Path, result: dict[str, Any]) -> str:
-    """Writes all files; returns the text of ``benchmark.md``."""
-    result["claims"] = make_claims(result)
-    text = markdown(result)
-    write_json(out / "benchmark.json", result)
-    write_text(out / "benchmark.md", text)
-    if result["rows"]:
-        write_image(out / "benchmark.png", draw_layers(result))
-    if result["frames"]:
-        write_image(out / "stages.png", draw_stages(result["frames"]))
-    return text
+    if part == "scores":
+        return run_scores(setup, args, devices[-1], spatial, temporal)
+    if setup.videos:
+        video = video_of_split(setup, size.objects, args.seed)
+    else:
+        video = synthetic_video(setup.frames, size.height, size.width, size.objects, args.seed)
+    return run_frames(setup, video, size.objects, devices, OPTIONS[:-1] if args.quick else OPTIONS)
 
 
 def main() -> None:
@@ -150,17 +139,17 @@ def main() -> None:
     parts = choose_parts(args)
     device = cli.choose_device(args.device)
     devices = [torch.device("cpu"), device] if args.device == "auto" and device.type == "cuda" else [device]
-    plan = PLANS[args.plan or ("quick" if args.quick else "default")]
-    with_layers(STGConfig(), args.spatial_conv, args.temporal_conv)
-    spatial, temporal = ((name,) if name else () for name in (args.spatial_conv, args.temporal_conv))
-    plan = dataclasses.replace(plan, spatial_layers=spatial, temporal_layers=temporal)
-    setup = make_video_setup(args, "scores" in parts) if {"frames", "scores"} & set(parts) else None
+    setup = make_setup(args, parts) if {"frames", "scores"} & set(parts) else None
     cli.make_folder(args.out)
     result = earlier_result(args.out / "benchmark.json", parts)
-    text = ""
     for part in parts:
         cli.seed_everything(args.seed)
-        result |= measure_part(part, plan, devices, setup, args)
+        result |= run_part(part, args, devices, setup)
         result["machines"][part] = machine()
-        text = write_result(args.out, result)  # at once, so that an interruption costs one part only
-    print(text)
+        write_json(args.out / "benchmark.json", result)  # at once, so that an interruption costs one part only
+        write_text(args.out / "benchmark.md", markdown(result))
+        for key in TABLES:
+            if result[key]:
+                write_text(args.out / f"{key}.csv", csv_text(result[key]))
+        write_pictures(args.out, result)
+    print(markdown(result))

@@ -1,67 +1,180 @@
-"""Frames a second by stage, with the network's own proposals and with stored ones."""
+"""Frames a second by stage: several ways to segment a video, frame by frame in turns."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch.utils.benchmark import timer
+from tqdm import tqdm
 
-from experiments.benchmark.clips import Clip, object_counts
-from experiments.benchmark.streams import GRAPH_STAGES, Stream, first_timed, run_in_turns, variant, warm_up
-from experiments.presets import Preset
-from stg_pyg.model import STGNet
+from datasets.base import VideoSequence
+from experiments import checkpoints
+from experiments.benchmark.measure import Row
+from experiments.benchmark.videos import Setup, ids_of
+from stg_pyg.config import STGConfig
+from stg_pyg.encoded import EncodedProposals
+from stg_pyg.proposals import Proposals
+from stg_pyg.stages import timed_stages
+from stg_pyg.stream import VideoSegmenter
 
+GRAPH_STAGES = ("graph", "spatial", "selection", "temporal")
+"""Stages of the graph layers: Eqs. 3-8 without the networks that compute features, keys and masks."""
 STORED = {"own_evidence": False, "min_mask_iou": 0.0, "assemble": 1.0}
 """Constants for proposals from outside alone: every one goes to the object whose box it meets most, as in the paper."""
+OPTIONS = ("own again", "channels last", "bfloat16 segmentation", "bfloat16 memory", "updates", "compile")
+
+
+class Frame(NamedTuple):
+    """What one frame took, and what the graphs were built from, as ``experiments.proposals`` stores it."""
+
+    seconds: float
+    stages: dict[str, float]
+    labels: np.ndarray
+    nodes: int
+    proposals: EncodedProposals | None
+
+
+class Stream:
+    """One way to segment a video, and what it took.
+
+    Args:
+        name: one of ``OPTIONS``, or any other for the networks as they are.
+        setup: the networks.
+        config: constants; updates while the video runs are for the option alone.
+        stored: proposals by frame; None: the network makes its own.
+    """
+
+    def __init__(
+        self, name: str, setup: Setup, config: STGConfig, stored: Sequence[EncodedProposals | None] | None = None
+    ) -> None:
+        self.name, self.stored, self.crop_size = name, stored, setup.preset.crop_size
+        self.frames: list[Frame] = []
+        config = config.with_options(update_every=config.update_every if name == "updates" else 0)
+        if name == "bfloat16 memory":
+            config = config.with_options(memory_dtype="bfloat16")
+        self.model: Any = checkpoints.build_model(setup.preset, config).eval()
+        self.model.load_state_dict(setup.model.state_dict(), strict=False)
+        if name == "channels last":
+            self.model = self.model.to(memory_format=torch.channels_last)
+        for part in ("segmentation", "key_encoder", "feature_encoder") if name == "compile" else ():
+            if getattr(self.model, part) is not None:
+                setattr(self.model, part, torch.compile(getattr(self.model, part), dynamic=True))
+
+    def start(self, device: torch.device) -> VideoSegmenter:
+        """Forgets what was measured and begins anew."""
+        self.frames = []
+        mixed = self.name == "bfloat16 segmentation"
+        return VideoSegmenter(self.model.to(device), crop_size=self.crop_size, mixed_precision=mixed)
+
+    @property
+    def timed(self) -> list[Frame]:
+        """The frames whose times count: those with all gaps of the history, or else the second half."""
+        return self.frames[max(1, min(max(self.model.config.gaps), len(self.frames) // 2)) :]
+
+
+def play(streams: Sequence[Stream], video: VideoSequence, objects: int, device: torch.device, frames: int) -> None:
+    """Segments the first frames with all streams, each frame by one after the other, in changing order.
+
+    The objects are the first ones of the first frame; the others are background.
+    """
+    turn = [(stream, stream.start(device)) for stream in streams]
+    labels = np.asarray(video.labels(0))
+    given = np.where(np.isin(labels, ids_of(labels)[:objects]), labels, 0)
+    for t in range(min(frames, video.num_frames)):
+        image = video.image(t)
+        for stream, segmenter in turn:
+            stored = None if stream.stored is None else stream.stored[t]
+            with torch.no_grad(), timed_stages(device) as times:
+                started = timer()
+                result = segmenter.step(image, stored, None if t else given)
+                seconds = timer() - started
+            stages = {name: value for name, value in times.seconds.items() if name != "frame"}
+            stages["rest"] = seconds - sum(stages.values())
+            nodes, encoded = 0, None
+            if result.frame is not None:
+                used = Proposals.cat(result.frame.proposals).to("cpu")
+                nodes, extent = len(used), used.boxes[:, 2:] - used.boxes[:, :2]
+                encoded = EncodedProposals.from_proposals(used.select((extent > 0).all(dim=1)))
+            stream.frames.append(Frame(seconds, stages, result.labels.cpu().numpy(), nodes, encoded))
+        turn.reverse()
 
 
 def run_frames(
-    clip: Clip, model: STGNet, preset: Preset, counts: Sequence[int], device: torch.device
-) -> list[dict[str, Any]]:
-    """One row for each number of objects and source of proposals, see :func:`frame_row`.
+    setup: Setup, video: VideoSequence, most: int, devices: Sequence[torch.device], options: Sequence[str] = OPTIONS
+) -> dict[str, list[Row]]:
+    """``frames`` of ``benchmark.json``: 1, some and ``most`` objects, with own and with stored proposals.
 
-    ``own``: the segmentation network makes the proposals. ``stored``: those that it has made in a run before, encoded
-    as ``experiments.proposals`` stores them, come from outside; the network does not run. Both take turns.
+    ``own``: the segmentation network makes the proposals. ``stored``: those that it has made in a run before come from
+    outside, and the network does not run. With one object the options of the networks take turns with them.
     """
-    rows = []
-    for objects in object_counts(clip, counts):
-        own = Stream("own", variant(model, preset), preset.crop_size)
-        run_in_turns([own], clip, objects, device)
-        stored = Stream("stored", variant(model, preset, **STORED), preset.crop_size, list(own.proposals))
-        warm_up([stored], clip, objects, device)
-        run_in_turns([own, stored], clip, objects, device)
-        rows += [frame_row(stream, clip, objects, device) for stream in (own, stored)]
-    return rows
+    most = min(most, len(ids_of(video.labels(0))))
+    rows: list[Row] = []
+    turns = [(device, count) for device in devices for count in sorted({1, (1 + most) // 2, most})]
+    for device, objects in tqdm(turns, desc="frames", unit="group", dynamic_ncols=True):
+        own = Stream("own", setup, setup.config)
+        play([own], video, objects, device, video.num_frames)
+        proposals = [frame.proposals for frame in own.frames]
+        streams = [own, Stream("stored", setup, setup.config.with_options(**STORED), proposals)]
+        chosen = [name for name in options if objects == 1 and (name != "updates" or setup.config.update_every)]
+        streams += [Stream(name, setup, setup.config) for name in chosen]
+        rows += measure_streams(streams, video, objects, device)
+    where = {"video": video.name, "checkpoint": setup.checkpoint.name}
+    where |= {"spatial_conv": setup.config.spatial_conv, "temporal_conv": setup.config.temporal_conv}
+    return {"frames": [row | where for row in rows]}
 
 
-def frame_row(stream: Stream, clip: Clip, objects: int, device: torch.device) -> dict[str, Any]:
-    """Means over the timed frames of one stream.
+def measure_streams(streams: Sequence[Stream], video: VideoSequence, objects: int, device: torch.device) -> list[Row]:
+    """One row a stream, all in turns, each after a pass that does not count (``prepare_seconds``); what does not
+    compile is skipped."""
+    usable, skipped, prepared = [], [], {}
+    for stream in streams:
+        try:
+            # Compiled code is made for the sizes that turn up, so all frames are seen once.
+            play([stream], video, objects, device, video.num_frames if stream.name == "compile" else 3)
+        except Exception as error:
+            if stream.name != "compile":
+                raise
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            skipped.append({"run": stream.name, "skipped": reason[:160]})
+            continue
+        usable.append(stream)
+        prepared[stream.name] = sum(frame.seconds for frame in stream.frames)
+    play(usable, video, objects, device, video.num_frames)
+    rows = [stream_row(stream, usable[0]) | {"prepare_seconds": prepared[stream.name]} for stream in usable]
+    rows += [dict.fromkeys(rows[0]) | row for row in skipped]
+    return [row | {"device": device.type, "objects": objects} for row in rows]
+
+
+def stream_row(stream: Stream, base: Stream) -> Row:
+    """Means over the timed frames of a stream that ran in turns with ``base``.
 
     Returns:
-        ``proposals`` (the name of the stream), ``objects``, ``nodes`` a frame, ``frames``, ``ms`` with its quartiles
-        over the frames, ``fps``, ``stages`` in ms a frame, and ``graph_share``, the share of :data:`GRAPH_STAGES`.
+        ``ms`` a frame with the quartiles over the frames, ``stages`` in ms, ``graph_share`` of the graph layers,
+        ``ratio`` of the time to that of ``base`` with the quartiles of the ratios of single frames, and
+        ``iou_with_own``: that of the label maps with those of ``base``, mean over frames and objects.
     """
-    first = first_timed(stream.model.config, len(clip.images))
-    seconds, stages = stream.seconds[first:], stream.stages[first:]
-    names = dict.fromkeys(name for frame in stages for name in frame)
-    mean = {name: 1e3 * float(np.mean([frame.get(name, 0.0) for frame in stages])) for name in names}
-    low, high = (1e3 * np.percentile(seconds, [25, 75])).tolist()
-    total = 1e3 * float(np.mean(seconds))
-    height, width = clip.labels.shape
-    return {
-        "proposals": stream.name,
-        "device": device.type,
-        "objects": objects,
-        "nodes": float(np.mean(stream.nodes[first:])),
-        "height": height,
-        "width": width,
-        "frames": len(seconds),
-        "ms": total,
-        "ms_low": low,
-        "ms_high": high,
-        "fps": 1e3 / total,
-        "stages": dict(sorted(mean.items(), key=lambda item: -item[1])),
-        "graph_share": sum(mean.get(name, 0.0) for name in GRAPH_STAGES) / total,
-    }
+    timed = stream.timed
+    seconds, others = (np.array([frame.seconds for frame in one.timed]) for one in (stream, base))
+    ms, (height, width) = 1e3 * float(seconds.mean()), timed[0].labels.shape
+    names = dict.fromkeys(name for frame in timed for name in frame.stages)
+    stages = {name: 1e3 * float(np.mean([frame.stages.get(name, 0.0) for frame in timed])) for name in names}
+    (low, high), ratios = (
+        np.percentile(1e3 * seconds, [25, 75]).tolist(),
+        np.percentile(seconds / others, [25, 75]).tolist(),
+    )
+    row: Row = {"run": stream.name, "height": height, "width": width, "frames": len(timed), "skipped": None}
+    row |= {"ms": ms, "ms_low": low, "ms_high": high, "fps": 1e3 / ms}
+    row |= {"nodes": float(np.mean([frame.nodes for frame in timed])), "ratio": float(seconds.sum() / others.sum())}
+    row |= {"ratio_low": ratios[0], "ratio_high": ratios[1], "iou_with_own": mean_iou(stream.frames, base.frames)}
+    row |= {"graph_share": sum(stages.get(name, 0.0) for name in GRAPH_STAGES) / ms}
+    return row | {"stages": dict(sorted(stages.items(), key=lambda item: -item[1]))}
+
+
+def mean_iou(one: Sequence[Frame], other: Sequence[Frame]) -> float:
+    """Mean IoU of label maps over frames and the objects that either of them shows there; 1 where both show none."""
+    pairs = [(a.labels, b.labels) for a, b in zip(one[1:], other[1:], strict=True)]
+    shown = [(a == i, b == i) for a, b in pairs for i in np.union1d(a, b) if i]
+    return float(np.mean([np.sum(a & b) / np.sum(a | b) for a, b in shown])) if shown else 1.0

@@ -1,126 +1,122 @@
-"""Times of single calls, for experiments.benchmark."""
+"""Time and peak memory of single calls, measured in turns."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.benchmark import timer  # waits for a GPU
 
-from experiments.benchmark.cases import Case
-from experiments.benchmark.memory import MEMORY_SHARE, free_mb, peak_mb, result_mb
-
-SLOW = 1000.0
-"""Milliseconds from which a call is not repeated."""
-FAST = 100.0
-"""Milliseconds up to which a call runs once before it is timed."""
+Row = dict[str, Any]
+SLOW = 1.0
+"""Seconds from which on a call is not repeated."""
+MOST_MB = 6.75 * 1024
+"""What a call on the CPU may need beside its inputs, in MiB."""
 
 
-def measure(cases: Sequence[Case], repetitions: int, device: torch.device) -> list[dict[str, Any]]:
-    """Times all cases in turns, so that a change of the machine's load meets all of them; their rows.
+@dataclass(eq=False)
+class Case:
+    """One call to be timed.
 
-    Each turn times the call and the copy of its tensors, one after the other; one that takes less than ``FAST`` runs
-    once before, so that both find the memory that they just released. In a first turn the peak memory is measured; its
-    time counts only for a case that takes longer than ``SLOW``, which is not repeated. A case that needs more memory
-    than is free is skipped. Of the cases that copy the same tensors all get the fastest median of copying, because
-    it depends on whether the allocator had given the memory back to the system.
+    Attributes:
+        row: what tells the case in ``benchmark.json``.
+        call: what is timed.
+        copy: copies what the call must read and write, into memory that it allocates as the call does.
+        needed_mb: a bound of the MiB that the call needs beside its inputs.
+        inputs: what gradients are taken of.
     """
-    reasons = {id(case): case.reason or _no_room(case, device) for case in cases}
-    running = [case for case in cases if not reasons[id(case)]]
+
+    row: Row
+    call: Callable[[], Any]
+    copy: Callable[[], Any]
+    needed_mb: float
+    inputs: Sequence[Tensor]
+    seconds: list[float] = field(default_factory=list)
+
+    def with_gradients(self) -> list[Tensor]:
+        """The call, and the gradients of the sum of what it returns."""
+        inputs = [tensor.requires_grad_() for tensor in self.inputs]
+        with torch.enable_grad():
+            total = torch.stack([tensor.sum() for tensor in tensors_of(self.call())]).sum()
+            return [grad for grad in torch.autograd.grad(total, inputs, allow_unused=True) if grad is not None]
+
+
+def measure(cases: Sequence[Case], repetitions: int, device: torch.device, backward: bool = False) -> list[Row]:
+    """Times all cases and the copies of their tensors in turns, so that a change of the machine's load meets all.
+
+    A first call measures the peak of memory; one that takes longer than ``SLOW`` is not repeated. Every other one, and
+    every copy, runs once before it is timed, so that it finds the memory that it just released. What needs more memory
+    than there is room for is skipped.
+    """
+    calls = {case: case.with_gradients if backward else case.call for case in cases}
+    copies: dict[Callable[[], Any], list[float]] = {}
     with torch.no_grad():
-        for case in running:
-            elapsed = _first_call(case, device)
-            case.milliseconds = [elapsed] if elapsed > SLOW else []
-        once = {id(case) for case in running if case.milliseconds}
-        fast = {id(case) for case in running if id(case) not in once and _timed(case.call, device) <= FAST}
+        for case in cases:
+            case.row |= dict.fromkeys(("ms", "ms_low", "ms_high", "copy_ms", "ratio_to_copy", "peak_mb"))
+            case.row |= {"backward": backward, "repetitions": 0, "skipped": None}
+            if case.needed_mb * (1 + backward) > room_mb(device):
+                case.row["skipped"] = f"may need {case.needed_mb:.0f} MiB, there is room for {room_mb(device):.0f}"
+                continue
+            copies[case.copy] = []
+            case.row["peak_mb"], elapsed = first_call(calls[case], device)
+            case.seconds.append(elapsed)
         for _ in range(repetitions):
-            for case in running:
-                if id(case) not in once:
-                    case.milliseconds.append(_timed(case.call, device, id(case) in fast))
-                case.copy_milliseconds.append(_timed(case.copy, device, id(case) in fast))
-    copies: dict[tuple[str, int], float] = {}
-    for case in running:
-        median = float(np.median(case.copy_milliseconds))
-        copies[_tensors(case)] = min(median, copies.get(_tensors(case), median))
-    return [_row(case, copies.get(_tensors(case)), reasons[id(case)]) for case in cases]
+            for case in cases:
+                if case.seconds and case.seconds[0] <= SLOW:
+                    case.seconds.append(timed(calls[case], warm=True))
+            for copy, seconds in copies.items():
+                seconds.append(timed(copy, warm=True))
+    for case in cases:
+        if case.seconds:
+            seconds = case.seconds[1:] or case.seconds
+            low, median, high = (1e3 * np.percentile(seconds, [25, 50, 75])).tolist()
+            copied = 1e3 * float(np.median(copies[case.copy]))
+            case.row |= {"ms": median, "ms_low": low, "ms_high": high, "repetitions": len(seconds)}
+            case.row |= {"copy_ms": copied, "ratio_to_copy": median / copied}
+    return [case.row for case in cases]
 
 
-def paired_ratios(first: Case, second: Case, pairs: int, device: torch.device) -> dict[str, Any]:
-    """Time of the second call over that of the first, measured one after the other in changing order.
-
-    Returns:
-        ``ratio``: the median of the ratios, ``ratio_low`` and ``ratio_high``: their quartiles, and ``pairs``.
-    """
-    ratios = []
-    with torch.no_grad():
-        for turn in range(pairs):
-            order = (first, second) if turn % 2 == 0 else (second, first)
-            times = {id(case): _timed(case.call, device, warm=True) for case in order}
-            ratios.append(times[id(second)] / times[id(first)])
-    low, median, high = np.percentile(ratios, [25, 50, 75]).tolist()
-    return {"ratio": median, "ratio_low": low, "ratio_high": high, "pairs": pairs}
-
-
-def add_speedups(rows: Sequence[dict[str, Any]]) -> None:
-    """Fills ``speedup_over_edgewise`` of rows for whose layer, input and steps there is an edgewise row."""
-    keys = ("device", "layer", "objects", "proposals", "height", "width", "region_pixels", "steps")
-    edgewise = {tuple(row[k] for k in keys): row["ms"] for row in rows if row["backend"] == "edgewise"}
-    for row in rows:
-        base = edgewise.get(tuple(row[k] for k in keys))
-        row["speedup_over_edgewise"] = base / row["ms"] if base and row["ms"] else None
-
-
-def _first_call(case: Case, device: torch.device) -> float:
-    elapsed: list[float] = []
-
-    def call() -> Any:
-        result, milliseconds = _run(case.call, device)
-        elapsed.append(milliseconds)
-        case.result_mb = result_mb(result)
-        return result
-
-    case.peak_mb = peak_mb(call, device)
-    return elapsed[0]
-
-
-def _timed(call: Callable[[], Any], device: torch.device, warm: bool = False) -> float:
+def timed(call: Callable[[], Any], warm: bool = False) -> float:
+    """Seconds of a call, with ``warm`` of the second of two."""
     if warm:
         call()
-    return _run(call, device)[1]
+    started = timer()
+    call()
+    return timer() - started
 
 
-def _run(call: Callable[[], Any], device: torch.device) -> tuple[Any, float]:
-    """The result of a call, and the milliseconds that it took."""
+def first_call(call: Callable[[], Any], device: torch.device) -> tuple[float, float]:
+    """The most MiB that PyTorch's allocator held at once for a call, its result counted and its inputs not, and the
+    seconds that it took: by the statistics of the allocator on CUDA, on the CPU by its events, which the profiler
+    records."""
     if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    started = time.perf_counter()
-    result = call()
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        elapsed = timed(call)
+        return (torch.cuda.max_memory_allocated(device) - before) / 2**20, elapsed
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        elapsed = timed(call)
+    assert record.profiler is not None and record.profiler.kineto_results is not None
+    events = [event for event in record.profiler.kineto_results.events() if event.name() == "[memory]"]
+    steps = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+    return float(np.cumsum([0, *steps]).max() / 2**20), elapsed
+
+
+def room_mb(device: torch.device) -> float:
+    """MiB that a call may need on the device: 0.7 of what is free."""
     if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return result, 1e3 * (time.perf_counter() - started)
+        return 0.7 * torch.cuda.mem_get_info(device)[0] / 2**20
+    return min(0.7 * psutil.virtual_memory().available / 2**20, MOST_MB)
 
 
-def _tensors(case: Case) -> tuple[str, int]:
-    """The same for cases that copy the same tensors in the same way."""
-    return case.copy.__name__, id(getattr(case.copy, "__self__", case.copy))
-
-
-def _row(case: Case, copy: float | None, reason: str | None) -> dict[str, Any]:
-    row = dict(case.row)
-    empty = {"ms": None, "ms_low": None, "ms_high": None, "copy_ms": None, "ratio_to_copy": None, "ratio_low": None}
-    if reason is not None or copy is None:
-        empty |= {"ratio_high": None, "peak_mb": None, "result_mb": None}
-        return row | empty | {"repetitions": 0, "skipped": reason}
-    low, median, high = np.percentile(case.milliseconds, [25, 50, 75]).tolist()
-    row |= {"ms": median, "ms_low": low, "ms_high": high, "copy_ms": copy, "ratio_to_copy": median / copy}
-    row |= {"ratio_low": low / copy, "ratio_high": high / copy, "peak_mb": case.peak_mb, "result_mb": case.result_mb}
-    return row | {"repetitions": len(case.milliseconds), "skipped": None}
-
-
-def _no_room(case: Case, device: torch.device) -> str | None:
-    free = free_mb(device)
-    if free is None or case.needed_mb <= MEMORY_SHARE * free:
-        return None
-    return f"may need {case.needed_mb / 1024:.1f} GiB, {free / 1024:.1f} GiB are free"
+def tensors_of(result: Any) -> list[Tensor]:
+    """The tensors that a call returned: one, several, or masks in windows."""
+    if isinstance(result, list | tuple):
+        return [tensor for item in result for tensor in tensors_of(item)]
+    return [result if isinstance(result, Tensor) else result.flat]

@@ -1,20 +1,22 @@
+import csv
 import json
 import os
-import sys
 
 import pytest
 import torch
+from test_cli import command, error_line
 
 from datasets import SyntheticVideos
-from experiments import checkpoints, cli
+from experiments import checkpoints
 from experiments.benchmark import command as benchmark
-from experiments.benchmark import layers, plan, video_parts
-from experiments.benchmark.groups import OTHER_LAYERS
-from experiments.benchmark.temporal_cases import TEMPORAL_LAYERS
+from experiments.benchmark import layers, videos
+from experiments.benchmark.layers import SPATIAL, SWEEPS, TEMPORAL
+from experiments.benchmark.report import csv_text, markdown_table
 from experiments.presets import PRESETS
 
 KEYS = {"layer", "backend", "device", "objects", "proposals", "height", "width", "steps", "ms", "peak_mb"}
 KEYS |= {"ratio_to_copy", "speedup_over_edgewise"}
+TINY = ("--quick", "--objects", 2, "--proposals", 3, "--height", 48, "--width", 80, "--frames", 4)
 
 
 @pytest.fixture(scope="module")
@@ -28,114 +30,132 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture
 def run(monkeypatch, checkpoint, tmp_path):
-    """Runs the command on the tiny plan."""
+    """Runs the command at tiny sizes."""
 
     def start(*arguments):
-        given = ["--plan", "tiny", "--device", "cpu", "--checkpoint", checkpoint, "--out", tmp_path, *arguments]
-        monkeypatch.setattr(sys, "argv", ["benchmark", *map(str, given)])
-        cli.run(benchmark.main)
-        return json.loads((tmp_path / "benchmark.json").read_text())
+        given = ("--device", "cpu", "--checkpoint", checkpoint, "--out", tmp_path / "out", *TINY, *arguments)
+        return command(monkeypatch, "benchmark", *given)
 
     return start
 
 
-def test_layers_and_frames(run, tmp_path, capsys):
-    result = run()
-    assert result["rows"] and all(set(row) >= KEYS for row in result["rows"])
-    assert all(row["ms"] > 0 and row["ratio_to_copy"] > 0 for row in result["rows"])
-    assert all(row["ms_low"] <= row["ms"] <= row["ms_high"] for row in result["rows"])
-    backends = {row["backend"] for row in result["rows"] if row["group"] == "main"}
-    assert backends == {"edgewise", "fused", "closed", "region", "region+frame", "region+find"}
-    assert {row["layer"] for row in result["rows"]} == {"stg", *OTHER_LAYERS, *TEMPORAL_LAYERS}
-    sweeps = {"objects", "proposals", "region_pixels", "frame_pixels", "memory_frames", "steps"}
-    assert {fit["growth_in"] for fit in result["growth"]} == sweeps
-    temporal = {fit["layer"] for fit in result["growth"] if fit["growth_in"] == "memory_frames"}
-    assert temporal == set(TEMPORAL_LAYERS)
-    assert {(row["proposals"], row["objects"]) for row in result["frames"]} == {
-        (proposals, objects) for proposals in ("own", "stored") for objects in plan.TINY.frame_objects
+@pytest.fixture
+def result(tmp_path):
+    return lambda: json.loads((tmp_path / "out" / "benchmark.json").read_text())
+
+
+def test_layers(run, result, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(layers, "MEMORY_FRAMES", (1, 1, 2))
+    assert run("--only", "layers") == 0
+    rows = result()["rows"]
+    assert all(set(row) >= KEYS for row in rows)
+    assert all(row["ms_low"] <= row["ms"] <= row["ms_high"] and row["ratio_to_copy"] > 0 for row in rows)
+    assert {row["layer"] for row in rows} == {"stg", *SPATIAL, *TEMPORAL}
+    backends = ["edgewise", "fused", "closed", "region", "region+frame", "region+find"]
+    assert [row["backend"] for row in rows if row["group"] == "main"] == backends
+    assert {fit["growth_in"] for fit in result()["exponents"]} == {*SWEEPS, "memory_frames"}
+    assert set(result()["machines"]) == {"layers"} and result()["frames"] == result()["scores"] == []
+    out = tmp_path / "out"
+    assert {path.name for path in out.iterdir()} == {
+        "benchmark.json",
+        "benchmark.md",
+        "benchmark.png",
+        "rows.csv",
+        "exponents.csv",
     }
-    assert {claim["claim"] for claim in result["claims"]} >= {"speedup of region over edgewise"}
-    assert set(result["machines"]) == {"layers", "frames"} and result["scores"] == []
-    text = (tmp_path / "benchmark.md").read_text()
-    assert text.strip() == capsys.readouterr().out.strip()
-    assert text.index("## Claims") < text.index("## Backends") < text.index("## Frames") < text.index("## Options")
-    assert text.count("| stg | region+find |") == 1
-    assert {path.name for path in tmp_path.glob("*.png")} == {"benchmark.png", "stages.png"}
+    assert (out / "benchmark.md").read_text().strip() == capsys.readouterr().out.strip()
+    table = list(csv.DictReader((out / "rows.csv").open()))
+    assert len(table) == len(rows) and float(table[0]["ms"]) == rows[0]["ms"]
 
 
-def test_parts_that_are_not_measured_stay(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(layers, "GROUPS", layers.GROUPS[:1])
-    before = run("--only", "layers")
-    assert before["frames"] == [] and not (tmp_path / "stages.png").exists()
-    after = run("--only", "frames", "--frames", "3")
-    assert after["rows"] == before["rows"] and {row["frames"] for row in after["frames"]} == {2}
-    assert len(after["claims"]) > len(before["claims"]) and set(after["machines"]) == {"layers", "frames"}
+def test_a_layer_that_is_named_is_measured_with_its_gradients(run, result, monkeypatch):
+    monkeypatch.setattr(layers, "SWEEPS", {})
+    assert run("--spatial-conv", "GraphConv", "--temporal-conv", "joint", "--backward") == 0
+    rows = result()["rows"]
+    assert {row["layer"] for row in rows} == {"stg", "GraphConv", "joint"} and all(row["backward"] for row in rows)
+    assert set(result()["machines"]) == {"layers"}, "a checkpoint may lack its weights, so no frames unless asked for"
 
 
-def test_an_earlier_file_that_is_broken(run, tmp_path, capsys):
-    (tmp_path / "benchmark.json").write_text('{"rows": []}')
-    with pytest.raises(SystemExit, match="2"):
-        run("--only", "frames")
-    assert "benchmark.json: is not of this version or broken" in capsys.readouterr().err
+def test_parts_that_are_not_measured_stay(run, result, tmp_path, monkeypatch):
+    monkeypatch.setattr(layers, "SWEEPS", {})
+    monkeypatch.setattr(benchmark, "OPTIONS", ("own again", "compile"))
+    assert run("--only", "layers", "--temporal-conv", "mean") == 0
+    before = result()
+    assert run("--only", "frames", "--frames", 3) == 0
+    after = result()
+    assert after["rows"] == before["rows"] and set(after["machines"]) == {"layers", "frames"}
+    found = [(row["run"], row["objects"]) for row in after["frames"]]
+    assert found == [("own", 1), ("stored", 1), ("own again", 1), ("own", 2), ("stored", 2)]
+    assert (tmp_path / "out" / "stages.png").is_file()
+    text = (tmp_path / "out" / "benchmark.md").read_text()
+    assert text.index("## Rows") < text.index("## Frames") and "segment" in text
+
+
+@pytest.mark.parametrize("content", ['{"rows": []}', "[]", "{"])
+def test_an_earlier_file_that_is_broken(run, tmp_path, capsys, content):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "benchmark.json").write_text(content)
+    assert run("--only", "frames") == 2
+    assert "benchmark.json: is not of this version or broken" in error_line(capsys)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--only", "layers,speed"], "no part 'speed'"),
-        (["--only", ","], "no part ','"),
-        (["--frames", "2"], "--frames 2"),
+        (["--only", ","], "no part ''"),
+        (["--frames", 2], "--frames 2: must be at least 3"),
+        (["--objects", 0], "--objects 0: must be at least 1"),
         (["--frames", "many"], "many is not a whole number"),
+        (["--spatial-conv", "nothing"], "unknown spatial layer 'nothing'"),
+        (["--only", "frames", "--spatial-conv", "gru"], "has no weights of this layer"),
         (["--spatial-conv", "SAGEConv"], "--spatial-conv: SAGEConv does not fit"),
         (["--checkpoint", "nowhere.pt"], "nowhere.pt: no such checkpoint"),
         (["--only", "scores", "--split", "night"], "split 'night' is unknown"),
-        (["--checkpoint", str(checkpoints.SHIPPED), "--only", "scores"], "give the folder of the data set with --root"),
-        (["--checkpoint", str(checkpoints.SHIPPED), "--root", "nowhere"], "nowhere"),
-        pytest.param(
-            ["--device", "cuda"],
-            "no usable GPU",
-            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
-        ),
+        (["--checkpoint", checkpoints.SHIPPED, "--only", "scores"], "give the folder of the data set with --root"),
+        (["--checkpoint", checkpoints.SHIPPED, "--root", "nowhere"], "nowhere"),
     ],
 )
 def test_bad_arguments(run, capsys, arguments, message, tmp_path, monkeypatch):
-    monkeypatch.setattr(benchmark, "measure_part", lambda *_: pytest.fail("something was measured"))
-    with pytest.raises(SystemExit) as exit_status:
-        run(*arguments)
-    error = capsys.readouterr().err
-    assert exit_status.value.code == 2 and error.startswith("error: ") and error.count(os.linesep) == 1
-    assert message in error
-    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(benchmark, "run_part", lambda *_: pytest.fail("something was measured"))
+    assert run(*arguments) == 2
+    assert message in error_line(capsys)
+    assert not (tmp_path / "out").exists()
 
 
-def test_an_interruption_costs_one_part(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(layers, "GROUPS", layers.GROUPS[:1])
+def test_an_interruption_costs_one_part(run, result, monkeypatch):
+    measured = benchmark.run_part
 
-    def interrupt(*_):
-        raise KeyboardInterrupt
+    def part(name, *rest):
+        if name == "frames":
+            raise KeyboardInterrupt
+        return measured(name, *rest)
 
-    monkeypatch.setattr(benchmark, "measure_frames", interrupt)
-    with pytest.raises(SystemExit) as exit_status:
-        run()
-    assert exit_status.value.code == 130
-    assert json.loads((tmp_path / "benchmark.json").read_text())["rows"]
+    monkeypatch.setattr(layers, "SWEEPS", {})
+    monkeypatch.setattr(benchmark, "run_part", part)
+    assert run("--only", "layers,frames", "--temporal-conv", "mean") == 130
+    assert result()["rows"]
 
 
 def test_scores_come_with_a_root_or_when_asked_for(run, monkeypatch):
     asked = []
-    monkeypatch.setattr(benchmark, "measure_part", lambda part, *_: asked.append(part) or {})
-    monkeypatch.setattr(video_parts, "open_split", lambda *_: SyntheticVideos("val", 1, 3, 32, 48))
-    monkeypatch.setattr(
-        benchmark, "write_result", lambda out, _: (out / "benchmark.json").write_text('{"machines": {}}') and ""
-    )
+    monkeypatch.setattr(benchmark, "run_part", lambda part, *_: asked.append(part) or {})
+    monkeypatch.setattr(videos, "open_split", lambda *_: SyntheticVideos("val", 1, 3, 32, 48))
     run()
-    run("--root", "somewhere")
+    run("--root", os.curdir)
     run("--only", "scores,layers")
     assert asked == ["layers", "frames", "layers", "frames", "scores", "layers", "scores"]
 
 
-def test_layers_of_ones_own_are_measured_beside_the_others(run, monkeypatch):
-    wanted = [layers.GROUPS[1], layers.GROUPS[-1]]
-    monkeypatch.setattr(layers, "GROUPS", tuple(wanted))
-    result = run("--only", "layers", "--spatial-conv", "own_layers:Plain", "--temporal-conv", "joint:top_k=2")
-    assert {row["layer"] for row in result["rows"]} >= {"own_layers:Plain", "joint:top_k=2", "gru", "joint"}
+def test_tables():
+    rows = [
+        {"run": "own", "ms": 2.5, "stages": {"graph": 1.0, "rest": 1.5}, "skipped": None},
+        {"run": "compile", "ms": None, "stages": None, "skipped": "no compiler"},
+    ]
+    assert markdown_table(rows, "run: {run} | ms: {ms:.1f}").splitlines() == [
+        "| run | ms | graph | rest | skipped |",
+        "| --- | --- | --- | --- | --- |",
+        "| own | 2.5 | 1.0 | 1.5 |  |",
+        "| compile |  |  |  | no compiler |",
+    ]
+    assert csv_text(rows) == "run,ms,skipped,graph_ms,rest_ms\nown,2.5,,1.0,1.5\ncompile,,no compiler,,\n"

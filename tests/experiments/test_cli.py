@@ -43,7 +43,7 @@ def error_line(capsys: pytest.CaptureFixture[str], alone: bool = True) -> str:
 
 
 def test_commands_are_found():
-    assert {"train", "evaluate", "segment", "report", "ablate", "tables", "benchmark", "memory"} <= set(COMMANDS)
+    assert {"train", "evaluate", "segment", "report", "ablate", "tables", "benchmark"} <= set(COMMANDS)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -51,7 +51,7 @@ def test_help(monkeypatch, capsys, name):
     assert command(monkeypatch, name, "--help") == 0
     out = capsys.readouterr().out
     assert out.startswith("usage: ") and "%(" not in out
-    for option in ("--device", "--seed", "--out") if name in ("train", "evaluate", "memory") else ():
+    for option in ("--device", "--seed", "--out") if name in ("train", "evaluate", "benchmark") else ():
         assert option in out
 
 
@@ -61,7 +61,7 @@ def test_unknown_arguments(monkeypatch, capsys, name):
     assert "Traceback" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "memory"])
+@pytest.mark.parametrize("name", ["train", "evaluate", "benchmark"])
 def test_unwritable_output(monkeypatch, capsys, tmp_path, name):
     file = tmp_path / "file"
     file.write_text("a file, not a folder")
@@ -85,7 +85,7 @@ def test_read_only_output(monkeypatch, capsys, tmp_path):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
-@pytest.mark.parametrize("name", ["train", "memory"])
+@pytest.mark.parametrize("name", ["train", "benchmark"])
 def test_no_gpu(monkeypatch, capsys, tmp_path, name):
     assert command(monkeypatch, name, "--device", "cuda", "--out", tmp_path) == 2
     line = error_line(capsys)

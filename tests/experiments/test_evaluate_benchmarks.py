@@ -1,6 +1,5 @@
 """Every benchmark by ``evaluate``: its protocol, its package, objects that come late, ids of any kind."""
 
-import json
 import zipfile
 from pathlib import Path
 
@@ -190,17 +189,3 @@ def test_objects_without_category_are_refused_before_the_run(monkeypatch, capsys
     arguments = ("--preset", "youtube_vos", "--root", root, "--split", "train", "--checkpoint", checkpoint)
     assert command(monkeypatch, "evaluate", *arguments, "--out", tmp_path / "out") == 2
     assert "0043f083b5: object 1 has no category" in error_line(capsys)
-
-
-def test_benchmark_against_the_peer(monkeypatch, capsys, tmp_path):
-    root = write_fixture("davis2016", tmp_path / "data")
-    videos = open_split(find_preset("davis2016"), "val", root)
-    masks = store_truth(tmp_path / "masks", videos)
-    erase(masks, videos[0], 3, 1)
-    arguments = ("--root", root, "--predictions", masks, "--processes", 1, "--repeats", 1, "--out", tmp_path / "out")
-    assert command(monkeypatch, "benchmark_scores", *arguments) == 0
-    result = json.loads((tmp_path / "out" / "benchmark_scores.json").read_text())
-    assert result["largest_difference"] < 0.01 and result["seconds"] > 0 and result["frames"] == 16
-    assert "ratio" in capsys.readouterr().out
-    assert command(monkeypatch, "benchmark_scores", *arguments, "--preset", "segtrack_v2") == 2
-    assert "choose a preset of it" in error_line(capsys)

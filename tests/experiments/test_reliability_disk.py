@@ -169,9 +169,7 @@ def test_training_on_a_full_disk(monkeypatch, capsys, disk):
     assert_whole(disk.folder)
 
 
-@pytest.mark.parametrize(
-    "name", sorted({*COMMANDS} & {"train", "evaluate", "memory", "proposals", "benchmark", "tables"})
-)
+@pytest.mark.parametrize("name", sorted({*COMMANDS} & {"train", "evaluate", "proposals", "benchmark", "tables"}))
 def test_a_file_in_the_place_of_the_output(monkeypatch, capsys, tmp_path, root, checkpoint, detector, name):
     (tmp_path / "file").write_text("mine")
     arguments = {

@@ -19,7 +19,7 @@ from train_cases import TINY, make_tiny
 from datasets.fixtures import write_fixture
 from experiments import checkpoints, evaluate, proposals
 from experiments.ablate import command as ablate
-from experiments.benchmark import layer_scores, video_parts
+from experiments.benchmark import scores
 from experiments.jobs import settings_of
 from experiments.presets import PRESETS, open_split
 from experiments.segment import command as segment
@@ -38,6 +38,7 @@ HERE = "says where results go"
 FILES = "the state of the files of every video is kept with its results"
 WHICH = "says what is run, not how"
 SPEED = "results do not depend on what runs beside them"
+TIMES = "of times, which are not kept"
 AFTER = "is made of the finished results"
 
 
@@ -148,11 +149,7 @@ def of_segment(patch: pytest.MonkeyPatch) -> None:
 
 
 def of_benchmark(patch: pytest.MonkeyPatch) -> None:
-    def found(job: Any, names: object, config: Any, *_: object) -> None:
-        jobs = [layer_scores._job_of(job, candidate.config) for candidate in layer_scores.find_candidates(config)]
-        capture(None, *map(settings_of, jobs))
-
-    patch.setattr(video_parts, "score_layers", found)
+    patch.setattr(scores, "score_videos", lambda job, *_: capture(None, settings_of(job)))
 
 
 MODEL, FLOW = {"checkpoint": "F/model-b"}, {"flow": "dis", "weights": "F/weights-b"}
@@ -222,17 +219,17 @@ CASES = {
             "flow_weights": "F/weights-b", "sequence": "other", "online": "", "online_steps": "3",
             "online_seconds": "4",
             "update_every": "5", "every": "2", "max_size": "40", "max_objects_at_once": "1", "memory_frames": "3",
-            "alpha": "", "trace": "", "boxes": "F/boxes-b", "points": "F/points-b",
+            "alpha": "", "trace": "", "spatial_conv": "mean", "temporal_conv": "mean", "boxes": "F/boxes-b", "points": "F/points-b",
         },
         {"out": HERE, "overlay": AFTER, "coco": AFTER},
         of_segment,
     ),
     "benchmark": Case(
         "--only scores --checkpoint F/model-a --split test --out O",
-        COMMON | MODEL | {"split": "val", "frames": "3", "online_steps": "3"},
+        COMMON | MODEL | {"split": "val", "frames": "3", "online_steps": "3", "spatial_conv": "mean", "temporal_conv": "mean"},
         {
-            "out": HERE, "root": FILES, "processes": SPEED, "only": WHICH, "quick": "of times, which are not kept",
-            "plan": "of times, which are not kept",
+            "out": HERE, "root": FILES, "processes": SPEED, "only": WHICH,
+            **dict.fromkeys(("quick", "backward", "objects", "proposals", "height", "width", "memory_frames"), TIMES),
         },
         of_benchmark,
     ),

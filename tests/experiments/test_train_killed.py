@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from killed_runs import one_thread
 from test_cli import command
 from train_cases import assert_same_weights, make_tiny, masks_in
 
@@ -68,7 +69,8 @@ def test_killed_again_and_again(tmp_path, monkeypatch):
     context = get_context("forkserver" if torch.cuda.is_available() else "fork")
     for where, calls in MOMENTS:
         process = context.Process(target=run_until_killed, args=(tmp_path / "killed", where, calls))
-        process.start()
+        with one_thread():
+            process.start()
         process.join(100)
         assert process.exitcode == -signal.SIGKILL, f"{where} is not called {calls + 1} times"
     few_rows(monkeypatch)

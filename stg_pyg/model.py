@@ -238,7 +238,7 @@ class STGNet(nn.Module):
             weight = weight.clamp(min=0) * gate[graphs.edge_index[0]]
         edge_index, edge_attr = graphs.edge_index, graphs.edge_attr
         if self.config.min_edge_iou > 0:
-            kept = edge_attr[:, -1] >= self.config.min_edge_iou
+            kept = torch.nonzero(edge_attr[:, -1] >= self.config.min_edge_iou)[:, 0]  # waits once for three selections
             edge_index, edge_attr, weight = edge_index[:, kept], edge_attr[kept], weight[kept]
         return edge_index, edge_attr, weight
 

@@ -242,7 +242,7 @@ class STGNet(nn.Module):
             # A learned cosine may be negative; the normalisation of Eq. 5 needs weights that are not.
             weight = weight.clamp(min=0) * gate[edge_index[0]]
         if self.config.min_edge_iou > 0:
-            kept = edge_attr[:, 1] >= self.config.min_edge_iou
+            kept = torch.nonzero(edge_attr[:, 1] >= self.config.min_edge_iou)[:, 0]  # waits once for three selections
             edge_index, edge_attr, weight = edge_index[:, kept], edge_attr[kept], weight[kept]
         if self.node_gate is None:
             weight = bounded_weight(weight, edge_index[1], len(graphs.batch))

@@ -11,7 +11,7 @@ from stg_pyg import STGNet, VideoSegmenter
 from stg_pyg.config import STGConfig
 
 HEIGHT, WIDTH = 96, 160
-MOST = 14
+MOST = 12
 
 
 def video(objects, config=None, device="cpu"):

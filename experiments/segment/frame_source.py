@@ -240,7 +240,7 @@ class VideoFile(FrameSource):
         self._counted, self._damaged, self._left_out, self._spacings = found, damaged, left_out, spacings
 
     def _upright_rgb(self, frame: av.VideoFrame) -> UInt8Array:
-        rgb = self._to_rgb.reformat(frame, format="rgb24").to_ndarray()
+        rgb = self._to_rgb.reformat(frame, format="rgb24", threads=1).to_ndarray()
         return turned(np.asarray(rgb, np.uint8), *self._matrix)
 
     def _container(self, file: IO[bytes]) -> av.container.InputContainer:

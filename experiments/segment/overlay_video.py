@@ -60,7 +60,7 @@ class OverlayVideo:
         if self._stream is None:
             self._stream = self._begin(*drawn.shape[:2])
         picture = av.VideoFrame.from_ndarray(drawn, format="rgb24").reformat(
-            format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
+            format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG, threads=1
         )
         self._container.mux(self._stream.encode(picture))
 

@@ -219,14 +219,17 @@ CASES = {
             "flow_weights": "F/weights-b", "sequence": "other", "online": "", "online_steps": "3",
             "online_seconds": "4",
             "update_every": "5", "every": "2", "max_size": "40", "max_objects_at_once": "1", "memory_frames": "3",
-            "alpha": "", "trace": "", "spatial_conv": "mean", "temporal_conv": "mean", "boxes": "F/boxes-b", "points": "F/points-b",
+            "alpha": "", "trace": "", "spatial_conv": "mean", "temporal_conv": "mean", "boxes": "F/boxes-b",
+            "points": "F/points-b",
         },
         {"out": HERE, "overlay": AFTER, "coco": AFTER},
         of_segment,
     ),
     "benchmark": Case(
         "--only scores --checkpoint F/model-a --split test --out O",
-        COMMON | MODEL | {"split": "val", "frames": "3", "online_steps": "3", "spatial_conv": "mean", "temporal_conv": "mean"},
+        COMMON
+        | MODEL
+        | {"split": "val", "frames": "3", "online_steps": "3", "spatial_conv": "mean", "temporal_conv": "mean"},
         {
             "out": HERE, "root": FILES, "processes": SPEED, "only": WHICH,
             **dict.fromkeys(("quick", "backward", "objects", "proposals", "height", "width", "memory_frames"), TIMES),

@@ -1,10 +1,10 @@
 """Readers of the benchmarks, the embedded synthetic videos and composed ones."""
 
 from datasets.base import VideoDataset, VideoSequence
-from datasets.compose import ComposedVideos
+from datasets.composed.videos import ComposedVideos
 from datasets.davis import DAVIS
 from datasets.segtrack import SegTrackV2
-from datasets.synthetic import SyntheticVideos
+from datasets.synthetic.videos import SyntheticVideos
 from datasets.youtube_objects import YouTubeObjects
 from datasets.youtube_vos import YouTubeVOS
 

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from datasets.base import UInt8Array, VideoDataset, VideoSequence
-from stg_pyg.encoded import find_fault
 from stg_pyg.errors import InputError
-from stg_pyg.io import is_inside, load_json, read_image
+from stg_pyg.proposals.rle import find_fault
+from stg_pyg.utils.images import is_inside, load_json, read_image
 
 MAX_OBJECTS = 255
 _MOST_PIXELS = 2**28

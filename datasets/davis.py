@@ -16,8 +16,8 @@ import numpy as np
 from datasets.base import UInt8Array, VideoDataset, VideoSequence
 from datasets.files import FileSequence, by_stem, check_complete, check_root, find_files
 from stg_pyg.errors import InputError
-from stg_pyg.io import is_inside, read_label_map
-from stg_pyg.mask_rules import MASK_SUFFIXES
+from stg_pyg.utils.images import is_inside, read_label_map
+from stg_pyg.utils.mask_rules import MASK_SUFFIXES
 
 VOID = 255
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")

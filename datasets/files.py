@@ -8,8 +8,8 @@ from pathlib import Path
 
 from datasets.base import UInt8Array, VideoSequence
 from stg_pyg.errors import InputError
-from stg_pyg.io import PictureReader, natural_sort_key
-from stg_pyg.label_maps import LabelMaps
+from stg_pyg.utils.images import PictureReader, natural_sort_key
+from stg_pyg.utils.label_maps import LabelMaps
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 MAX_OBJECT_ID = 255

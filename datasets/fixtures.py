@@ -12,9 +12,9 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from datasets.base import UInt8Array
-from datasets.synthetic import SyntheticVideos
+from datasets.synthetic.videos import SyntheticVideos
 from stg_pyg.errors import InputError
-from stg_pyg.io import write_image, write_json, write_label_map, write_text
+from stg_pyg.utils.images import write_image, write_json, write_label_map, write_text
 
 Frames = list[tuple[UInt8Array, UInt8Array]]
 """Picture [H, W, 3] and object ids [H, W] of every frame."""

@@ -24,7 +24,7 @@ from datasets.files import (
     find_folders,
 )
 from stg_pyg.errors import InputError
-from stg_pyg.io import natural_sort_key, read_image
+from stg_pyg.utils.images import natural_sort_key, read_image
 
 _TREE = (
     "JPEGImages/<sequence>/*.{png,bmp,jpg} and GroundTruth/<sequence>/*.png (or GroundTruth/<sequence>/1/*.png, ...)"

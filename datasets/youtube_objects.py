@@ -18,7 +18,7 @@ from datasets.base import UInt8Array, VideoDataset, VideoSequence
 from datasets.files import FileSequence, check_complete, check_root, check_split, find_files, find_folders
 from datasets.segtrack import read_binary_mask
 from stg_pyg.errors import InputError
-from stg_pyg.io import read_image
+from stg_pyg.utils.images import read_image
 
 CLASSES = ("aeroplane", "bird", "boat", "car", "cat", "cow", "dog", "horse", "motorbike", "train")
 _TREE = "<class>/data/<video>/shots/<shot>/images/*.jpg and <class>/data/<video>/shots/<shot>/labels/*.{jpg,png}"

@@ -21,7 +21,7 @@ from datasets.files import (
     find_folders,
 )
 from stg_pyg.errors import InputError
-from stg_pyg.io import load_json
+from stg_pyg.utils.images import load_json
 
 _FOLDERS = {"val": "valid", "fit": "train", "dev": "train"}
 _DEV_EVERY = 20

@@ -19,7 +19,7 @@ import numpy as np
 from skimage.segmentation import slic
 
 from datasets.davis import DAVIS
-from stg_pyg.io import read_label_map, write_label_map
+from stg_pyg.utils.images import read_label_map, write_label_map
 
 
 def background(image: np.ndarray) -> np.ndarray:

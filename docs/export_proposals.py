@@ -19,10 +19,10 @@ import torch
 from torchvision.models import detection
 
 from stg_pyg import InputError, Proposals
-from stg_pyg.coco import write_coco_results
-from stg_pyg.encoded import EncodedProposals
-from stg_pyg.io import natural_sort_key, read_image, read_label_map
-from stg_pyg.weights import load_torchvision
+from stg_pyg.proposals.coco import write_coco_results
+from stg_pyg.proposals.rle import EncodedProposals
+from stg_pyg.utils.images import natural_sort_key, read_image, read_label_map
+from stg_pyg.utils.pretrained import load_torchvision
 
 NETWORK = "maskrcnn_resnet50_fpn_v2"
 Results = dict[str, dict[str, EncodedProposals]]

@@ -10,13 +10,13 @@ import cv2
 import numpy as np
 
 from datasets.cache import cached
-from experiments import cli
-from experiments.presets import find_preset, open_split
-from stg_pyg.dreams import DreamCache
+from experiments.common import cli
+from experiments.common.presets import find_preset, open_split
 from stg_pyg.errors import InputError
-from stg_pyg.io import UInt8Array, overlay, read_image, read_label_map, write_image, write_json
-from stg_pyg.lucid import AnnotatedVideo, LucidConfig, Sample, draw_sample
-from stg_pyg.online import AnnotatedFrames
+from stg_pyg.learning.first_frame import AnnotatedFrames
+from stg_pyg.lucid.dreamer import DreamCache
+from stg_pyg.lucid.samples import AnnotatedVideo, LucidConfig, Sample, draw_sample
+from stg_pyg.utils.images import UInt8Array, overlay, read_image, read_label_map, write_image, write_json
 
 GAP = 4
 """White pixels between pictures."""

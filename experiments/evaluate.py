@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from datasets.base import VideoSequence
-from experiments import checkpoints, cli
-from experiments.jobs import Job
-from experiments.layers_option import add_layers, check_layers, with_layers
-from experiments.presets import PRESETS, Preset, benchmark_alpha, find_preset, open_split
-from experiments.rows import table_rows
-from experiments.scoring import score_videos, summarize_row
-from experiments.stored_masks import score_stored
-from stg_pyg import protocols
-from stg_pyg.coco import open_proposals
+from experiments.common import checkpoints, cli
+from experiments.common.layers_option import add_layers, check_layers, with_layers
+from experiments.common.presets import PRESETS, Preset, benchmark_alpha, find_preset, open_split
+from experiments.runs.job import Job
+from experiments.runs.rows import table_rows
+from experiments.runs.scoring import score_videos, summarize_row
+from experiments.runs.stored_masks import score_stored
 from stg_pyg.errors import InputError
-from stg_pyg.flow import resolve_flow
-from stg_pyg.io import remove_leftovers, write_json
-from stg_pyg.submission import check_stored_masks, check_submission_path, write_submission
+from stg_pyg.evaluation import protocols
+from stg_pyg.evaluation.submission import check_stored_masks, check_submission_path, write_submission
+from stg_pyg.flow.sources import resolve_flow
+from stg_pyg.proposals.store import open_proposals
+from stg_pyg.utils.images import remove_leftovers, write_json
 
 
 def parse() -> argparse.Namespace:

@@ -11,12 +11,14 @@ import torch
 from tqdm import tqdm
 
 from datasets.base import VideoSequence
-from experiments import cli
-from experiments.presets import find_preset, open_split
+from experiments.common import cli
+from experiments.common.presets import find_preset, open_split
 from stg_pyg.errors import InputError
-from stg_pyg.flow import FlowEstimator, consistent_flow, flow_between, flow_for_sequence, resolve_flow, warp
-from stg_pyg.io import write_json, write_text
-from stg_pyg.selection import mask_iou
+from stg_pyg.flow.interface import FlowEstimator, consistent_flow, flow_between, flow_for_sequence
+from stg_pyg.flow.sources import resolve_flow
+from stg_pyg.flow.warping import warp
+from stg_pyg.ops.masks import mask_iou
+from stg_pyg.utils.images import write_json, write_text
 
 
 def parse() -> argparse.Namespace:

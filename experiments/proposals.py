@@ -13,14 +13,14 @@ from torch import nn
 from tqdm import tqdm
 
 from datasets.base import UInt8Array, VideoSequence
-from experiments import checkpoints, cli, distributed
-from experiments.presets import PRESETS, Preset, find_preset, open_split
-from experiments.settings import fingerprint, state_digest, weights_digest
-from experiments.weights_option import add_weights_argument
-from stg_pyg.encoded import EncodedProposals
+from experiments.common import checkpoints, cli, distributed
+from experiments.common.presets import PRESETS, Preset, find_preset, open_split
+from experiments.common.weights_option import add_weights_argument
+from experiments.runs.settings import fingerprint, state_digest, weights_digest
 from stg_pyg.errors import InputError
-from stg_pyg.nn.detector import Detector
-from stg_pyg.proposal_store import MERGED, ProposalWriter, frame_path
+from stg_pyg.nn.detector.mask_rcnn import Detector
+from stg_pyg.proposals.rle import EncodedProposals
+from stg_pyg.proposals.store import MERGED, ProposalWriter, frame_path
 
 
 def parse() -> argparse.Namespace:

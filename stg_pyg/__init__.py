@@ -2,13 +2,13 @@
 
 from stg_pyg.config import STGConfig
 from stg_pyg.errors import InputError
-from stg_pyg.graph import SpatialGraph
-from stg_pyg.losses import stg_loss
-from stg_pyg.memory import MemoryBank
-from stg_pyg.model import STGNet
-from stg_pyg.motion import MotionModel
-from stg_pyg.proposals import Proposals
-from stg_pyg.stream import VideoSegmenter
+from stg_pyg.graph.memory import MemoryBank
+from stg_pyg.graph.spatial import SpatialGraph
+from stg_pyg.model.losses import stg_loss
+from stg_pyg.model.motion import MotionModel
+from stg_pyg.model.stgnet import STGNet
+from stg_pyg.proposals.base import Proposals
+from stg_pyg.video.segmenter import VideoSegmenter
 
 __all__ = [
     "InputError",

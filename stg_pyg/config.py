@@ -85,8 +85,8 @@ class STGConfig:
     gaps: tuple[int, ...] = (1,)
     """Past frames t - k whose masks are warped to t as evidence for proposals; the first is Q of Eq. 6."""
     evidence: tuple[str, ...] = ()
-    """Names of the evidence of :meth:`stg_pyg.proposer.GuidedProposer.look` that own proposals come from, one that is
-    always there among them; none: all of it."""
+    """Names of the evidence of :meth:`stg_pyg.proposals.guided.GuidedProposer.look` that own proposals come from, one
+    that is always there among them; none: all of it."""
     flow_consistency: bool = False
     """Leave out of Q what the forward flow does not bring back, the occlusion test of Sundaram et al., ECCV 2010."""
     redetect: bool = False

@@ -7,11 +7,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-from test_model import check_output, frame_input, tiny
+from model_cases import check_output, frame_input, tiny
 
-from experiments.train.graph_stage import frame_loss, parameter_groups
+from experiments.train.stages.graph import frame_loss, parameter_groups
 from stg_pyg import InputError, STGConfig
-from stg_pyg.nn.resolver import OWN, stock_layers
+from stg_pyg.nn.spatial.registry import OWN, stock_layers
 
 PAGE = Path(__file__).parents[1] / "docs" / "layers.md"
 NAMES = sorted(OWN, key=list(OWN).index) + sorted(stock_layers())

@@ -3,9 +3,9 @@
 import torch
 from torch import nn
 
-from stg_pyg.crops import IMAGE_MEAN, IMAGE_STD
-from stg_pyg.nn.segmentation import SegmentationOutput
-from stg_pyg.proposer import GuidedProposer
+from stg_pyg.nn.backbones.segmentation import SegmentationOutput
+from stg_pyg.ops.crops import IMAGE_MEAN, IMAGE_STD
+from stg_pyg.proposals.guided import GuidedProposer
 
 HEIGHT, WIDTH, SIZE, MARGIN = 64, 96, 32, 0.25
 RED, GREEN, BLUE = (0.9, 0.1, 0.1), (0.1, 0.8, 0.2), (0.1, 0.2, 0.7)

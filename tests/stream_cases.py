@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from stg_pyg import Proposals, STGConfig, STGNet, VideoSegmenter
-from stg_pyg.crops import IMAGE_MEAN, IMAGE_STD
-from stg_pyg.nn.encoders import KeyEncoder, ProposalEncoder, SmallBackbone
-from stg_pyg.nn.segmentation import SegmentationOutput
+from stg_pyg.nn.backbones.encoders import KeyEncoder, ProposalEncoder, SmallBackbone
+from stg_pyg.nn.backbones.segmentation import SegmentationOutput
+from stg_pyg.ops.crops import IMAGE_MEAN, IMAGE_STD
 
 HEIGHT, WIDTH = 48, 64
 PLAIN = STGConfig(thr=0.5, use_temporal=False)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from experiments import checkpoints
-from experiments.presets import PRESETS
+from experiments.common import checkpoints
+from experiments.common.presets import PRESETS
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 

@@ -1,7 +1,7 @@
 """python -m experiments.ablate"""
 
-from experiments import cli
 from experiments.ablate.command import main
+from experiments.common import cli
 
 if __name__ == "__main__":
     cli.run(main)

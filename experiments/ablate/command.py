@@ -8,19 +8,19 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from datasets.first_frames import first_frames
-from experiments import checkpoints, cli, distributed
 from experiments.ablate.files import draw, to_markdown
 from experiments.ablate.result import make_plan, measure, to_result
 from experiments.ablate.rows import CURVES, OWN_NAMES, TABLE_4, Source, printed
 from experiments.ablate.runs import Setup
+from experiments.common import checkpoints, cli, distributed
+from experiments.common.presets import PRESETS, find_preset, open_split
 from experiments.evaluate import choose_preset
-from experiments.presets import PRESETS, find_preset, open_split
-from experiments.settings import digest, fingerprint, plain
+from experiments.runs.settings import digest, fingerprint, plain
 from stg_pyg.errors import InputError
-from stg_pyg.flow import resolve_flow
-from stg_pyg.io import write_image, write_json, write_text
-from stg_pyg.nn.resolver import own_options
-from stg_pyg.protocols import check_categories, has_annotations
+from stg_pyg.evaluation.protocols import check_categories, has_annotations
+from stg_pyg.flow.sources import resolve_flow
+from stg_pyg.nn.spatial.registry import own_options
+from stg_pyg.utils.images import write_image, write_json, write_text
 
 DEFAULT_ONLINE_STEPS = 150
 

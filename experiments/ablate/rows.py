@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.presets import Preset
-from experiments.rows import table_rows
+from experiments.common.presets import Preset
+from experiments.runs.rows import table_rows
 from stg_pyg.config import STGConfig
 
 

@@ -16,14 +16,14 @@ import torch
 from tqdm import tqdm
 
 from datasets.base import VideoSequence
-from experiments import checkpoints, distributed
 from experiments.ablate.rows import Case, Source
-from experiments.jobs import Job, learning_part, settings_of
-from experiments.learned_files import learned_once
-from experiments.records import Records
-from experiments.rows import Row
-from experiments.scoring import collect, finished_result, record_video, summarize_row, videos_of
-from experiments.settings import digest, plain
+from experiments.common import checkpoints, distributed
+from experiments.runs.job import Job, learning_part, settings_of
+from experiments.runs.learned import learned_once
+from experiments.runs.rows import Row
+from experiments.runs.scoring import collect, finished_result, record_video, summarize_row, videos_of
+from experiments.runs.settings import digest, plain
+from experiments.runs.store import Records
 
 ROW = "masks"
 REFRESH_SECONDS = 2.0

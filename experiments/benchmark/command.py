@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 
-from experiments import cli
 from experiments.benchmark.frames import OPTIONS, run_frames
 from experiments.benchmark.growth import run_growth
 from experiments.benchmark.layers import SPATIAL, TEMPORAL, Size, run_layers
@@ -20,10 +19,11 @@ from experiments.benchmark.plots import write_pictures
 from experiments.benchmark.report import TABLES, csv_text, markdown
 from experiments.benchmark.scores import run_scores
 from experiments.benchmark.videos import Setup, make_setup, synthetic_video, video_of_split
-from experiments.layers_option import add_layers, with_layers
+from experiments.common import cli
+from experiments.common.layers_option import add_layers, with_layers
 from stg_pyg.config import STGConfig
 from stg_pyg.errors import InputError
-from stg_pyg.io import write_json, write_text
+from stg_pyg.utils.images import write_json, write_text
 
 PARTS = {"growth": ("growth",), "layers": ("rows", "exponents"), "frames": ("frames",), "scores": ("scores",)}
 """What can be measured, with the keys of ``benchmark.json``; growth first, while the process is small."""

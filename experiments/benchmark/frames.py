@@ -11,14 +11,14 @@ from torch.utils.benchmark import timer
 from tqdm import tqdm
 
 from datasets.base import VideoSequence
-from experiments import checkpoints
 from experiments.benchmark.measure import Row
 from experiments.benchmark.videos import Setup, ids_of
+from experiments.common import checkpoints
 from stg_pyg.config import STGConfig
-from stg_pyg.encoded import EncodedProposals
-from stg_pyg.proposals import Proposals
-from stg_pyg.stages import timed_stages
-from stg_pyg.stream import VideoSegmenter
+from stg_pyg.proposals.base import Proposals
+from stg_pyg.proposals.rle import EncodedProposals
+from stg_pyg.utils.timing import timed_stages
+from stg_pyg.video.segmenter import VideoSegmenter
 
 GRAPH_STAGES = ("graph", "spatial", "selection", "temporal")
 """Stages of the graph layers: Eqs. 3-8 without the networks that compute features, keys and masks."""

@@ -17,11 +17,11 @@ from experiments.benchmark.layers import Size
 from experiments.benchmark.measure import Row
 from experiments.benchmark.videos import ids_of, synthetic_video
 from stg_pyg.config import STGConfig
-from stg_pyg.encoded import EncodedProposals
-from stg_pyg.model import STGNet
-from stg_pyg.proposals import Proposals
-from stg_pyg.rough_masks import corrupt_mask
-from stg_pyg.stream import VideoSegmenter
+from stg_pyg.lucid.degrade import corrupt_mask
+from stg_pyg.model.stgnet import STGNet
+from stg_pyg.proposals.base import Proposals
+from stg_pyg.proposals.rle import EncodedProposals
+from stg_pyg.video.segmenter import VideoSegmenter
 
 SCENE = (*range(12), *range(10, 0, -1))
 """Few frames, which are played forwards and backwards, so that making them costs little."""

@@ -13,9 +13,9 @@ from tqdm import tqdm
 
 from experiments.benchmark.measure import Case, Row, measure, room_mb
 from stg_pyg import nn
-from stg_pyg.graph import SpatialGraph, edge_weight, fully_connected_edge_index
-from stg_pyg.nn.region import RegionLayout
-from stg_pyg.nn.resolver import call_spatial_regions
+from stg_pyg.graph.spatial import SpatialGraph, edge_weight, fully_connected_edge_index
+from stg_pyg.nn.spatial.registry import call_spatial_regions
+from stg_pyg.ops.regions import RegionLayout
 
 BACKENDS = ("edgewise", "fused", "closed", "region")
 SPATIAL = ("mean", "symmetric", "attention", "edge_mlp", "gru", "GCNConv", "GraphConv")

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from experiments.benchmark.frames import GRAPH_STAGES
 from experiments.benchmark.measure import Row
-from stg_pyg.io import write_atomic
+from stg_pyg.utils.images import write_atomic
 
 
 def write_pictures(out: Path, result: Row) -> None:

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 
 from datasets.first_frames import first_frames
-from experiments import cli, rows
 from experiments.benchmark.frames import Stream, measure_streams
 from experiments.benchmark.measure import Row
 from experiments.benchmark.videos import Setup, ids_of
-from experiments.jobs import Job
-from experiments.layers_option import check_layers
-from experiments.scoring import score_videos, summarize_row
+from experiments.common import cli
+from experiments.common.layers_option import check_layers
+from experiments.runs import rows
+from experiments.runs.job import Job
+from experiments.runs.scoring import score_videos, summarize_row
 from stg_pyg.config import STGConfig
 from stg_pyg.errors import InputError
 

@@ -10,16 +10,16 @@ from typing import NamedTuple
 import numpy as np
 
 from datasets.base import UInt8Array, VideoSequence
-from datasets.compose import ComposedVideos
+from datasets.composed.videos import ComposedVideos
 from datasets.first_frames import first_frames
-from datasets.synthetic import SyntheticVideos
-from experiments import checkpoints
-from experiments.layers_option import check_layers, with_layers
-from experiments.presets import Preset, open_split
+from datasets.synthetic.videos import SyntheticVideos
+from experiments.common import checkpoints
+from experiments.common.layers_option import check_layers, with_layers
+from experiments.common.presets import Preset, open_split
 from stg_pyg.config import STGConfig
 from stg_pyg.errors import InputError
-from stg_pyg.model import STGNet
-from stg_pyg.protocols import check_categories, has_annotations
+from stg_pyg.evaluation.protocols import check_categories, has_annotations
+from stg_pyg.model.stgnet import STGNet
 
 TRIES = 60
 

@@ -1,6 +1,6 @@
 """python -m experiments.report"""
 
-from experiments import cli
+from experiments.common import cli
 from experiments.report.command import main
 
 if __name__ == "__main__":

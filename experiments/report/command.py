@@ -9,13 +9,13 @@ from typing import Any
 import jinja2
 from tqdm import tqdm
 
-from experiments import cli
-from experiments.presets import PRESETS
+from experiments.common import cli
+from experiments.common.presets import PRESETS
 from experiments.report.folder import Pictures, Run, choose_run, find_origin, find_runs, open_pictures
 from experiments.report.sequence import build_sequence
 from experiments.report.tables import MOST_ROWS, collect_curves, collect_plots, collect_tables, is_number, text_of
 from stg_pyg.errors import InputError
-from stg_pyg.io import write_text
+from stg_pyg.utils.images import write_text
 
 MOST_SEQUENCES = 6
 """Sequences on a page where none are named, the worst ones."""

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from stg_pyg.encoded import EncodedProposals
-from stg_pyg.trace_files import FrameTrace
+from stg_pyg.proposals.rle import EncodedProposals
+from stg_pyg.video.trace_files import FrameTrace
 
 OBJECT_GRID = 32
 """Cells a side that the attention of the whole object is reduced to."""

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from stg_pyg.contours import contour_f, tolerance
 from stg_pyg.errors import InputError
-from stg_pyg.io import UInt8Array
-from stg_pyg.metrics import region_similarity
+from stg_pyg.evaluation.contours import contour_f, tolerance
+from stg_pyg.evaluation.metrics import region_similarity
+from stg_pyg.utils.images import UInt8Array
 
 WORST, APART = 12, 2
 """Frames in the list of the worst, and how many beside one of them are left out, being the same failure."""

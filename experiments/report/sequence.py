@@ -14,7 +14,7 @@ from PIL import Image
 from experiments.report.details import Shape, detail_of_proposals, detail_of_trace, outline, pack_json
 from experiments.report.folder import Pictures, Run
 from experiments.report.scores import SequenceScores, Series, apart, lowest, moments
-from stg_pyg.io import UInt8Array
+from stg_pyg.utils.images import UInt8Array
 
 MOST_FRAMES = 600
 PICTURE_CHARS, DETAIL_CHARS = 15_000_000, 9_000_000

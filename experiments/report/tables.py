@@ -12,7 +12,7 @@ from typing import Any
 
 from experiments.report.folder import Run, entries, read_json
 from stg_pyg.errors import InputError
-from stg_pyg.io import natural_sort_key
+from stg_pyg.utils.images import natural_sort_key
 
 NO_TABLES = {"meta.json", "proposals.json", "metrics.json", "table.json", "ablation.json"}
 NO_TABLES |= {"results.json", "confidence.json"}

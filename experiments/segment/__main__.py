@@ -1,6 +1,6 @@
 """python -m experiments.segment"""
 
-from experiments import cli
+from experiments.common import cli
 from experiments.segment.command import main
 
 if __name__ == "__main__":

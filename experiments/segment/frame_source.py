@@ -19,8 +19,8 @@ from av.video.reformatter import VideoReformatter
 from PIL import Image
 
 from stg_pyg.errors import InputError
-from stg_pyg.io import PictureReader, UInt8Array, natural_sort_key, read_image
-from stg_pyg.pictures import turned, upright_size
+from stg_pyg.utils.images import PictureReader, UInt8Array, natural_sort_key, read_image
+from stg_pyg.utils.pictures import turned, upright_size
 
 PICTURES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".gif")
 _STACKS = ("TIFF", "GIF", "WEBP", "PNG")  # forms in which one file may hold several frames
@@ -342,7 +342,7 @@ def _packets(container: av.container.InputContainer, stream: av.VideoStream) -> 
 
 
 def _display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int]:
-    """How a frame wants to be turned and mirrored, for :func:`~stg_pyg.pictures.turned`.
+    """How a frame wants to be turned and mirrored, for :func:`~stg_pyg.utils.pictures.turned`.
 
     Asked once a video, as it ties the frame and its memory to itself until garbage is collected.
     """

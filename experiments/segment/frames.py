@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from stg_pyg.io import UInt8Array
-from stg_pyg.stream import StepResult
+from stg_pyg.utils.images import UInt8Array
+from stg_pyg.video.segmenter import StepResult
 
 
 @dataclass

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from experiments.runs.settings import digest
 from experiments.segment import resume as segment_resume
 from experiments.segment.frames import FrameResult
 from experiments.segment.options import CONFIDENCE
 from experiments.segment.outputs import BAR, read_confidence, write_alpha
 from experiments.segment.resume import Stand
 from experiments.segment.run import Run
-from experiments.settings import digest
-from stg_pyg.io import remove_leftovers, write_label_map
+from stg_pyg.utils.images import remove_leftovers, write_label_map
 
 
 def frame_names(run: Run, count: int) -> list[str]:

@@ -9,16 +9,17 @@ from pathlib import Path
 
 import torch
 
-from experiments import checkpoints, cli
-from experiments.layers_option import check_layers, exchanged, with_layers
-from experiments.presets import Preset, find_preset
+from experiments.common import checkpoints, cli
+from experiments.common.layers_option import check_layers, exchanged, with_layers
+from experiments.common.presets import Preset, find_preset
 from experiments.segment.frame_source import FrameSource
-from experiments.segment.given_masks import Given, GivenMasks
-from experiments.segment.shapes import GivenShapes
+from experiments.segment.given.masks import Given, GivenMasks
+from experiments.segment.given.shapes import GivenShapes
 from stg_pyg.errors import InputError
-from stg_pyg.flow import FlowEstimator, flow_for_sequence, resolve_flow
-from stg_pyg.io import is_inside
-from stg_pyg.model import STGNet
+from stg_pyg.flow.interface import FlowEstimator, flow_for_sequence
+from stg_pyg.flow.sources import resolve_flow
+from stg_pyg.model.stgnet import STGNet
+from stg_pyg.utils.images import is_inside
 
 PRESET = "davis2016-small"
 """Sizes and constants where there is no checkpoint."""

@@ -13,7 +13,7 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
 
 from stg_pyg.errors import InputError
-from stg_pyg.io import UInt8Array, overlay
+from stg_pyg.utils.images import UInt8Array, overlay
 
 DEFAULT_FPS = Fraction(10)
 CODECS = {"libx264": {"crf": "18", "preset": "veryfast"}, "libvpx-vp9": {"crf": "24", "b": "0", "deadline": "realtime"}}

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from experiments.flow_state import flow_state, raft_state
-from experiments.presets import Preset
-from experiments.settings import differences, path_state, seen_as
+from experiments.common.presets import Preset
+from experiments.runs.flow_state import flow_state, raft_state
+from experiments.runs.settings import differences, path_state, seen_as
 from stg_pyg.config import STGConfig
-from stg_pyg.io import write_atomic
+from stg_pyg.utils.images import write_atomic
 
 FORMAT = "stg_pyg-segment-1"
 SAVE_SECONDS = 30.0

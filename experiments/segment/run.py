@@ -14,11 +14,14 @@ from typing import Any
 import cv2
 import torch
 
-from experiments import cli
-from experiments.learning import Lesson, adapted_networks
+from experiments.common import cli
+from experiments.runs.learning import Lesson, adapted_networks
+from experiments.runs.settings import fingerprint
 from experiments.segment.frame_source import open_source
 from experiments.segment.frames import FrameResult, InputFrame, reduce_frame, reduced_size
-from experiments.segment.given_masks import reduce_labels
+from experiments.segment.given.masks import reduce_labels
+from experiments.segment.given.proposals import VideoProposals
+from experiments.segment.given.shapes import GivenShapes
 from experiments.segment.options import (
     STATE_FOLDER,
     choose_flow,
@@ -31,18 +34,15 @@ from experiments.segment.options import (
 from experiments.segment.overlay_video import overlay_codec
 from experiments.segment.progress import progress_of
 from experiments.segment.resume import RunSettings, SavedRun
-from experiments.segment.shapes import GivenShapes
-from experiments.segment.video_proposals import VideoProposals
-from experiments.settings import fingerprint
-from stg_pyg.flow import FlowEstimator
-from stg_pyg.flow_ahead import flow_ahead, prepare_flow
-from stg_pyg.grouped_stream import GroupedSegmenter
-from stg_pyg.io import UInt8Array
-from stg_pyg.proposer import GuidedProposer
-from stg_pyg.read_ahead import ReadAhead
-from stg_pyg.stream import VideoSegmenter
-from stg_pyg.stream_state import restore_stream, stream_state
-from stg_pyg.trace import Tracer, forget_traces
+from stg_pyg.flow.ahead import flow_ahead, prepare_flow
+from stg_pyg.flow.interface import FlowEstimator
+from stg_pyg.proposals.guided import GuidedProposer
+from stg_pyg.utils.images import UInt8Array
+from stg_pyg.utils.read_ahead import ReadAhead
+from stg_pyg.video.grouped import GroupedSegmenter
+from stg_pyg.video.segmenter import VideoSegmenter
+from stg_pyg.video.snapshot import restore_stream, stream_state
+from stg_pyg.video.trace import Tracer, forget_traces
 
 MOST_LEARNT = 24
 """Most given frames that the network is trained on, spread over the video, so that few are in memory."""

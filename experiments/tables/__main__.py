@@ -1,6 +1,6 @@
 """python -m experiments.tables"""
 
-from experiments import cli
+from experiments.common import cli
 from experiments.tables.command import main
 
 if __name__ == "__main__":

@@ -10,20 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from datasets.base import VideoSequence
-from experiments import checkpoints, cli, distributed
-from experiments.jobs import Job
-from experiments.presets import Preset, benchmark_alpha, open_split
-from experiments.rows import table_rows
-from experiments.scoring import collect, score_share, summarize_row
+from experiments.common import checkpoints, cli, distributed
+from experiments.common.presets import Preset, benchmark_alpha, open_split
+from experiments.runs.job import Job
+from experiments.runs.rows import table_rows
+from experiments.runs.scoring import collect, score_share, summarize_row
 from experiments.tables.files import draw, to_csv, to_markdown
 from experiments.tables.paper_rows import TARGETS, Result, Target, paper_rows
 from experiments.tables.roots import find_roots
-from stg_pyg.coco import open_proposals
 from stg_pyg.config import STGConfig
 from stg_pyg.errors import InputError
-from stg_pyg.flow import resolve_flow
-from stg_pyg.io import write_image, write_json, write_text
-from stg_pyg.protocols import check_categories, has_annotations
+from stg_pyg.evaluation.protocols import check_categories, has_annotations
+from stg_pyg.flow.sources import resolve_flow
+from stg_pyg.proposals.store import open_proposals
+from stg_pyg.utils.images import write_image, write_json, write_text
 
 METHOD = "STG-PyG (this checkpoint)"
 ROW = "temporal"

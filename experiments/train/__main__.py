@@ -1,6 +1,6 @@
 """python -m experiments.train"""
 
-from experiments import cli
+from experiments.common import cli
 from experiments.train.command import main
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from experiments.presets import Preset
-from experiments.settings import differences, fingerprint, plain, seen_as, state_digest
+from experiments.common.presets import Preset
+from experiments.runs.settings import differences, fingerprint, plain, seen_as, state_digest
 from experiments.train import process_group
 from stg_pyg.errors import InputError
 

@@ -15,23 +15,23 @@ from torch.nn.parameter import is_lazy
 
 from datasets.cache import cached
 from datasets.coco import COCO
-from experiments import checkpoints, cli, distributed
-from experiments.layers_option import add_layers, with_layers
-from experiments.presets import PRESETS, Preset, find_preset, open_split
-from experiments.rows import format_table, table_rows
-from experiments.scoring import Job, score_videos, summarize_row
-from experiments.settings import path_state, state_digest, weights_digest
+from experiments.common import checkpoints, cli, distributed
+from experiments.common.layers_option import add_layers, with_layers
+from experiments.common.presets import PRESETS, Preset, find_preset, open_split
+from experiments.runs.rows import format_table, table_rows
+from experiments.runs.scoring import Job, score_videos, summarize_row
+from experiments.runs.settings import path_state, state_digest, weights_digest
 from experiments.train import process_group
 from experiments.train.board import check_installed
-from experiments.train.detector_stage import evaluate_detector, load_detector, train_detector
-from experiments.train.graph_stage import CLIP_FRAMES, train_graph
-from experiments.train.loop import PRECISIONS, Log, choose_precision
-from experiments.train.segmentation_stage import evaluate_segmentation, load_segmentation, train_segmentation
+from experiments.train.stages.detector import evaluate_detector, load_detector, train_detector
+from experiments.train.stages.graph import CLIP_FRAMES, train_graph
+from experiments.train.stages.segmentation import evaluate_segmentation, load_segmentation, train_segmentation
+from experiments.train.trainer import PRECISIONS, Log, choose_precision
 from stg_pyg.errors import InputError
-from stg_pyg.io import write_json, write_text
-from stg_pyg.lucid import AnnotatedVideo
-from stg_pyg.model import STGNet
-from stg_pyg.nn.detector import Detector
+from stg_pyg.lucid.samples import AnnotatedVideo
+from stg_pyg.model.stgnet import STGNet
+from stg_pyg.nn.detector.mask_rcnn import Detector
+from stg_pyg.utils.images import write_json, write_text
 
 FINE = "segmentation_fine.pt"
 STAGES = ("detector", "segmentation", "graph", "table", "all")

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Dataset, Subset
 
-from experiments import distributed
+from experiments.common import distributed
 from stg_pyg.errors import InputError
-from stg_pyg.training import Part, batches
+from stg_pyg.learning.steps import Part, batches
 
 T = TypeVar("T")
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from stg_pyg.errors import InputError
-from stg_pyg.graph import EDGE_DIM, fully_connected_edge_index
-from stg_pyg.nn.calls import call_spatial_conv, call_spatial_regions, computes_regions
+from stg_pyg.graph.spatial import EDGE_DIM, fully_connected_edge_index
 from stg_pyg.nn.made import line_of
-from stg_pyg.nn.region import RegionLayout
+from stg_pyg.nn.spatial.calls import call_spatial_conv, call_spatial_regions, computes_regions
+from stg_pyg.ops.regions import RegionLayout
 
 _FEATURES = 8
 _SIZES = ((7, 5), (9, 6))

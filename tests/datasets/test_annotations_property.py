@@ -12,9 +12,9 @@ from strategies import anything, damaged, nearly, parses, some, texts, to_json
 
 from datasets import DAVIS, YouTubeVOS
 from datasets.coco import COCO
-from stg_pyg.encoded import encode_masks
 from stg_pyg.errors import InputError
-from stg_pyg.io import write_image, write_label_map
+from stg_pyg.proposals.rle import encode_masks
+from stg_pyg.utils.images import write_image, write_label_map
 
 SIZE = (12, 16)
 MASK = box_mask(2, 3, 9, 12)[:12, :16].astype(bool)

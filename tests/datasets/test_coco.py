@@ -6,8 +6,8 @@ from PIL import Image
 from datasets import VideoDataset
 from datasets.coco import COCO
 from stg_pyg.errors import InputError
-from stg_pyg.lucid import LucidConfig
-from stg_pyg.training import LucidBatches
+from stg_pyg.learning.steps import LucidBatches
+from stg_pyg.lucid.samples import LucidConfig
 
 
 def test_polygons_and_both_kinds_of_rle(tmp_path):

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from datasets import ComposedVideos, SyntheticVideos, VideoSequence
-from datasets.compose_parts import Actor, Source
+from datasets.composed.parts import Actor, Source
 from stg_pyg.errors import InputError
 
 HEIGHT, WIDTH = 60, 100

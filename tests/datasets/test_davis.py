@@ -6,7 +6,7 @@ from PIL import Image
 
 from datasets import DAVIS, VideoDataset
 from stg_pyg.errors import InputError
-from stg_pyg.io import write_label_map
+from stg_pyg.utils.images import write_label_map
 
 HEIGHT, WIDTH = 12, 20
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from datasets import SyntheticVideos, VideoSequence
-from stg_pyg.metrics import region_similarity
+from stg_pyg.evaluation.metrics import region_similarity
 
 
 def digest(video: VideoSequence, frames: range = range(0, 24, 6)) -> str:

@@ -8,7 +8,7 @@ import pytest
 from datasets import YouTubeVOS
 from datasets.fixtures import write_fixture
 from stg_pyg.errors import InputError
-from stg_pyg.io import read_label_map, write_label_map
+from stg_pyg.utils.images import read_label_map, write_label_map
 
 
 @pytest.fixture(scope="module")

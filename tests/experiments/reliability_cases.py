@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import command
+from evaluate_cases import HEIGHT, WIDTH, make_davis
 from PIL import Image
-from test_cli import command
-from test_evaluate import HEIGHT, WIDTH, make_davis
 from train_cases import InProcess
 
-from experiments import checkpoints, scoring
-from experiments.presets import PRESETS
+from experiments.common import checkpoints
+from experiments.common.presets import PRESETS
+from experiments.runs import scoring
 
 PRESET = PRESETS["synthetic-small"]
 NOISE = np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)

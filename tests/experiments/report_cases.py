@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import command
 from PIL import Image
-from test_cli import command
 from train_cases import InProcess
 
-from experiments import checkpoints, scoring
-from experiments.presets import PRESETS
-from stg_pyg.io import write_label_map
+from experiments.common import checkpoints
+from experiments.common.presets import PRESETS
+from experiments.runs import scoring
+from stg_pyg.utils.images import write_label_map
 
 HEIGHT, WIDTH = 48, 64
 EVIL = "<!--<script>&\"'"

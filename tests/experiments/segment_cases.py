@@ -6,13 +6,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from commands import command, error_line
 from PIL import Image
-from test_cli import command, error_line
 
 from datasets import SyntheticVideos
-from experiments import checkpoints
-from experiments.presets import PRESETS
-from stg_pyg.io import write_image, write_label_map
+from experiments.common import checkpoints
+from experiments.common.presets import PRESETS
+from stg_pyg.utils.images import write_image, write_label_map
 
 HEIGHT, WIDTH, COUNT = 48, 64, 5
 PRESET = PRESETS["synthetic-small"]

@@ -12,14 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from commands import ROOT, command, error_line
 from PIL import Image
-from test_cli import ROOT, command, error_line
 from train_cases import InProcess
 
 from datasets import SyntheticVideos, VideoSequence
 from datasets.first_frames import first_frames
 from datasets.fixtures import write_fixture
-from experiments import checkpoints
 from experiments.ablate import runs as ablation_runs
 from experiments.ablate.files import draw, to_markdown
 from experiments.ablate.rows import (
@@ -32,9 +31,10 @@ from experiments.ablate.rows import (
     paper_cases,
     printed,
 )
-from experiments.jobs import Job
-from experiments.presets import PRESETS, open_split
-from experiments.records import Records
+from experiments.common import checkpoints
+from experiments.common.presets import PRESETS, open_split
+from experiments.runs.job import Job
+from experiments.runs.store import Records
 from stg_pyg.config import STGConfig
 
 PRESET = PRESETS["synthetic-small"]
@@ -82,7 +82,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> Done:
         found["scored"].append((job.out.name, name))
         record(job, records, name, learned)
 
-    monkeypatch.setattr("experiments.learning.learn_online", learn)
+    monkeypatch.setattr("experiments.runs.learning.learn_online", learn)
     monkeypatch.setattr(ablation_runs, "record_video", counting)
     monkeypatch.setattr(ablation_runs, "ProcessPoolExecutor", InProcess)
     monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
@@ -101,8 +101,8 @@ def done(monkeypatch: pytest.MonkeyPatch, in_process: Done) -> Done:
             found[:, :cut] = 0
             yield found
 
-    monkeypatch.setattr("experiments.scoring.stream_labels", labels)
-    monkeypatch.setattr("experiments.settings.code_digest", lambda: "the same")
+    monkeypatch.setattr("experiments.runs.scoring.stream_labels", labels)
+    monkeypatch.setattr("experiments.runs.settings.code_digest", lambda: "the same")
     return in_process
 
 
@@ -249,7 +249,7 @@ def test_what_is_finished_is_kept(monkeypatch, tmp_path, root, checkpoint, done)
 def test_frames_are_scored_as_a_short_video(monkeypatch, tmp_path, root, checkpoint, done):
     assert run(monkeypatch, root, checkpoint, tmp_path / "a", "--frames", 3, "--rows", "1", "--no-own") == 0
     videos = open_split(PRESETS["davis2016-small"], "val", root)
-    monkeypatch.setattr("experiments.scoring.open_split", lambda *_: first_frames(videos, 3))
+    monkeypatch.setattr("experiments.runs.scoring.open_split", lambda *_: first_frames(videos, 3))
     assert run(monkeypatch, root, checkpoint, tmp_path / "b", "--rows", "1", "--no-own") == 0
     short, same = (result_in(tmp_path / name)["rows"][0] for name in "ab")
     for key in ("J", "F", "G", "sequences"):
@@ -317,7 +317,7 @@ def test_synthetic_videos_and_no_checkpoint(monkeypatch, tmp_path, in_process):
     def videos(split: str, num_videos: int | None = None, seed: int = 0) -> SyntheticVideos:
         return SyntheticVideos(split, 2, 4, height=32, width=48, seed=seed, max_objects=2)
 
-    monkeypatch.setattr("experiments.presets.SyntheticVideos", videos)
+    monkeypatch.setattr("experiments.common.presets.SyntheticVideos", videos)
     arguments = ("--device", "cpu", "--rows", "1,9", "--no-own", "--sequences", "test-0001", "--seed", 3)
     for _ in range(2):
         assert command(monkeypatch, "ablate", "--out", tmp_path, *arguments) == 0
@@ -398,7 +398,7 @@ def test_killed_and_started_again(monkeypatch, tmp_path, root, checkpoint, in_pr
     assert not (tmp_path / "a/ablation.json").exists()
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "a").glob("runs/*/.done/*.json")}
     code = json.loads(next(iter(kept)).read_text())["settings"]["program"]["code"]
-    monkeypatch.setattr("experiments.settings.code_digest", lambda: code)
+    monkeypatch.setattr("experiments.runs.settings.code_digest", lambda: code)
     assert run(monkeypatch, root, checkpoint, tmp_path / "a", *arguments) == 0
     assert len(in_process["scored"]) == 3 * len(result_in(tmp_path / "a")["sequences"]) - len(kept)
     assert kept and {path: path.stat().st_mtime_ns for path in kept} == kept

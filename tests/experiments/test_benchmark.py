@@ -4,15 +4,15 @@ import os
 
 import pytest
 import torch
-from test_cli import command, error_line
+from commands import command, error_line
 
 from datasets import SyntheticVideos
-from experiments import checkpoints
 from experiments.benchmark import command as benchmark
 from experiments.benchmark import layers, videos
 from experiments.benchmark.layers import SPATIAL, SWEEPS, TEMPORAL
 from experiments.benchmark.report import csv_text, markdown_table
-from experiments.presets import PRESETS
+from experiments.common import checkpoints
+from experiments.common.presets import PRESETS
 
 KEYS = {"layer", "backend", "device", "objects", "proposals", "height", "width", "steps", "ms", "peak_mb"}
 KEYS |= {"ratio_to_copy", "speedup_over_edgewise"}

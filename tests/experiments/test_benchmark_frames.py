@@ -6,15 +6,16 @@ import pytest
 import torch
 
 from datasets import SyntheticVideos
-from experiments import checkpoints, scoring
 from experiments.benchmark import frames, scores
 from experiments.benchmark.frames import Frame, Stream, mean_iou, measure_streams, play, run_frames, stream_row
 from experiments.benchmark.layers import SPATIAL, TEMPORAL
 from experiments.benchmark.plots import draw_stages
 from experiments.benchmark.videos import Setup, ids_of, synthetic_video, video_of_split
-from experiments.presets import PRESETS
-from stg_pyg.encoded import EncodedProposals
+from experiments.common import checkpoints
+from experiments.common.presets import PRESETS
+from experiments.runs import scoring
 from stg_pyg.errors import InputError
+from stg_pyg.proposals.rle import EncodedProposals
 
 CPU = torch.device("cpu")
 PRESET = PRESETS["synthetic-small"]

@@ -4,15 +4,15 @@ import resource
 import numpy as np
 import pytest
 import torch
-from test_cli import command, error_line
+from commands import command, error_line
 
 from experiments.benchmark import growth, videos
 from experiments.benchmark.growth import SCENE, peak_of_process, rough_proposals, run_growth, used_mb
 from experiments.benchmark.layers import Size
 from experiments.benchmark.plots import draw_growth
 from stg_pyg.config import STGConfig
-from stg_pyg.model import STGNet
-from stg_pyg.stream import VideoSegmenter
+from stg_pyg.model.stgnet import STGNet
+from stg_pyg.video.segmenter import VideoSegmenter
 
 CPU = torch.device("cpu")
 SIZE = Size(2, 3, 40, 56)

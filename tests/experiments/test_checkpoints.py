@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from experiments import checkpoints
-from experiments.presets import PRESETS
+from experiments.common import checkpoints
+from experiments.common.presets import PRESETS
 from stg_pyg.config import STGConfig
 from stg_pyg.errors import InputError
 

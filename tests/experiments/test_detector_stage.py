@@ -7,35 +7,29 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_cli import command, error_line
+from commands import command, error_line
+from detector_cases import TINY, make
 
 from datasets import SyntheticVideos, VideoSequence
-from experiments import checkpoints
-from experiments.presets import PRESETS
-from experiments.train import detector_samples, detector_stage
-from experiments.train import loop as training_loop
-from experiments.train.detector_samples import DetectionBatches, DetectionConfig, draw_picture, targets_of
-from experiments.train.detector_stage import evaluate_detector, load_detector, make_optimizer, train_detector
+from experiments.common import checkpoints
+from experiments.common.presets import PRESETS
+from experiments.train import trainer as training_loop
+from experiments.train.stages import detector as detector_stage
+from experiments.train.stages import detector_samples
+from experiments.train.stages.detector import evaluate_detector, load_detector, make_optimizer, train_detector
+from experiments.train.stages.detector_samples import DetectionBatches, DetectionConfig, draw_picture, targets_of
 from stg_pyg.errors import InputError
-from stg_pyg.nn.detector import Detector
-from stg_pyg.proposals import Proposals
-from stg_pyg.training import batches
+from stg_pyg.learning.steps import batches
+from stg_pyg.nn.detector.mask_rcnn import Detector
+from stg_pyg.proposals.base import Proposals
 
 CPU = torch.device("cpu")
-TINY = dataclasses.replace(
-    PRESETS["synthetic-small"], detector_width=8, detector_size=48, detector_steps=4, detector_batch_size=2
-)
 CONFIG = DetectionConfig(size=48)
 
 
 @functools.lru_cache
 def videos() -> tuple[VideoSequence, ...]:
     return tuple(SyntheticVideos("train", 3, 4, height=64, width=96, seed=1, max_objects=2))
-
-
-def make(seed: int = 0) -> Detector:
-    torch.manual_seed(seed)
-    return Detector.small(8, 48)
 
 
 def run(detector: Detector, path: Path, **options: Any) -> list[dict[str, float]]:
@@ -259,7 +253,7 @@ def test_command(tmp_path, monkeypatch, capsys):
         return SyntheticVideos(split, 2, 5, height=32, width=48, seed=seed, max_objects=2)
 
     monkeypatch.setitem(PRESETS, "synthetic-small", TINY)
-    monkeypatch.setattr("experiments.presets.SyntheticVideos", few)
+    monkeypatch.setattr("experiments.common.presets.SyntheticVideos", few)
     monkeypatch.setattr(torch, "set_num_threads", lambda _: None)  # waiting threads are slow where cores are shared
     arguments = ("--stage", "detector", "--detector-steps", 3, "--workers", 0, "--out", tmp_path)
     assert command(monkeypatch, "train", *arguments) == 0

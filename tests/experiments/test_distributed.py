@@ -11,16 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import ROOT, command
 from PIL import Image
-from test_cli import ROOT, command
 from train_cases import InProcess
 
-from experiments import checkpoints, distributed
-from experiments.distributed import World, share, wait_for, world
-from experiments.presets import PRESETS
+from experiments.common import checkpoints, distributed
+from experiments.common.distributed import World, share, wait_for, world
+from experiments.common.presets import PRESETS
 from stg_pyg.errors import InputError
-from stg_pyg.io import write_label_map
-from stg_pyg.nn.detector import Detector
+from stg_pyg.nn.detector.mask_rcnn import Detector
+from stg_pyg.utils.images import write_label_map
 
 SIZE = (40, 56)
 FRAMES = {"ant": 3, "bee": 9, "cow": 8, "dog": 8, "eel": 7, "fox": 3}
@@ -112,7 +112,7 @@ def test_two_processes_give_the_same_also_when_killed_half_way(monkeypatch, tmp_
     arguments += ("--device", "cpu", "--out")
     out = tmp_path / "ranks"
     first = start("evaluate", *arguments, out)
-    monkeypatch.setattr("experiments.scoring.ProcessPoolExecutor", InProcess)
+    monkeypatch.setattr("experiments.runs.scoring.ProcessPoolExecutor", InProcess)
     kill_when_one_is_done(first, out)
     assert command(monkeypatch, "evaluate", *arguments, tmp_path / "alone") == 0
     before = done(out)

@@ -2,12 +2,12 @@ import json
 
 import numpy as np
 import pytest
-from test_cli import command, error_line
+from commands import command, error_line
 
 from datasets import SyntheticVideos
 from experiments import dreams
-from stg_pyg.io import read_image, write_image, write_label_map
-from stg_pyg.lucid import Sample
+from stg_pyg.lucid.samples import Sample
+from stg_pyg.utils.images import read_image, write_image, write_label_map
 
 SPLIT = ("--preset", "synthetic", "--split", "val")
 

@@ -1,4 +1,3 @@
-import json
 import shutil
 import zipfile
 from pathlib import Path
@@ -7,59 +6,18 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from commands import command, error_line
+from evaluate_cases import FRAMES, HEIGHT, WIDTH, labels_of, make_davis, metrics_in
 from PIL import Image
-from test_cli import command, error_line
 from train_cases import InProcess
 
-from experiments import checkpoints, scoring
-from experiments.presets import PRESETS
-from stg_pyg.io import davis_palette, read_label_map, write_label_map
-
-HEIGHT, WIDTH = 48, 64
-FRAMES = {"walk": ["00005", "00006", "00007", "00008"], "run": ["9", "10", "11"]}
-PRESET = PRESETS["synthetic-small"]
-
-
-def labels_of(t: int) -> np.ndarray:
-    labels = np.zeros((HEIGHT, WIDTH), np.uint8)
-    labels[6:22, 6 + 2 * t : 24 + 2 * t], labels[28:44, 38 - 3 * t : 56 - 3 * t] = 1, 3
-    return labels
-
-
-def make_davis(root: Path, year: str = "2017", annotated: int | None = None, split: str = "val") -> Path:
-    """Two squares on noise, ids 1 and 3, in the layout of DAVIS."""
-    noise = np.random.default_rng(0).integers(0, 90, (HEIGHT, WIDTH, 3), dtype=np.uint8)
-    for name, frames in FRAMES.items():
-        images, masks = root / "JPEGImages/480p" / name, root / "Annotations/480p" / name
-        images.mkdir(parents=True)
-        masks.mkdir(parents=True)
-        for t, frame in enumerate(frames):
-            labels = labels_of(t)
-            picture = np.where(labels[..., None] > 0, np.uint8(60) * labels[..., None] + noise // 4, noise)
-            Image.fromarray(picture.astype(np.uint8)).save(images / f"{frame}.jpg")
-            if annotated is not None and t >= annotated:
-                continue
-            if year == "2017":
-                write_label_map(masks / f"{frame}.png", labels)
-            else:
-                Image.fromarray(np.uint8(255) * (labels > 0)).save(masks / f"{frame}.png")
-    (root / "ImageSets" / year).mkdir(parents=True)
-    (root / "ImageSets" / year / f"{split}.txt").write_text("\n".join(FRAMES) + "\n")
-    return root
+from experiments.runs import scoring
+from stg_pyg.utils.images import davis_palette, read_label_map, write_label_map
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_davis(tmp_path_factory.mktemp("davis"))
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of the synthetic preset with random weights."""
-    path = tmp_path_factory.mktemp("checkpoint") / "checkpoint.pt"
-    torch.manual_seed(0)
-    checkpoints.save_model(path, checkpoints.build_model(PRESET), PRESET, 0)
-    return path
 
 
 @pytest.fixture
@@ -69,10 +27,6 @@ def predictions(tmp_path: Path) -> Path:
         for t, frame in enumerate(frames):
             write_label_map(tmp_path / "masks" / name / f"{frame}.png", labels_of(t))
     return tmp_path / "masks"
-
-
-def metrics_in(folder: Path) -> dict:
-    return json.loads((folder / "metrics.json").read_text())
 
 
 @pytest.mark.parametrize("year", ["2016", "2017"])

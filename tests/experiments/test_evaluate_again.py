@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_cli import command
-from test_evaluate import FRAMES, HEIGHT, WIDTH, checkpoint, make_davis
+from commands import command
+from evaluate_cases import FRAMES, HEIGHT, WIDTH, checkpoint, make_davis
 from train_cases import InProcess
 
-from experiments import scoring
-from stg_pyg.flow import write_flo
-from stg_pyg.io import read_label_map, write_image, write_label_map
+from experiments.runs import scoring
+from stg_pyg.flow.flo_files import write_flo
+from stg_pyg.utils.images import read_label_map, write_image, write_label_map
 
 MIDDLE = FRAMES["walk"][1]
 

@@ -6,19 +6,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_cli import command, error_line
-from test_evaluate import checkpoint, metrics_in  # noqa: F401
+from commands import command, error_line
+from evaluate_cases import checkpoint, metrics_in  # noqa: F401
 from train_cases import InProcess
 
 from datasets.base import VideoSequence
 from datasets.fixtures import write_fixture
-from experiments import label_streams, scoring
-from experiments.presets import find_preset, open_split
+from experiments.common.presets import find_preset, open_split
+from experiments.runs import scoring
+from experiments.runs import streams as label_streams
 from stg_pyg import STGNet
 from stg_pyg.config import STGConfig
 from stg_pyg.errors import InputError
-from stg_pyg.io import read_label_map, write_label_map
-from stg_pyg.stream import VideoSegmenter
+from stg_pyg.utils.images import read_label_map, write_label_map
+from stg_pyg.video.segmenter import VideoSegmenter
 
 
 @pytest.fixture(scope="module")

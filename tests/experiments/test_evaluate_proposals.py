@@ -9,8 +9,8 @@ import torch
 from datasets import SyntheticVideos
 from experiments import evaluate
 from stg_pyg import InputError, Proposals
-from stg_pyg.coco import write_coco_results
-from stg_pyg.encoded import EncodedProposals
+from stg_pyg.proposals.coco import write_coco_results
+from stg_pyg.proposals.rle import EncodedProposals
 
 
 @pytest.fixture(scope="module")
@@ -21,8 +21,8 @@ def videos():
 @pytest.fixture
 def split(monkeypatch, videos):
     monkeypatch.setattr("experiments.evaluate.open_split", lambda *_: videos)
-    monkeypatch.setattr("experiments.scoring.open_split", lambda *_: videos)
-    monkeypatch.setattr("experiments.scoring.ProcessPoolExecutor", InProcess, raising=False)
+    monkeypatch.setattr("experiments.runs.scoring.open_split", lambda *_: videos)
+    monkeypatch.setattr("experiments.runs.scoring.ProcessPoolExecutor", InProcess, raising=False)
     monkeypatch.setattr("torch.set_num_threads", lambda _: None)
 
 

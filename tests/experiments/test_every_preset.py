@@ -9,18 +9,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_cli import command
+from commands import command
 from train_cases import InProcess
 
 from datasets.fixtures import write_fixture
-from experiments import checkpoints, scoring
-from experiments.presets import PRESETS, Preset
-from experiments.rows import table_rows
+from experiments.common import checkpoints
+from experiments.common.presets import PRESETS, Preset
+from experiments.runs import scoring
+from experiments.runs.rows import table_rows
 from experiments.train import command as train
 from stg_pyg import STGConfig, STGNet
-from stg_pyg.lucid import LucidConfig
-from stg_pyg.nn.deeplab import DeepLabV3Plus
-from stg_pyg.nn.encoders import KeyEncoder, ProposalEncoder, ResNetBackbone
+from stg_pyg.lucid.samples import LucidConfig
+from stg_pyg.nn.backbones.deeplab import DeepLabV3Plus
+from stg_pyg.nn.backbones.encoders import KeyEncoder, ProposalEncoder, ResNetBackbone
 
 REAL = [name for name in PRESETS if not name.startswith("synthetic")]
 TRAINABLE = [name for name in REAL if not PRESETS[name].test_only]

@@ -10,12 +10,12 @@ import av
 import cv2
 import numpy as np
 import pytest
+from picture_cases import with_a_late_note
 from PIL import Image
-from test_pictures import with_a_late_note
 
 from experiments.segment.frame_source import PictureFolder, VideoFile, open_source
 from stg_pyg.errors import InputError
-from stg_pyg.io import write_image
+from stg_pyg.utils.images import write_image
 
 ROOT = Path(__file__).resolve().parents[2]
 HEIGHT, WIDTH = 48, 64

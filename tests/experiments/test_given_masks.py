@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from experiments.segment.frame_source import PictureFolder
-from experiments.segment.given_masks import GivenMasks
-from experiments.segment.mask_names import frames_of_masks
+from experiments.segment.given.masks import GivenMasks
+from experiments.segment.given.names import frames_of_masks
 from stg_pyg.errors import InputError
 
 MASK = np.zeros((24, 32), np.uint8)

@@ -4,14 +4,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_cli import command, error_line
+from commands import command, error_line
 from train_cases import TINY, make_tiny, masks_in
 
-from experiments import checkpoints, scoring
-from experiments.layers_option import check_layers, with_layers
+from experiments.common import checkpoints
+from experiments.common.layers_option import check_layers, with_layers
+from experiments.runs import scoring
 from stg_pyg.config import STGConfig
 from stg_pyg.errors import InputError
-from stg_pyg.model import STGNet
+from stg_pyg.model.stgnet import STGNet
 
 BASE = TINY.config.with_options(online_steps=0)
 

@@ -7,26 +7,30 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from test_cli import command, error_line
+from commands import command, error_line
 from torch import nn
 from train_cases import CPU, TINY, Killed, assert_same_weights, killer, run_graph, run_segmentation, tiny_model
 
 from datasets import SyntheticVideos
-from experiments import checkpoints, evaluate
-from experiments.jobs import Job
-from experiments.label_streams import given_masks, stream_labels
-from experiments.presets import benchmark_alpha, find_preset
-from experiments.train import graph_stage, loop, segmentation_stage
-from experiments.train.graph_stage import train_clip
-from stg_pyg import STGNet, VideoSegmenter, online_updates
-from stg_pyg.flow import resolve_flow
-from stg_pyg.grouped_stream import GroupedSegmenter
-from stg_pyg.lucid import LucidConfig
-from stg_pyg.nn.deeplab import DeepLabV3Plus
-from stg_pyg.nn.encoders import KeyEncoder, ResNetBackbone
-from stg_pyg.online import learn_online
-from stg_pyg.online_keys import learn_keys_online
-from stg_pyg.training import drawn_from
+from experiments import evaluate
+from experiments.common import checkpoints
+from experiments.common.presets import benchmark_alpha, find_preset
+from experiments.runs.job import Job
+from experiments.runs.streams import given_masks, stream_labels
+from experiments.train import trainer as loop
+from experiments.train.stages import graph as graph_stage
+from experiments.train.stages import segmentation as segmentation_stage
+from experiments.train.stages.graph import train_clip
+from stg_pyg import STGNet, VideoSegmenter
+from stg_pyg.flow.sources import resolve_flow
+from stg_pyg.learning import updates as online_updates
+from stg_pyg.learning.first_frame import learn_online
+from stg_pyg.learning.keys import learn_keys_online
+from stg_pyg.learning.steps import drawn_from
+from stg_pyg.lucid.samples import LucidConfig
+from stg_pyg.nn.backbones.deeplab import DeepLabV3Plus
+from stg_pyg.nn.backbones.encoders import KeyEncoder, ResNetBackbone
+from stg_pyg.video.grouped import GroupedSegmenter
 
 VIDEO = SyntheticVideos("test", num_videos=1, num_frames=5, height=48, width=64, seed=7)[0]
 FRAME = VIDEO.image(0), VIDEO.labels(0)

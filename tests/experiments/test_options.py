@@ -12,26 +12,29 @@ import numpy as np
 import pytest
 import torch
 from coco_files import annotation, make_root, polygon
-from test_cli import command
+from commands import command
 from torch import nn
 from train_cases import TINY, make_tiny
 
 from datasets.fixtures import write_fixture
-from experiments import checkpoints, evaluate, proposals
+from experiments import evaluate, proposals
 from experiments.ablate import command as ablate
 from experiments.benchmark import scores
-from experiments.jobs import settings_of
-from experiments.presets import PRESETS, open_split
+from experiments.common import checkpoints
+from experiments.common.presets import PRESETS, open_split
+from experiments.runs.job import settings_of
 from experiments.segment import command as segment
 from experiments.segment import options as segment_options
 from experiments.tables import command as tables
 from experiments.train import command as train
-from experiments.train import detector_stage, graph_stage, segmentation_stage
-from stg_pyg.encoded import EncodedProposals
-from stg_pyg.io import write_image, write_label_map, write_text
-from stg_pyg.lucid import LucidConfig
-from stg_pyg.nn.detector import Detector
-from stg_pyg.proposal_store import ProposalWriter
+from experiments.train.stages import detector as detector_stage
+from experiments.train.stages import graph as graph_stage
+from experiments.train.stages import segmentation as segmentation_stage
+from stg_pyg.lucid.samples import LucidConfig
+from stg_pyg.nn.detector.mask_rcnn import Detector
+from stg_pyg.proposals.rle import EncodedProposals
+from stg_pyg.proposals.store import ProposalWriter
+from stg_pyg.utils.images import write_image, write_label_map, write_text
 
 SIZE = (32, 48)
 HERE = "says where results go"
@@ -274,8 +277,10 @@ def found_by(patch: pytest.MonkeyPatch, files: Path, out: Path, name: str, words
     """The fingerprint of the work of a command."""
     with patch.context() as inner:
         make_tiny(inner)
-        inner.setattr("experiments.cli.choose_device", lambda name: torch.device("cpu" if name == "auto" else name))
-        inner.setattr("experiments.cli.bfloat16_is_fast", lambda _: False)
+        inner.setattr(
+            "experiments.common.cli.choose_device", lambda name: torch.device("cpu" if name == "auto" else name)
+        )
+        inner.setattr("experiments.common.cli.bfloat16_is_fast", lambda _: False)
         for module in (evaluate, ablate, proposals, train):
             inner.setattr(module, "open_split", lambda _, split, *__: open_split(TINY, "test", None))
         CASES[name].prepare(inner)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.oracle import OracleScores, best_fusion, merge_oracles
+from experiments.runs.oracle import OracleScores, best_fusion, merge_oracles
 from stg_pyg import Proposals
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from datasets.fixtures import write_fixture
-from experiments.presets import OPENERS, PRESETS, Preset, find_preset, open_split
-from experiments.rows import format_table, table_rows
+from experiments.common.presets import OPENERS, PRESETS, Preset, find_preset, open_split
+from experiments.runs.rows import format_table, table_rows
 from stg_pyg.config import STGConfig
 from stg_pyg.errors import InputError
 

@@ -4,14 +4,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_cli import command, error_line
+from commands import command, error_line
 from torch import nn
 
-from experiments import checkpoints, proposals
-from stg_pyg.coco import open_proposals, read_coco_results
-from stg_pyg.io import write_image, write_label_map
-from stg_pyg.nn.detector import Detector
-from stg_pyg.proposals import Proposals
+from experiments import proposals
+from experiments.common import checkpoints
+from stg_pyg.nn.detector.mask_rcnn import Detector
+from stg_pyg.proposals.base import Proposals
+from stg_pyg.proposals.coco import read_coco_results
+from stg_pyg.proposals.store import open_proposals
+from stg_pyg.utils.images import write_image, write_label_map
 
 FRAMES = {"boat": ["00000", "00001"], "car": ["00000", "00005", "00010"]}
 SIZE = (24, 32)

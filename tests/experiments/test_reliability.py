@@ -6,6 +6,8 @@ import shutil
 
 import numpy as np
 import pytest
+from commands import command, error_line
+from evaluate_cases import FRAMES, HEIGHT, WIDTH
 from reliability_cases import (
     checkpoint,
     cut_short,
@@ -22,14 +24,12 @@ from reliability_cases import (
     with_300_ids,
     with_soft_edges,
 )
-from test_cli import command, error_line
-from test_evaluate import FRAMES, HEIGHT, WIDTH
 from train_cases import make_tiny
 
-from experiments import checkpoints
-from experiments.presets import PRESETS
-from stg_pyg.io import read_label_map, write_label_map
-from stg_pyg.nn.detector import Detector
+from experiments.common import checkpoints
+from experiments.common.presets import PRESETS
+from stg_pyg.nn.detector.mask_rcnn import Detector
+from stg_pyg.utils.images import read_label_map, write_label_map
 
 FRAME_FAULTS = [
     (cut_short, "copy or export it again"),

@@ -11,18 +11,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import COMMANDS, command, error_line
 from killed_runs import files_in
 from PIL import Image
 from reliability_cases import checkpoint, data, root
-from test_cli import COMMANDS, command, error_line
 from train_cases import InProcess, make_tiny
 
-from experiments import checkpoints, scoring
+from experiments.common import checkpoints
+from experiments.runs import scoring
 from experiments.segment.frame_source import open_source
 from experiments.segment.outputs import write_overlay
 from stg_pyg.errors import InputError
-from stg_pyg.io import write_image, write_label_map
-from stg_pyg.nn.detector import Detector
+from stg_pyg.nn.detector.mask_rcnn import Detector
+from stg_pyg.utils.images import write_image, write_label_map
 
 TIMES = ("fps", "online_seconds", "seconds_per_frame")
 

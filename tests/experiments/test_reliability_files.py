@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import command, error_line
+from evaluate_cases import FRAMES, HEIGHT, WIDTH
 from killed_runs import files_in
 from reliability_cases import NOISE, checkpoint, cut_short, data, emptied, evaluate, image_of, mask_of, root, segment
-from test_cli import command, error_line
-from test_evaluate import FRAMES, HEIGHT, WIDTH
 from train_cases import make_tiny
 
-from experiments import checkpoints
-from stg_pyg.encoded import EncodedProposals
-from stg_pyg.io import write_image
-from stg_pyg.proposal_store import ProposalWriter
+from experiments.common import checkpoints
+from stg_pyg.proposals.rle import EncodedProposals
+from stg_pyg.proposals.store import ProposalWriter
+from stg_pyg.utils.images import write_image
 
 
 def write_proposals(folder: Path, count: int) -> Path:

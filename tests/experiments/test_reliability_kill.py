@@ -10,14 +10,15 @@ from typing import Any
 
 import pytest
 import torch
+from commands import command, error_line
+from evaluate_cases import FRAMES
 from killed_runs import files_in, run_killed
 from reliability_cases import checkpoint, data, root
-from test_cli import command, error_line
-from test_evaluate import FRAMES
 from train_cases import InProcess
 
-from experiments import checkpoints, scoring
-from stg_pyg.nn.detector import Detector
+from experiments.common import checkpoints
+from experiments.runs import scoring
+from stg_pyg.nn.detector.mask_rcnn import Detector
 
 TIMES = ("fps", "online_seconds")
 

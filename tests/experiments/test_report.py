@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from commands import command, error_line
 from PIL import Image
 from report_cases import EVIL, FRAMES, HEIGHT, WIDTH, content_of, davis, evaluated, labels_of, unpack
-from test_cli import command, error_line
 
 from experiments.report.details import MOST_CONTOURS, cell_attention, object_attention, outline
 from experiments.report.folder import Pictures
@@ -20,11 +20,11 @@ from experiments.report.scores import SequenceScores, lowest, moments
 from experiments.report.sequence import LEVELS, choose_frames, pack_pictures, shrink, thin
 from experiments.segment.frame_source import open_source
 from stg_pyg import InputError, Proposals
-from stg_pyg.encoded import EncodedProposals
-from stg_pyg.io import write_image, write_json, write_label_map
-from stg_pyg.metrics import contour_accuracy, region_similarity
-from stg_pyg.proposal_store import ProposalWriter
-from stg_pyg.trace_files import read_trace
+from stg_pyg.evaluation.metrics import contour_accuracy, region_similarity
+from stg_pyg.proposals.rle import EncodedProposals
+from stg_pyg.proposals.store import ProposalWriter
+from stg_pyg.utils.images import write_image, write_json, write_label_map
+from stg_pyg.video.trace_files import read_trace
 
 __all__ = ["davis", "evaluated"]
 STATISTICS = {"mean": 50.0, "recall": 61.25, "decay": -1.0}

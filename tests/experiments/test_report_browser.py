@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import command
 from PIL import Image
 from report_cases import EVIL, davis, evaluated
-from test_cli import command
 
-from stg_pyg.io import write_json
-from stg_pyg.trace_files import read_trace
+from stg_pyg.utils.images import write_json
+from stg_pyg.video.trace_files import read_trace
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 

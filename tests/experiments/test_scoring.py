@@ -7,14 +7,15 @@ import torch
 from train_cases import InProcess
 
 from datasets import SyntheticVideos, VideoSequence
-from experiments import checkpoints, scoring
-from experiments.jobs import Job
-from experiments.presets import PRESETS
-from experiments.records import Records
-from experiments.rows import table_rows
-from experiments.scoring import score_folder, score_videos, summarize_row
+from experiments.common import checkpoints
+from experiments.common.presets import PRESETS
+from experiments.runs import scoring
+from experiments.runs.job import Job
+from experiments.runs.rows import table_rows
+from experiments.runs.scoring import score_folder, score_videos, summarize_row
+from experiments.runs.store import Records
 from stg_pyg.errors import InputError
-from stg_pyg.io import write_label_map
+from stg_pyg.utils.images import write_label_map
 
 PRESET = PRESETS["synthetic-small"]
 ROWS = {row.name: row for row in table_rows(PRESET.config)}

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from commands import command
 from PIL import Image
 from segment_cases import (
     COUNT,
@@ -22,16 +23,15 @@ from segment_cases import (
     labels_in,
     run,
 )
-from test_cli import command
 
-from experiments import checkpoints, cli
-from experiments import learning as online
+from experiments.common import checkpoints, cli
+from experiments.runs import learning as online
 from experiments.segment import options as segment_options
 from experiments.segment.frame_source import open_source
 from experiments.segment.frames import FrameResult
-from stg_pyg.flow import write_flo
-from stg_pyg.io import davis_palette, write_image, write_label_map
-from stg_pyg.stream import StepResult, VideoSegmenter
+from stg_pyg.flow.flo_files import write_flo
+from stg_pyg.utils.images import davis_palette, write_image, write_label_map
+from stg_pyg.video.segmenter import StepResult, VideoSegmenter
 
 
 def test_folder_of_frames(run, capsys, tmp_path, clip, first):

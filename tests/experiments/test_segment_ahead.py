@@ -9,18 +9,19 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from commands import command, error_line
 from killed_runs import files_in, run_killed
 from segment_cases import COUNT, FIRST, FRAMES, HEIGHT, VIDEO, WIDTH, checkpoint, clip, film, first, labels_in, run
-from test_cli import command, error_line
 
 from experiments.segment import frame_source, options
 from experiments.segment import resume as segment_resume
 from experiments.segment import run as segment_run
-from stg_pyg import flow_ahead, read_ahead
-from stg_pyg.dis import DISFlow
-from stg_pyg.flow import write_flo
-from stg_pyg.io import write_image, write_label_map
-from stg_pyg.stream import VideoSegmenter
+from stg_pyg.flow import ahead as flow_ahead
+from stg_pyg.flow.dis import DISFlow
+from stg_pyg.flow.flo_files import write_flo
+from stg_pyg.utils import read_ahead
+from stg_pyg.utils.images import write_image, write_label_map
+from stg_pyg.video.segmenter import VideoSegmenter
 
 
 @pytest.fixture(autouse=True)
@@ -97,7 +98,9 @@ def test_the_bytes_are_the_same_where_objects_come_later(run, monkeypatch, clip,
 def test_killed_anywhere_it_goes_on_to_the_same_bytes(run, monkeypatch, clip, masks):
     """Killed just before every fourth file gets its name, a frame having two with its state."""
     monkeypatch.setattr(segment_resume, "SAVE_SECONDS", 0.0)
-    monkeypatch.setattr("experiments.settings.code_digest", lambda: "the code")  # which may be edited while tests run
+    monkeypatch.setattr(
+        "experiments.runs.settings.code_digest", lambda: "the code"
+    )  # which may be edited while tests run
     found, expected = both(run, monkeypatch, clip, masks)
     kills = 0
     while run_killed(lambda: run(clip, masks, out="killed") and 0, at=4):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from commands import command, error_line
 from PIL import Image
 from segment_cases import (
     COUNT,
@@ -21,17 +22,16 @@ from segment_cases import (
     labels_in,
     run,
 )
-from test_cli import command, error_line
 
-from experiments import checkpoints
-from experiments import learning as online
-from experiments.segment.given_masks import reduce_labels
-from experiments.segment.video_proposals import resize_proposals
-from stg_pyg.coco import write_coco_results
-from stg_pyg.encoded import EncodedProposals
-from stg_pyg.io import write_label_map
-from stg_pyg.proposals import Proposals
-from stg_pyg.stream import VideoSegmenter
+from experiments.common import checkpoints
+from experiments.runs import learning as online
+from experiments.segment.given.masks import reduce_labels
+from experiments.segment.given.proposals import resize_proposals
+from stg_pyg.proposals.base import Proposals
+from stg_pyg.proposals.coco import write_coco_results
+from stg_pyg.proposals.rle import EncodedProposals
+from stg_pyg.utils.images import write_label_map
+from stg_pyg.video.segmenter import VideoSegmenter
 
 
 def test_masks_are_refused(complaint, tmp_path, clip, film, first):

@@ -9,6 +9,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from commands import error_line
 from killed_runs import files_in
 from PIL import Image
 from segment_cases import (
@@ -26,7 +27,6 @@ from segment_cases import (
     labels_in,
     run,
 )
-from test_cli import error_line
 from tqdm import tqdm
 
 from experiments.segment import command as segment
@@ -35,11 +35,11 @@ from experiments.segment.frame_source import VideoFile, open_source
 from experiments.segment.frames import FrameResult
 from experiments.segment.outputs import BAR, lost_objects, read_confidence, write_coco, write_overlay
 from experiments.segment.overlay_video import OverlayVideo
-from stg_pyg.coco import read_coco_results
 from stg_pyg.errors import InputError
-from stg_pyg.grouped_stream import GroupedSegmenter
-from stg_pyg.io import write_image, write_label_map
-from stg_pyg.stream import StepResult, VideoSegmenter
+from stg_pyg.proposals.coco import read_coco_results
+from stg_pyg.utils.images import write_image, write_label_map
+from stg_pyg.video.grouped import GroupedSegmenter
+from stg_pyg.video.segmenter import StepResult, VideoSegmenter
 
 IDS = sorted(set(np.unique(FIRST).tolist()) - {0})
 

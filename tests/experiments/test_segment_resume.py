@@ -7,23 +7,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import command
 from killed_runs import files_in, one_thread, run_killed
 from segment_cases import COUNT, FIRST, FRAMES, VIDEO, checkpoint, clip, film, first, labels_in, run
-from test_cli import command
 
-from experiments import checkpoints
-from experiments import learning as online
+from experiments.common import checkpoints
+from experiments.runs import learning as online
 from experiments.segment import resume as segment_resume
-from stg_pyg import online_updates
-from stg_pyg.io import write_label_map
-from stg_pyg.online import learn_online
-from stg_pyg.stream import VideoSegmenter
+from stg_pyg.learning import updates as online_updates
+from stg_pyg.learning.first_frame import learn_online
+from stg_pyg.utils.images import write_label_map
+from stg_pyg.video.segmenter import VideoSegmenter
 
 
 @pytest.fixture(autouse=True)
 def saved_after_every_frame(monkeypatch):
     monkeypatch.setattr(segment_resume, "SAVE_SECONDS", 0.0)
-    monkeypatch.setattr("experiments.settings.code_digest", lambda: "the code")  # which may be edited while tests run
+    monkeypatch.setattr(
+        "experiments.runs.settings.code_digest", lambda: "the code"
+    )  # which may be edited while tests run
 
 
 @pytest.fixture
@@ -145,7 +147,7 @@ def test_another_command_begins_anew_and_says_so(run, capsys, tmp_path, clip, fi
 
 def test_another_version_of_the_program_begins_anew(run, capsys, monkeypatch, clip, first):
     assert run_killed(lambda: run(clip, first, out="killed") and 0, at=6)
-    monkeypatch.setattr("experiments.settings.code_digest", lambda: "other code")
+    monkeypatch.setattr("experiments.runs.settings.code_digest", lambda: "other code")
     capsys.readouterr()
     run(clip, first, "--seed", 2, out="killed")
     assert "(other: --seed, the program), so this one begins anew" in capsys.readouterr().out

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import strategies
 import torch
+from commands import command, error_line
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from segment_cases import (
@@ -22,16 +23,15 @@ from segment_cases import (
     labels_in,
     run,
 )
-from test_cli import command, error_line
 from torch import nn
 
-from experiments import checkpoints
-from experiments import learning as online
+from experiments.common import checkpoints
+from experiments.runs import learning as online
 from experiments.segment import run as segment_run
-from experiments.segment.shapes import read_boxes, read_points
+from experiments.segment.given.shapes import read_boxes, read_points
 from stg_pyg.errors import InputError
-from stg_pyg.io import write_label_map
-from stg_pyg.nn.segmentation import SegmentationOutput
+from stg_pyg.nn.backbones.segmentation import SegmentationOutput
+from stg_pyg.utils.images import write_label_map
 
 PLACES = st.floats(-900_000, 900_000)
 SIDES = st.floats(1, 900)

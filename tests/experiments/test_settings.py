@@ -15,20 +15,20 @@ import torch
 from datasets.cache import cached
 from datasets.first_frames import first_frames
 from datasets.fixtures import write_fixture
-from datasets.synthetic import SyntheticVideos
-from experiments import settings
-from experiments.flow_state import flow_state, raft_state
-from experiments.jobs import Job, learning_part
-from experiments.presets import PRESETS, Preset, open_split
+from datasets.synthetic.videos import SyntheticVideos
+from experiments.common.presets import PRESETS, Preset, open_split
 from experiments.proposals import ProposalSettings
-from experiments.rows import Row
+from experiments.runs import settings
+from experiments.runs.flow_state import flow_state, raft_state
+from experiments.runs.job import Job, learning_part
+from experiments.runs.rows import Row
+from experiments.runs.settings import differences, digest, fingerprint, path_state, plain, reason_of, state_digest
 from experiments.segment.resume import RunSettings
-from experiments.settings import differences, digest, fingerprint, path_state, plain, reason_of, state_digest
 from experiments.train.begun import StageSettings, check_begun
-from stg_pyg import io
 from stg_pyg.config import STGConfig
 from stg_pyg.errors import InputError
-from stg_pyg.lucid import LucidConfig
+from stg_pyg.lucid.samples import LucidConfig
+from stg_pyg.utils import images as io
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMITS: dict[str, Any] = {"online_seconds": 3.0, "frames": 5, "online_seed": 1, "max_objects_at_once": 2}
@@ -183,7 +183,7 @@ def test_the_program_takes_part(files, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(settings, name, lambda value=value: value)
             assert differences(before, fingerprint(job, "cpu")) == ["program"]
-    monkeypatch.setattr("experiments.cli.bfloat16_is_fast", lambda _: not before["program"]["bfloat16"])
+    monkeypatch.setattr("experiments.common.cli.bfloat16_is_fast", lambda _: not before["program"]["bfloat16"])
     assert differences(before, fingerprint(job, "cpu")) == ["program"]
 
 
@@ -198,7 +198,7 @@ def test_all_code_but_that_of_pages_takes_part(monkeypatch, tmp_path):
     for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("1")
-    monkeypatch.setattr(settings, "__file__", str(tmp_path / "experiments/settings.py"))
+    monkeypatch.setattr(settings, "__file__", str(tmp_path / "experiments/runs/settings.py"))
     found = [settings.code_digest.__wrapped__()]
     for name in names:
         (tmp_path / name).write_text("2")

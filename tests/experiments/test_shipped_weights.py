@@ -1,7 +1,7 @@
 from pathlib import Path
 
-from experiments import checkpoints
-from experiments.presets import PRESETS
+from experiments.common import checkpoints
+from experiments.common.presets import PRESETS
 
 
 def test_they_are_a_small_checkpoint_of_this_version_of_the_preset():

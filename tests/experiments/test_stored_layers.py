@@ -11,12 +11,12 @@ from own_layers import Blend, Halved, Plain
 from torch_geometric.nn import GraphConv
 from train_cases import TINY, make_tiny
 
-from experiments import checkpoints
-from experiments.jobs import Job, settings_of
-from experiments.rows import Row
+from experiments.common import checkpoints
+from experiments.runs.job import Job, settings_of
+from experiments.runs.rows import Row
 from stg_pyg import InputError, STGNet
-from stg_pyg.graph import fully_connected_edge_index
-from stg_pyg.layers import make_spatial, make_temporal, source_files, with_named_layers
+from stg_pyg.graph.spatial import fully_connected_edge_index
+from stg_pyg.model.layers import make_spatial, make_temporal, source_files, with_named_layers
 from stg_pyg.nn import (
     AttentionPropagation,
     GRUPropagation,

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import command, error_line
 from PIL import Image
-from test_cli import command, error_line
 from train_cases import InProcess
 
 from datasets.fixtures import write_fixture
-from experiments import checkpoints
-from experiments.presets import PRESETS
+from experiments.common import checkpoints
+from experiments.common.presets import PRESETS
 from experiments.tables import command as tables
 from experiments.tables.files import draw, to_csv, to_markdown
 from experiments.tables.paper_rows import OURS_IN_PAPER, TARGETS, Result, paper_rows
@@ -41,7 +41,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(monkeypatch: pytest.MonkeyPatch, checkpoint: Path, out: Path, *arguments: object) -> int:
-    monkeypatch.setattr("experiments.scoring.ProcessPoolExecutor", InProcess)
+    monkeypatch.setattr("experiments.runs.scoring.ProcessPoolExecutor", InProcess)
     monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
     return command(
         monkeypatch, "tables", "--checkpoint", checkpoint, "--out", out, "--device", "cpu", "--processes", 1, *arguments
@@ -63,7 +63,7 @@ def measured(out: Path) -> dict[str, list[dict[str, str]]]:
 def test_all_benchmarks(monkeypatch, capsys, tmp_path, data, checkpoint):
     steps = []
     monkeypatch.setattr(
-        "experiments.learning.learn_online", lambda net, *args, **options: steps.append(options["steps"]) or net
+        "experiments.runs.learning.learn_online", lambda net, *args, **options: steps.append(options["steps"]) or net
     )
     out = tmp_path / "out"
     assert run(monkeypatch, checkpoint, out, "--root", data, "--split", "dev", "--online-steps", 7) == 0

@@ -5,15 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import command, error_line
 from PIL import Image
-from test_cli import command, error_line
 from train_cases import NUM_FRAMES, STATISTICS, TINY, assert_same_weights, killer, make_tiny, masks_in
 
 from datasets import SyntheticVideos
-from experiments import checkpoints
-from experiments.rows import table_rows
-from experiments.train import graph_stage, segmentation_stage
-from stg_pyg.io import davis_palette
+from experiments.common import checkpoints
+from experiments.runs.rows import table_rows
+from experiments.train.stages import graph as graph_stage
+from experiments.train.stages import segmentation as segmentation_stage
+from stg_pyg.utils.images import davis_palette
 
 
 @pytest.fixture(scope="module")

@@ -12,25 +12,26 @@ from typing import Any
 
 import pytest
 import torch
-from test_cli import command
-from test_detector_stage import TINY as TINY_DETECTOR
-from test_detector_stage import make as make_detector
+from commands import command
+from detector_cases import TINY as TINY_DETECTOR
+from detector_cases import make as make_detector
 from torch import nn
 from train_cases import TINY, Killed, killer, make_tiny, tiny_model
 
 from datasets import SyntheticVideos, VideoSequence
-from experiments import checkpoints
-from experiments.rows import table_rows
+from experiments.common import checkpoints
+from experiments.runs.rows import table_rows
 from experiments.train import command as train
-from experiments.train import loop as training_loop
-from experiments.train import process_group, segmentation_stage
-from experiments.train.detector_stage import train_detector
-from experiments.train.graph_stage import train_graph
+from experiments.train import process_group
+from experiments.train import trainer as training_loop
 from experiments.train.process_group import own_parts, shares
-from experiments.train.segmentation_stage import train_segmentation
+from experiments.train.stages import segmentation as segmentation_stage
+from experiments.train.stages.detector import train_detector
+from experiments.train.stages.graph import train_graph
+from experiments.train.stages.segmentation import train_segmentation
 from stg_pyg.errors import InputError
-from stg_pyg.lucid import LucidConfig
-from stg_pyg.training import LucidBatches
+from stg_pyg.learning.steps import LucidBatches
+from stg_pyg.lucid.samples import LucidConfig
 
 CPU = torch.device("cpu")
 

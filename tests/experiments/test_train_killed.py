@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from commands import command
 from killed_runs import one_thread
-from test_cli import command
 from train_cases import assert_same_weights, make_tiny, masks_in
 
-from experiments import checkpoints
-from experiments.rows import table_rows
+from experiments.common import checkpoints
+from experiments.runs.rows import table_rows
 from experiments.train import command as train
-from experiments.train import loop as training_loop
+from experiments.train import trainer as training_loop
 
 ROWS = ("flow", "temporal")
 STEPS = ("--segmentation-steps", 4, "--graph-steps", 18, "--workers", 0)
@@ -54,13 +54,13 @@ def run_until_killed(out: Path, where: str, calls: int) -> None:
 
 
 MOMENTS = (
-    ("experiments.train.segmentation_stage.optimisation_step", 2),
+    ("experiments.train.stages.segmentation.optimisation_step", 2),
     ("os.replace", 0),  # of a checkpoint that is written but has its temporary name
     ("experiments.train.command.write_json", 0),
-    ("experiments.train.graph_stage.train_clip", 1),
+    ("experiments.train.stages.graph.train_clip", 1),
     ("os.replace", 1),
-    ("experiments.checkpoints.save_model", 0),
-    ("experiments.scoring.record_video", 1),
+    ("experiments.common.checkpoints.save_model", 0),
+    ("experiments.runs.scoring.record_video", 1),
     ("experiments.train.command.write_text", 0),
 )
 

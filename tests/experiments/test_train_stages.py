@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from coco_files import annotation, make_root, polygon
-from test_cli import command, error_line
+from commands import command, error_line
 from torch import nn
 from train_cases import (
     CPU,
@@ -26,16 +26,17 @@ from train_cases import (
 
 from datasets import VideoSequence
 from datasets.cache import cached
-from experiments import checkpoints
-from experiments.presets import PRESETS, Preset
+from experiments.common import checkpoints
+from experiments.common.presets import PRESETS, Preset
 from experiments.train import command as train
-from experiments.train import graph_stage, segmentation_stage
-from experiments.train import loop as training_loop
-from experiments.train.graph_stage import draw_clip, train_graph
-from experiments.train.segmentation_stage import evaluate_segmentation, load_segmentation, train_segmentation
+from experiments.train import trainer as training_loop
+from experiments.train.stages import graph as graph_stage
+from experiments.train.stages import segmentation as segmentation_stage
+from experiments.train.stages.graph import draw_clip, train_graph
+from experiments.train.stages.segmentation import evaluate_segmentation, load_segmentation, train_segmentation
 from stg_pyg.errors import InputError
-from stg_pyg.lucid import LucidConfig
-from stg_pyg.nn.segmentation import SegmentationOutput
+from stg_pyg.lucid.samples import LucidConfig
+from stg_pyg.nn.backbones.segmentation import SegmentationOutput
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -5,15 +5,17 @@ from typing import Any
 
 import pytest
 import torch
-from test_cli import command, error_line
+from commands import command, error_line
 from torch import nn
 from train_cases import Killed, killer, make_tiny, run_graph, run_segmentation, tiny_model
 
-from experiments.train import board, graph_stage, segmentation_stage
+from experiments.train import board
 from experiments.train import command as train
-from experiments.train import loop as training_loop
+from experiments.train import trainer as training_loop
 from experiments.train.board import Board, rows_of
-from experiments.train.loop import History, choose_precision, run_steps
+from experiments.train.stages import graph as graph_stage
+from experiments.train.stages import segmentation as segmentation_stage
+from experiments.train.trainer import History, choose_precision, run_steps
 from stg_pyg.errors import InputError
 
 CPU = torch.device("cpu")
@@ -62,7 +64,7 @@ def test_checkpoints_without_the_latest_losses():
 
 def test_precision(monkeypatch):
     for fast, expected in ((True, torch.bfloat16), (False, torch.float32)):
-        monkeypatch.setattr("experiments.cli.bfloat16_is_fast", lambda _, fast=fast: fast)
+        monkeypatch.setattr("experiments.common.cli.bfloat16_is_fast", lambda _, fast=fast: fast)
         assert choose_precision("auto", CPU) is expected
     assert choose_precision("bfloat16", CPU) is torch.bfloat16
     assert choose_precision("float32", CPU) is torch.float32

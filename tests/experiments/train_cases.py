@@ -12,12 +12,13 @@ import torch
 from torch import nn
 
 from datasets import SyntheticVideos, VideoSequence
-from experiments import checkpoints, scoring
-from experiments.presets import PRESETS, Preset
-from experiments.train.graph_stage import train_graph
-from experiments.train.segmentation_stage import train_segmentation
-from stg_pyg.lucid import LucidConfig
-from stg_pyg.model import STGNet
+from experiments.common import checkpoints
+from experiments.common.presets import PRESETS, Preset
+from experiments.runs import scoring
+from experiments.train.stages.graph import train_graph
+from experiments.train.stages.segmentation import train_segmentation
+from stg_pyg.lucid.samples import LucidConfig
+from stg_pyg.model.stgnet import STGNet
 
 CPU = torch.device("cpu")
 SYNTHETIC = PRESETS["synthetic-small"]
@@ -60,7 +61,7 @@ def make_tiny(patch: pytest.MonkeyPatch) -> None:
         return SyntheticVideos(split, 2, NUM_FRAMES, height=32, width=48, seed=seed, max_objects=2)
 
     patch.setitem(PRESETS, "synthetic-small", TINY)
-    patch.setattr("experiments.presets.SyntheticVideos", videos)
+    patch.setattr("experiments.common.presets.SyntheticVideos", videos)
     patch.setattr(scoring, "ProcessPoolExecutor", InProcess)
     patch.setattr(torch, "set_num_threads", lambda _: None)  # waiting threads are slow where cores are shared
 

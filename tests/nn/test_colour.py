@@ -1,7 +1,7 @@
 import torch
 
-from stg_pyg.crops import normalize_image
-from stg_pyg.nn.colour import ColourEncoder, ColourKeys
+from stg_pyg.nn.backbones.colour import ColourEncoder, ColourKeys
+from stg_pyg.ops.crops import normalize_image
 
 
 def test_cosines_of_colours_are_bhattacharyya_coefficients():

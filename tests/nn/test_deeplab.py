@@ -5,8 +5,8 @@ from torch import nn
 from torch.testing import assert_close
 
 from stg_pyg import InputError
-from stg_pyg.nn.deeplab import DeepLabV3Plus
-from stg_pyg.nn.segmentation import SmallSegmentationNet, segmentation_loss
+from stg_pyg.nn.backbones.deeplab import DeepLabV3Plus
+from stg_pyg.nn.backbones.segmentation import SmallSegmentationNet, segmentation_loss
 
 
 @pytest.fixture(scope="module")

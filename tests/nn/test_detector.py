@@ -6,10 +6,10 @@ from torchvision.models import detection
 from torchvision.ops import box_iou, roi_align
 
 from stg_pyg.errors import InputError
-from stg_pyg.nn import coco_models
-from stg_pyg.nn.coco_models import NUM_COCO, coco_model
-from stg_pyg.nn.detector import ClassAgnosticHeads, Detector
-from stg_pyg.proposals import Proposals
+from stg_pyg.nn.detector import coco_models
+from stg_pyg.nn.detector.coco_models import NUM_COCO, coco_model
+from stg_pyg.nn.detector.mask_rcnn import ClassAgnosticHeads, Detector
+from stg_pyg.proposals.base import Proposals
 
 MASK_RCNN = "maskrcnn_resnet50_fpn"
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from stg_pyg import InputError
-from stg_pyg.nn.encoders import KeyEncoder, ProposalEncoder, ResNetBackbone, SmallBackbone
+from stg_pyg.nn.backbones.encoders import KeyEncoder, ProposalEncoder, ResNetBackbone, SmallBackbone
 
 
 @pytest.fixture(autouse=True)

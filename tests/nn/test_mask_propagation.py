@@ -5,7 +5,7 @@ from torch.testing import assert_close
 from torch_geometric.testing import assert_module
 from torch_geometric.utils import to_torch_coo_tensor, to_torch_csr_tensor
 
-from stg_pyg.graph import fully_connected_edge_index
+from stg_pyg.graph.spatial import fully_connected_edge_index
 from stg_pyg.nn import MaskPropagation
 
 BACKENDS = ["edgewise", "fused", "closed", "region", "auto"]

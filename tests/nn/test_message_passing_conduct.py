@@ -8,8 +8,8 @@ from torch_geometric.explain import Explainer, GNNExplainer
 from torch_geometric.utils import to_torch_coo_tensor, to_torch_csr_tensor
 
 from stg_pyg.nn import MaskPropagation
-from stg_pyg.nn.mask_propagation import BACKENDS
-from stg_pyg.nn.region import RegionLayout
+from stg_pyg.nn.spatial.mask_propagation import BACKENDS
+from stg_pyg.ops.regions import RegionLayout
 
 EDGES = torch.tensor([[0, 1, 2, 3, 4, 1], [1, 2, 0, 4, 3, 0]])
 BATCH, SIZES = torch.tensor([0, 0, 0, 1, 1]), [3, 2]

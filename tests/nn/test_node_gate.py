@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from stg_pyg.nn.node_gate import NodeGate
+from stg_pyg.nn.backbones.node_gate import NodeGate
 
 
 @pytest.fixture

@@ -3,10 +3,10 @@ import torch
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import stg_pyg.nn.region as region
-from stg_pyg.boxes import masks_to_boxes
-from stg_pyg.graph import fully_connected_edge_index
+import stg_pyg.ops.regions as region
+from stg_pyg.graph.spatial import fully_connected_edge_index
 from stg_pyg.nn import MaskPropagation, MaskRegions
+from stg_pyg.ops.boxes import masks_to_boxes
 
 TOLERANCE = {torch.float32: {"rtol": 1e-5, "atol": 1e-6}, torch.float64: {"rtol": 1e-12, "atol": 1e-12}}
 HEIGHT, WIDTH = 9, 14

@@ -5,7 +5,7 @@ from torch_geometric.nn import GATConv, GCNConv, GraphConv, SAGEConv, SimpleConv
 from torch_geometric.utils import scatter
 
 from stg_pyg.errors import InputError
-from stg_pyg.graph import fully_connected_edge_index
+from stg_pyg.graph.spatial import fully_connected_edge_index
 from stg_pyg.nn import ConvAdapter, MaskPropagation, MeanPropagation, resolve_spatial_conv
 
 LAYERS = ["stg", "mean", "GCNConv", "GraphConv", "SimpleConv", "LEConv", "TAGConv"]

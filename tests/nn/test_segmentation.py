@@ -6,11 +6,11 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from stg_pyg.lucid import LucidConfig
-from stg_pyg.nn.deeplab import DeepLabV3Plus
-from stg_pyg.nn.segmentation import ResidualBlock, SegmentationOutput, SmallSegmentationNet, segmentation_loss
-from stg_pyg.online import learn_online
-from stg_pyg.training import AveragedWeights, segmentation_step
+from stg_pyg.learning.first_frame import learn_online
+from stg_pyg.learning.steps import AveragedWeights, segmentation_step
+from stg_pyg.lucid.samples import LucidConfig
+from stg_pyg.nn.backbones.deeplab import DeepLabV3Plus
+from stg_pyg.nn.backbones.segmentation import ResidualBlock, SegmentationOutput, SmallSegmentationNet, segmentation_loss
 
 CPU = torch.device("cpu")
 

@@ -7,7 +7,7 @@ from torch.testing import assert_close
 from torch_geometric.nn import GATConv, GATv2Conv, GCNConv
 
 from stg_pyg.errors import InputError
-from stg_pyg.graph import fully_connected_edge_index
+from stg_pyg.graph.spatial import fully_connected_edge_index
 from stg_pyg.nn import (
     AttentionPropagation,
     EdgeMLPPropagation,

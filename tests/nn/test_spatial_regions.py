@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from stg_pyg.boxes import masks_to_boxes
-from stg_pyg.graph import fully_connected_edge_index
+from stg_pyg.graph.spatial import fully_connected_edge_index
 from stg_pyg.nn import MaskPropagation, MeanPropagation, call_spatial_conv, resolve_spatial_conv
-from stg_pyg.nn.region import MaskRegions, RegionLayout, graphs_of
-from stg_pyg.nn.resolver import call_spatial_regions
+from stg_pyg.nn.spatial.registry import call_spatial_regions
+from stg_pyg.ops.boxes import masks_to_boxes
+from stg_pyg.ops.regions import MaskRegions, RegionLayout, graphs_of
 
 HEIGHT, WIDTH = 10, 15
 SIZES, WINDOWS = (3, 2), ((2, 1, 7, 5), (9, 0, 14, 10))

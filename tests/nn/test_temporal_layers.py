@@ -6,8 +6,8 @@ import torch
 from torch.testing import assert_close
 
 from stg_pyg.nn import JointMemoryAttention, MeanMemory, MemoryAttention
-from stg_pyg.nn import joint_memory_attention as joint_module
-from stg_pyg.nn import memory_attention as memory_attention_module
+from stg_pyg.nn.temporal import joint_memory_attention as joint_module
+from stg_pyg.nn.temporal import memory_attention as memory_attention_module
 
 HEIGHT, WIDTH, CHANNELS = 3, 2, 4
 LAYERS = {

@@ -8,7 +8,7 @@ from torch_geometric.utils import scatter
 
 from stg_pyg.errors import InputError
 from stg_pyg.nn import JointMemoryAttention, MeanMemory, MemoryAttention, resolve_temporal_conv
-from stg_pyg.nn.temporal_resolver import options_taken
+from stg_pyg.nn.temporal.registry import options_taken
 
 CLASSES = {"memory_attention": MemoryAttention, "joint": JointMemoryAttention, "mean": MeanMemory}
 

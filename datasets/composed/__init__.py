@@ -1,0 +1,1 @@
+"""Objects of real videos pasted into one another."""

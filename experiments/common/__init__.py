@@ -1,0 +1,1 @@
+"""What every command needs: its options, presets, checkpoints and processes."""

@@ -1,0 +1,91 @@
+"""The arguments ``--spatial-conv`` and ``--temporal-conv``, which exchange the layers of the two graphs."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from experiments.common.checkpoints import build_model
+from experiments.common.presets import Preset
+from stg_pyg.config import STGConfig
+from stg_pyg.errors import InputError
+from stg_pyg.model.layers import make_spatial, make_temporal
+from stg_pyg.model.stgnet import STGNet
+from stg_pyg.nn import ConvAdapter
+
+_FORM = "or package.module:Class, each with arguments as in"
+
+
+def add_layers(parser: argparse._ActionsContainer, default: str) -> None:
+    """Adds both; ``default`` says in words what they are without."""
+    spatial = f"stg, attention, edge_mlp, symmetric, gru, mean, a convolution of PyG, {_FORM} GraphConv:aggr=mean"
+    temporal = f"memory_attention, joint, mean, {_FORM} joint:top_k=20,temperature=0.1"
+    for graph, names in (("spatial", spatial), ("temporal", temporal)):
+        text = f"layer of the {graph} graph: {names} (docs/layers.md); default: {default}"
+        parser.add_argument(f"--{graph}-conv", metavar="LAYER", help=text)
+
+
+def with_layers(config: STGConfig, spatial: str | None, temporal: str | None) -> STGConfig:
+    """The configuration with the layers that ``--spatial-conv`` and ``--temporal-conv`` name.
+
+    Raises:
+        InputError: a name is unknown, or what it names does not fit.
+    """
+    try:
+        if spatial is not None:
+            make_spatial(spatial, config)
+            config = config.with_options(spatial_conv=spatial)
+        if temporal is not None:
+            make_temporal(temporal, config)
+            config = config.with_options(temporal_conv=temporal)
+    except InputError as error:
+        option = "spatial" if spatial is not None and config.spatial_conv != spatial else "temporal"
+        raise InputError(f"--{option}-conv: {error}") from error
+    return config
+
+
+def exchanged(model: STGNet, preset: Preset, config: STGConfig) -> STGNet:
+    """The same weights under a configuration with other layers."""
+    other = STGNet.untrained(config) if model.segmentation is None else build_model(preset, config)
+    other.load_state_dict(model.state_dict(), strict=False)
+    return other.eval()
+
+
+def check_layers(model: STGNet, config: STGConfig, checkpoint: Path | None) -> None:
+    """Sees to it that a model has the weights of the layers of a configuration that it is about to run under.
+
+    Args:
+        model: of ``checkpoint``, or without a learned part.
+        config: with other layers, perhaps.
+        checkpoint: for the message.
+
+    Raises:
+        InputError: a layer that takes part has weights, and the model does not hold them.
+    """
+    other = STGNet.untrained(config)
+    wanted = [
+        ("--spatial-conv", config.spatial_conv, other.spatial_conv, model.spatial_conv, config.use_spatial),
+        ("--temporal-conv", config.temporal_conv, other.memory_attention, model.memory_attention, config.use_temporal),
+    ]
+    for option, name, layer, own, takes_part in wanted:
+        if takes_part and not _holds(own, layer):
+            where = "without --checkpoint there are" if checkpoint is None else f"{checkpoint} has"
+            raise InputError(
+                f"{option} {name}: {where} no weights of this layer; "
+                f"train it with python -m experiments.train {option} {name}"
+            )
+
+
+def _holds(own: nn.Module, layer: nn.Module) -> bool:
+    """Whether one layer has weights of all the names and shapes that another has; those of stock convolutions are
+    called alike, so there the classes count, too."""
+    if isinstance(layer, ConvAdapter) and not (isinstance(own, ConvAdapter) and type(own.conv) is type(layer.conv)):
+        return False
+    held = own.state_dict()
+    return all(
+        name in held and (is_lazy(value) or held[name].shape == value.shape)
+        for name, value in layer.state_dict().items()
+    )

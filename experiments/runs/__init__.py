@@ -1,0 +1,1 @@
+"""Running and scoring videos, and what makes that resumable."""

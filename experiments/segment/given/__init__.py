@@ -1,0 +1,1 @@
+"""What is given of the objects: masks, boxes, points, proposals."""

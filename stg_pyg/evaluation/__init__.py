@@ -1,0 +1,1 @@
+"""Scores of the benchmarks, and results as their servers take them."""

@@ -1,0 +1,1 @@
+"""Optical flow for Q: sources, and warping by it."""

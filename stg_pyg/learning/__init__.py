@@ -1,0 +1,1 @@
+"""Training of the segmentation network, before a video and while it runs."""

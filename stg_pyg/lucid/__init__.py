@@ -1,0 +1,1 @@
+"""Training samples dreamt from annotated frames."""

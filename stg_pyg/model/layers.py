@@ -1,0 +1,121 @@
+"""The layers of a model: made from its configuration, and named so that they can be made again."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from stg_pyg.config import STGConfig
+from stg_pyg.errors import InputError
+from stg_pyg.nn.made import arguments_of, find_class, format_layer, parse_layer, path_of
+from stg_pyg.nn.spatial import registry as spatial_registry
+from stg_pyg.nn.spatial.conv_adapter import ConvAdapter
+from stg_pyg.nn.temporal import registry as temporal_registry
+
+Query = nn.Module | str
+_TEMPORAL = {"normalize_keys": "normalize_keys", "temperature": "temperature", "update": "temporal_update"}
+
+
+def make_spatial(query: Query, config: STGConfig) -> nn.Module:
+    """The layer of the spatial graph; one of ours gets the constants that its text leaves open.
+
+    Raises:
+        InputError: it is unknown or does not fit.
+    """
+    return spatial_registry.resolve_spatial_conv(
+        query, **spatial_registry.own_options(query, num_steps=config.num_steps)
+    )
+
+
+def make_temporal(query: Query, config: STGConfig) -> nn.Module:
+    """The layer of the temporal graph, as :func:`make_spatial`.
+
+    Raises:
+        InputError: it is unknown or does not fit.
+    """
+    constants = {argument: getattr(config, name) for argument, name in _TEMPORAL.items()}
+    options = temporal_registry.options_taken(query, constants)
+    return temporal_registry.resolve_temporal_conv(query, **options)
+
+
+def with_named_layers(config: STGConfig, spatial: nn.Module, temporal: nn.Module) -> STGConfig:
+    """The configuration whose ``spatial_conv`` and ``temporal_conv`` make these layers again, weights apart.
+
+    Raises:
+        InputError: that cannot be told of a layer: its class cannot be imported by name, its arguments are not known or
+            no plain values, or it was changed since it was made.
+    """
+    with torch.random.fork_rng([]):
+        return config.with_options(
+            spatial_conv=_text_of(spatial, config.spatial_conv, config, make_spatial, spatial_registry.name_of),
+            temporal_conv=_text_of(temporal, config.temporal_conv, config, make_temporal, temporal_registry.name_of),
+        )
+
+
+def source_files(config: STGConfig) -> list[Path]:
+    """The files that the classes of layers from elsewhere are in, which results depend on.
+
+    Raises:
+        InputError: such a class cannot be imported.
+    """
+    names = [parse_layer(text)[0] for text in (config.spatial_conv, config.temporal_conv)]
+    return [Path(inspect.getfile(find_class(name))) for name in names if ":" in name]
+
+
+def _text_of(
+    layer: nn.Module,
+    known: str,
+    config: STGConfig,
+    make: Callable[[Query, STGConfig], nn.Module],
+    name_of: Callable[[type], str | None],
+) -> str:
+    """The text ``known``, if it makes such a layer, else one that does."""
+    inner = _without_adapter(layer)
+    arguments, name = arguments_of(inner), type(inner).__name__
+    with contextlib.suppress(InputError):
+        if arguments is not None and _alike(make(known, config), layer):
+            return known
+    remedy = "make the layer by its name or class, see 'Checkpoints' in docs/layers.md"
+    if arguments is None:
+        raise InputError(f"the layer {name} cannot be stored: what it was made with is not known; {remedy}")
+    try:
+        text = format_layer(name_of(type(inner)) or path_of(type(inner)), arguments)
+        again = make(text, config)
+    except InputError as error:
+        raise InputError(f"the layer {name} cannot be stored: {error}; {remedy}") from error
+    if not _alike(again, layer):
+        raise InputError(f"the layer {name} cannot be stored: it was changed since it was made; {remedy}")
+    return text
+
+
+def _alike(one: nn.Module, other: nn.Module) -> bool:
+    """Whether two layers are of the same classes, with the same arguments and shapes of weights."""
+    kinds = [[(name, type(module)) for name, module in layer.named_modules()] for layer in (one, other)]
+    if kinds[0] != kinds[1]:
+        return False
+    first, second = (_without_adapter(layer) for layer in (one, other))
+    if arguments_of(first) != arguments_of(second) or _values(first) != _values(second):
+        return False
+    states = [layer.state_dict() for layer in (one, other)]
+    return states[0].keys() == states[1].keys() and all(
+        is_lazy(value) or is_lazy(states[1][name]) or value.shape == states[1][name].shape
+        for name, value in states[0].items()
+    )
+
+
+def _values(layer: nn.Module) -> dict[str, Any]:
+    """Attributes that are called as arguments of the constructor are."""
+    plain = (bool, int, float, str, type(None))
+    values = {name: getattr(layer, name, None) for name in inspect.signature(type(layer)).parameters}
+    return {name: value for name, value in values.items() if isinstance(value, plain)}
+
+
+def _without_adapter(layer: nn.Module) -> nn.Module:
+    return layer.conv if isinstance(layer, ConvAdapter) else layer

@@ -1,0 +1,344 @@
+"""STG-Net: the parts of a frame's way, composed by injection."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch_geometric.data import Batch
+
+from stg_pyg.config import STGConfig
+from stg_pyg.errors import InputError
+from stg_pyg.graph.memory import MemoryBank, read_batch
+from stg_pyg.graph.spatial import SpatialGraph, batch_of_views, bounded_weight, build_spatial_graph, edge_weight
+from stg_pyg.model.layers import make_spatial, make_temporal
+from stg_pyg.model.motion import LastBox, MotionModel
+from stg_pyg.model.selection import region_selection_scores, select_best
+from stg_pyg.nn.backbones.colour import ColourEncoder, ColourKeys
+from stg_pyg.nn.backbones.deeplab import DeepLabV3Plus
+from stg_pyg.nn.backbones.encoders import KeyEncoder, ProposalEncoder, ResNetBackbone, SmallBackbone
+from stg_pyg.nn.backbones.node_gate import NodeGate
+from stg_pyg.nn.backbones.segmentation import SmallSegmentationNet
+from stg_pyg.nn.spatial.calls import call_spatial_regions
+from stg_pyg.ops.boxes import masks_to_boxes, paired_box_iou
+from stg_pyg.ops.crops import add_pasted, crop_resize, crop_windows, normalize_image, paste, paste_extents
+from stg_pyg.ops.masks import region_mask_iou
+from stg_pyg.ops.regions import MaskRegions, RegionLayout, Window, graphs_of, windows_of_masks
+from stg_pyg.proposals.base import Proposals
+from stg_pyg.utils.timing import stage
+
+
+@dataclass
+class FrameInput:
+    """What is known of K objects in one frame before the graphs are built."""
+
+    image: Tensor
+    """[3, H, W] RGB in [0, 1]."""
+    proposals: list[Proposals]
+    """Of each object; an empty one leaves the object to Q alone."""
+    p: Tensor
+    """[K, 4] boxes predicted by Eq. 2."""
+    q: Tensor
+    """[K, H, W] masks of the previous frame, warped to this one."""
+    anchors: Tensor
+    """[K, F] features of each object in its first frame."""
+    banks: list[MemoryBank]
+    """Memory of each object."""
+    obj_ids: list[int]
+    frame_idx: int
+    target: Tensor | None = None
+    """[K, H, W] true masks, for the selection while training."""
+
+    @cached_property
+    def normal(self) -> Tensor:
+        """[3, H, W] the image as the encoders see it."""
+        return normalize_image(self.image)
+
+
+@dataclass
+class FrameOutput:
+    """Masks of one frame at every stage. N nodes over K objects, S is the side of the keys' grid."""
+
+    masks: Tensor
+    """[K, H, W] refined soft masks, the result."""
+    chosen: Tensor
+    """[K, H, W] soft masks selected from the spatial graphs."""
+    regions: MaskRegions
+    """[N, 1, H, W] reconstructed soft masks of all nodes, inside the windows of their objects."""
+    batch: Tensor
+    """[N] object position of each node."""
+    selected: Tensor
+    """[K] chosen node, -1 for an object without proposals."""
+    scores: Tensor
+    """[N] Eq. 6, with the learned term if there is one."""
+    gate: Tensor
+    """[N] gate of each node; ones where there is none."""
+    keys: Tensor
+    """[K, C, S, S]."""
+    windows: Tensor
+    """[K, 4] windows of the frame that the keys were computed from."""
+    graphs: Batch | None = None
+
+    @cached_property
+    def nodes(self) -> Tensor:
+        """[N, H, W] reconstructed soft masks of all nodes as frames, made when they are asked for."""
+        return self.regions.to_frame()[:, 0]
+
+
+class STGNet(nn.Module):
+    """Spatiotemporal graph network of Liu et al., AAAI 2021 (arXiv:2012.05499), over the proposals of one frame.
+
+    Every part can be replaced by another with the same interface; :meth:`small` and :meth:`paper` build the usual ones.
+
+    Args:
+        config: constants.
+        feature_encoder: (normalised image, boxes, masks) -> X of Eq. 3.
+        key_encoder: normalised crops -> keys of Eq. 7.
+        segmentation: (normalised crops, Q crops) -> mask logits and quality; none: proposals come from outside only.
+        spatial_conv: message-passing layer, or a name for :func:`stg_pyg.nn.resolve_spatial_conv`.
+        memory_attention: another name of ``temporal_conv``.
+        temporal_conv: layer of the temporal graph, or a name for :func:`stg_pyg.nn.resolve_temporal_conv`.
+
+    Raises:
+        InputError: a layer is unknown or does not fit, or there are two for the temporal graph.
+    """
+
+    def __init__(
+        self,
+        config: STGConfig,
+        feature_encoder: nn.Module,
+        key_encoder: nn.Module,
+        segmentation: nn.Module | None = None,
+        spatial_conv: nn.Module | str | None = None,
+        memory_attention: nn.Module | str | None = None,
+        temporal_conv: nn.Module | str | None = None,
+    ):
+        super().__init__()
+        self.config = config
+        self.feature_encoder, self.key_encoder, self.segmentation = feature_encoder, key_encoder, segmentation
+        self.spatial_conv = make_spatial(spatial_conv if spatial_conv is not None else config.spatial_conv, config)
+        self._check_features()
+        given = [layer for layer in (memory_attention, temporal_conv) if layer is not None]
+        if len(given) > 1:
+            raise InputError("memory_attention and temporal_conv are the same layer: give one of them")
+        self.memory_attention: Any = make_temporal(given[0] if given else config.temporal_conv, config)
+        grid = getattr(key_encoder, "grid", 0)
+        if grid % config.memory_cell:
+            raise InputError(f"memory_cell = {config.memory_cell} does not divide the {grid} pixels of the keys' grid")
+        self.node_gate = NodeGate() if config.node_gate else None
+        self.motion = MotionModel(config.motion_steps) if config.use_motion else LastBox()
+
+    def _check_features(self) -> None:
+        wanted = getattr(self.spatial_conv, "feat_channels", -1)
+        made = getattr(self.feature_encoder, "out_features", -1)
+        if self.config.features == "encoder" and 0 < wanted != made > 0:
+            name = type(self.spatial_conv).__name__
+            raise InputError(f"{name} wants {wanted} features and the encoder makes {made}; give feat_channels={made}")
+
+    @classmethod
+    def small(cls, config: STGConfig | None = None, width: int = 32) -> STGNet:
+        """Networks of a few million parameters for a CPU, randomly initialised."""
+        config = config or STGConfig.small()
+        return cls(
+            config,
+            ProposalEncoder(SmallBackbone(width // 2, 2 * width), mode="crop", pool="mask", out_features=32),
+            KeyEncoder(SmallBackbone(width // 2, 2 * width), 32, grid=config.key_size // 4, positions=True),
+            SmallSegmentationNet(width),
+        )
+
+    @classmethod
+    def untrained(cls, config: STGConfig | None = None) -> STGNet:
+        """No learned part at all, for proposals with masks from outside: colours stand for features and keys."""
+        config = config or STGConfig.untrained()
+        return cls(config, ColourEncoder(), ColourKeys(config.key_size // 4))
+
+    @classmethod
+    def paper(
+        cls,
+        config: STGConfig | None = None,
+        features: str | Path | None = None,
+        keys: str | Path | None = None,
+        segmentation: str | Path | None = None,
+        grid: int = 32,
+    ) -> STGNet:
+        """ResNet-101 features, ResNet-50 stage-4 keys, and DeepLabv3+ on ResNet-101 guided by Q.
+
+        ``features``, ``keys`` and ``segmentation`` say where their weights come from: ``auto``, ``none`` or a path, see
+        :func:`stg_pyg.utils.pretrained.load_torchvision`; None is ``none``, and for ``segmentation`` leaves the
+        network out.
+        """
+        return cls(
+            config or STGConfig.paper(),
+            ProposalEncoder(ResNetBackbone("resnet101", 5, features), mode="roi", pool="avg", size=56),
+            KeyEncoder(ResNetBackbone("resnet50", 4, keys), grid=grid),
+            None if segmentation is None else DeepLabV3Plus.resnet101(segmentation),
+        )
+
+    def forward(self, frame: FrameInput) -> FrameOutput:
+        """One frame: graphs (Eq. 3), propagation (Eqs. 4-5), selection (Eq. 6), refinement from memory (Eqs. 7-8)."""
+        graphs = self.build_graphs(frame)
+        regions, gate = self.reconstruct(graphs)
+        with stage("selection"):
+            node_boxes = regions.boxes(self.config.thr)
+            scores, selected = self.select(graphs, regions, gate, frame, node_boxes)
+            chosen, boxes = self._choose(graphs, regions, selected, node_boxes, frame.q)
+        masks, keys, windows = self.refine(frame, chosen, boxes)
+        return FrameOutput(masks, chosen, regions, graphs.batch, selected, scores, gate, keys, windows, graphs)
+
+    def encode(self, image: Tensor, masks: Tensor, boxes: Tensor) -> Tensor:
+        """Features X [N, F] of masks [N, H, W] with boxes [N, 4] in an image [3, H, W]."""
+        return self.feature_encoder(normalize_image(image), boxes, masks)
+
+    @stage("graph")
+    def build_graphs(self, frame: FrameInput) -> Batch:
+        """The spatial graph of every object, as one batch."""
+        merged = Proposals.cat(frame.proposals)
+        feats = merged.feats
+        if feats is None or self.config.features != "given":
+            with stage("features"):
+                feats = self.feature_encoder(frame.normal, merged.boxes, merged.masks)
+        sizes = [len(proposals) for proposals in frame.proposals]
+        graphs: list[SpatialGraph] = []
+        for k, (proposals, x) in enumerate(zip(frame.proposals, feats.split(sizes), strict=True)):
+            graph = build_spatial_graph(
+                proposals.masks,
+                proposals.boxes,
+                x,
+                obj_id=frame.obj_ids[k],
+                frame_idx=frame.frame_idx,
+                scores=proposals.scores,
+                q=frame.q[k],
+                p=frame.p[k],
+                mask_iou=self.config.edge_iou == "mask",
+                window=proposals.window,
+                keep_bool=True,
+            )
+            graph.anchor = F.cosine_similarity(x, frame.anchors[k][None], dim=1)
+            graphs.append(graph)
+        return batch_of_views(graphs, merged.masks[:, None])
+
+    @stage("spatial")
+    def reconstruct(self, graphs: Batch) -> tuple[MaskRegions, Tensor]:
+        """Reconstructed masks [N, 1, H, W] in the windows of their objects, and gates [N], of all nodes."""
+        proposals = proposal_regions(graphs)
+        gate = proposals.flat.new_ones(len(graphs.batch))
+        if self.node_gate is not None:
+            gate = self.node_gate(node_evidence(graphs, proposals), graphs.score)
+        if not self.config.use_spatial:
+            return proposals, gate
+        edge_index, edge_attr, weight = self.weighted_edges(graphs, gate)
+        graph = {"edge_weight": weight, "edge_attr": edge_attr, "batch": graphs.batch, "feat": graphs.feat}
+        graph["boxes"] = graphs.box
+        return call_spatial_regions(self.spatial_conv, graphs.x, edge_index, proposals.layout, **graph), gate
+
+    def weighted_edges(self, graphs: Batch, gate: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Edges [2, E] that propagation uses, their attributes [E, 2] and weights [E]: Eq. 3, times the gate if any."""
+        edge_index, edge_attr = graphs.edge_index, graphs.edge_attr
+        weight = edge_weight(edge_attr, self.config.alpha)
+        if self.node_gate is not None:
+            # A learned cosine may be negative; the normalisation of Eq. 5 needs weights that are not.
+            weight = weight.clamp(min=0) * gate[edge_index[0]]
+        if self.config.min_edge_iou > 0:
+            kept = torch.nonzero(edge_attr[:, 1] >= self.config.min_edge_iou)[:, 0]  # waits once for three selections
+            edge_index, edge_attr, weight = edge_index[:, kept], edge_attr[kept], weight[kept]
+        if self.node_gate is None:
+            weight = bounded_weight(weight, edge_index[1], len(graphs.batch))
+        return edge_index, edge_attr, weight
+
+    def select(
+        self, graphs: Batch, regions: MaskRegions, gate: Tensor, frame: FrameInput, boxes: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Scores [N] of Eq. 6 and the best node [K] of every object, by the true mask and box while training."""
+        config = self.config
+        with torch.no_grad():
+            p, q = frame.p, frame.q
+            if self.training and frame.target is not None:
+                p, q = masks_to_boxes(frame.target), frame.target
+            threshold = None if self.training else config.thr
+            scores = region_selection_scores(regions, boxes, p, q, config.lambda1, threshold)
+            if config.quality_weight > 0 and not self.training:
+                scores = scores + config.quality_weight * gate
+            return scores, select_best(scores, graphs.batch, len(frame.obj_ids))
+
+    def _choose(
+        self, graphs: Batch, regions: MaskRegions, selected: Tensor, node_boxes: Tensor, q: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The selected masks [K, H, W] with their boxes [K, 4]; Q for objects without proposals."""
+        filled = regions.graphs
+        if len(filled) == 0:
+            return q.clone(), masks_to_boxes(q.detach(), self.config.thr)
+        best = selected[filled]
+        chosen, boxes = regions.select(best - graphs.ptr[filled])[:, 0].to(q.dtype), node_boxes[best].to(q.dtype)
+        if len(filled) == len(q):
+            return chosen, boxes
+        boxes_of_q = masks_to_boxes(q.detach(), self.config.thr)
+        return q.index_copy(0, filled, chosen), boxes_of_q.index_copy(0, filled, boxes)
+
+    @stage("temporal")
+    def refine(self, frame: FrameInput, chosen: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Masks [K, H, W] after Eqs. 7-8, with the keys and their windows, which the memory takes up.
+
+        Args:
+            frame: for its image and memory.
+            chosen: [K, H, W].
+            boxes: [K, 4] of ``chosen``; an object without extent keeps its mask.
+        """
+        height, width = chosen.shape[-2:]
+        windows = crop_windows(boxes, self.config.crop_margin).to(chosen.dtype)
+        keys = self._keys(frame.normal, windows)
+        if not self.config.use_temporal:
+            return chosen, keys, windows
+        owner = torch.arange(len(chosen), device=chosen.device)
+        values = crop_resize(chosen[:, None], windows, keys.shape[-1], owner)[:, 0]
+        memory_masks, memory_keys, edge_index = read_batch(frame.banks)
+        refined = self.memory_attention.forward_graph(values, keys, memory_masks, memory_keys, edge_index)
+        seen = boxes[:, 2:3] > boxes[:, 0:1]
+        extents = paste_extents(windows.where(seen, -1), height, width)
+        if self.config.temporal_update == "paper":
+            masks = torch.where(seen[..., None], paste(refined, windows, height, width, extents), chosen)
+        else:
+            # The values are coarse; their change is put back, so that the detail of the chosen mask stays.
+            masks = add_pasted(chosen, refined - values, windows, extents)
+        return masks, keys, windows
+
+    def encode_keys(self, image: Tensor, windows: Tensor) -> Tensor:
+        """Keys [K, C, S, S] of windows [K, 4] of an image [3, H, W]."""
+        return self._keys(normalize_image(image), windows)
+
+    @stage("keys")
+    def _keys(self, normal: Tensor, windows: Tensor) -> Tensor:
+        return self.key_encoder(crop_resize(normal[None], windows, self.config.key_size))
+
+
+def proposal_regions(graphs: Batch) -> MaskRegions:
+    """The masks of a batch of spatial graphs inside their windows; where those are not known they are found."""
+    sizes = (graphs.ptr[1:] - graphs.ptr[:-1]).tolist()
+    filled = [size for size in sizes if size]
+    if "window" in graphs:
+        boxes = [tuple(window) for window, size in zip(graphs.window.tolist(), sizes, strict=True) if size]
+        windows: tuple[Window, ...] = tuple(boxes)
+    else:
+        windows = windows_of_masks(graphs.x, filled)
+    layout = RegionLayout(tuple(filled), windows, (1, graphs.x.size(-2), graphs.x.size(-1)))
+    return MaskRegions.cropped(graphs.x, layout, graphs_of(graphs.batch, layout), graphs.feat.dtype)
+
+
+def node_evidence(graphs: Batch, proposals: MaskRegions | None = None) -> Tensor:
+    """What speaks for each node, [N, 5]: likeness to the first frame, agreement with Q, with p, with the other nodes
+    (mean mask IoU), and the mean likeness to them (mean cosine); ``proposals`` are :func:`proposal_regions`."""
+    proposals = proposal_regions(graphs) if proposals is None else proposals
+    with torch.no_grad():
+        with_q = region_mask_iou(proposals, graphs.q).to(graphs.anchor)
+        with_p = paired_box_iou(graphs.box, graphs.p[graphs.batch])
+    target = graphs.edge_index[1]
+    others = graphs.edge_attr.new_zeros(len(graphs.batch), graphs.edge_attr.shape[1])
+    others = others.index_add(0, target, graphs.edge_attr)
+    degree = others.new_zeros(len(graphs.batch)).index_add(0, target, others.new_ones(len(target)))
+    degree = degree.clamp(min=1)[:, None]
+    others = others / degree
+    return torch.stack([graphs.anchor, with_q, with_p, others[:, 1], others[:, 0]], dim=1)

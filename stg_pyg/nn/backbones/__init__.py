@@ -1,0 +1,1 @@
+"""Encoders of X and K, and segmentation networks."""

@@ -1,0 +1,1 @@
+"""Boxes, crops, windows and masks: what every room measures with."""

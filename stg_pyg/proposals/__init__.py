@@ -1,0 +1,1 @@
+"""Proposals of objects: where they come from, whose they are, how they are kept."""

@@ -1,0 +1,1 @@
+"""Files, pretrained weights, timing: nothing of the method."""

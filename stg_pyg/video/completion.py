@@ -1,0 +1,88 @@
+"""Finding the rest of an object of which a result is only a part, as after it has passed behind something."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from stg_pyg.ops.masks import mask_iou
+from stg_pyg.proposals.appearance import ColourModel
+from stg_pyg.proposals.base import Proposals
+from stg_pyg.proposals.guided import GuidedProposer
+
+PART = 0.75
+"""A result is a part when its area is below this share of the median of the object's history."""
+MIN_GAIN = 1.2
+"""The whole has at least so many times the area of the part,"""
+MAX_AREA = 2.0
+"""and at most so many times the usual area;"""
+MIN_KEPT = 0.7
+"""it has this share of the part in it,"""
+MIN_LIKENESS = 0.5
+"""what it adds is as much like the object's colours as this share of what they were in the first frame,"""
+MIN_QUALITY = 0.6
+"""and the network expects this IoU with the true mask of it."""
+CANDIDATES = 3
+
+
+def is_part(area: float, usual_area: float) -> bool:
+    """Whether an area is below a share of :data:`PART` of the usual one, the median of the object's history."""
+    return 0 < area < PART * usual_area
+
+
+def find_rest(
+    proposer: GuidedProposer,
+    image: Tensor,
+    mask: Tensor,
+    size: Tensor,
+    area: float,
+    colours: ColourModel,
+    first_likeness: float,
+    taken: Tensor,
+) -> Proposals | None:
+    """Proposals of the whole object, or nothing where no place around the part is convincing.
+
+    Args:
+        proposer: made the part, too.
+        image: [3, H, W] in [0, 1].
+        mask: [H, W] the part, 0 or 1.
+        size: [2] usual (width, height) of the object in pixels.
+        area: usual one, in pixels.
+        colours: of the object in its first frame.
+        first_likeness: of the object to itself.
+        taken: [H, W] pixels of other objects.
+    """
+    posterior = colours.posterior(image)
+
+    def value(proposals: Proposals) -> Tensor:
+        return _expected_iou(proposals, mask, area, posterior, MIN_LIKENESS * first_likeness, taken)
+
+    (coarse,) = proposer.propose(image, [proposer.around(mask, size)])
+    rough = _best(coarse, value(coarse), CANDIDATES)
+    if len(rough) == 0:
+        return None
+    (fine,) = proposer.propose(image, [proposer.closer(rough.masks, "rest")])
+    fine = _best(fine, value(fine), CANDIDATES)
+    if len(fine) == 0 or float(fine.scores[0]) < MIN_QUALITY:
+        return None
+    binary = (fine.masks > 0.5).float()
+    return fine.select(mask_iou(binary, binary[:1])[:, 0] > 0.3)
+
+
+def _best(proposals: Proposals, values: Tensor, most: int) -> Proposals:
+    """At most so many proposals of positive value [N], best first."""
+    order = values.argsort(descending=True, stable=True)[:most]
+    return proposals.select(order[values[order] > 0])
+
+
+def _expected_iou(
+    proposals: Proposals, part: Tensor, area: float, posterior: Tensor, min_likeness: float, taken: Tensor
+) -> Tensor:
+    """Expected IoU [N] of the proposals that may be the whole of which ``part`` [H, W] is known, 0 of the others."""
+    binary = (proposals.masks > 0.5).to(posterior.dtype).flatten(1)
+    known = part.flatten().to(binary)
+    areas, kept = binary.sum(dim=1), binary @ known
+    added, size = areas - kept, known.sum()
+    likeness = binary @ (posterior.flatten() * (1 - known)) / added.clamp(min=1)
+    whole = (areas > MIN_GAIN * size) & (areas < MAX_AREA * area) & (kept > MIN_KEPT * size)
+    own = (likeness > min_likeness) & (binary @ taken.flatten() < 0.5 * added)
+    return proposals.scores * (whole & own)

@@ -1,0 +1,121 @@
+"""Finding an object again that propagation has lost."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from stg_pyg.ops.crops import crop_resize, paste
+from stg_pyg.ops.masks import mask_iou
+from stg_pyg.proposals.appearance import ColourModel
+from stg_pyg.proposals.base import Proposals
+from stg_pyg.proposals.guided import GuidedProposer
+from stg_pyg.proposals.outside import ProposalSet, on_device
+
+MIN_AREA = 0.3
+"""A result collapsed when its area is below this share of the median of the object's history,"""
+MIN_LIKENESS = 0.5
+"""or when its colours are less like the object's than this share of what they were in the first frame."""
+ACCEPT_LIKENESS = 0.7
+ACCEPT_QUALITY = 0.5
+CANDIDATES = 4
+MAX_CANDIDATES = 100
+
+
+def has_collapsed(area: float, usual_area: float, likeness: float, first_likeness: float) -> bool:
+    """Whether a mask is empty, far too small, or of other colours than the object.
+
+    Args:
+        area: of the mask in pixels.
+        usual_area: median of the object's history.
+        likeness: :meth:`ColourModel.likeness` of the mask.
+        first_likeness: that of the object in its first frame.
+    """
+    return area == 0 or area < MIN_AREA * usual_area or likeness < MIN_LIKENESS * first_likeness
+
+
+def find_again(
+    proposer: GuidedProposer,
+    image: Tensor,
+    size: Tensor,
+    colours: ColourModel,
+    first_likeness: float,
+    taken: Tensor,
+) -> Proposals | None:
+    """Proposals of a lost object from a grid of boxes over the frame, or nothing where no place is convincing.
+
+    The segmentation network sees every window without a rough mask; the best places by its expected quality times the
+    likeness of colours are looked at again with what it found there as Q.
+
+    Args:
+        image: [3, H, W] in [0, 1].
+        size: [2] usual (width, height) of the object in pixels.
+        taken: [H, W] pixels of other objects.
+    """
+    height, width = image.shape[-2:]
+    grid = proposer.search(height, width, size)
+    crops, scores = proposer.segment(image, grid)
+    posterior = crop_resize(torch.stack([colours.posterior(image), taken])[None], grid.windows, proposer.size)
+    best = _most_convincing(crops, scores, posterior[:, 0], posterior[:, 1])[:CANDIDATES]
+    if len(best) == 0:
+        return None
+    rough = Proposals.from_masks(paste(crops[best], grid.windows[best], height, width), scores[best])
+    (fine,) = proposer.propose(image, [proposer.closer(rough.masks, "found")])
+    posterior = colours.posterior(image).expand_as(fine.masks)
+    fine = fine.select(_most_convincing(fine.masks, fine.scores, posterior, taken.expand_as(fine.masks)))
+    if len(fine) == 0:
+        return None
+    best = fine.masks[:1] > 0.5
+    likeness = float(colours.likeness(image, best)[0])
+    if likeness < ACCEPT_LIKENESS * first_likeness or float(fine.scores[0]) < ACCEPT_QUALITY:
+        return None
+    same = mask_iou((fine.masks > 0.5).float(), best.float())[:, 0] > 0.3
+    return fine.select(same)
+
+
+def find_among(
+    proposals: ProposalSet, image: Tensor, size: Tensor, colours: ColourModel, first_likeness: float, taken: Tensor
+) -> Proposals | None:
+    """The proposals of a lost object among all those of a frame, or nothing where none is convincing.
+
+    Those count whose box is of about the usual size and whose colours are those of the first frame; the best one by
+    likeness of colours times likeness of area is returned with the ones that overlap it.
+
+    Args:
+        proposals: N proposals from outside.
+        image: [3, H, W] in [0, 1].
+        size: [2] usual (width, height) of the object in pixels.
+        taken: [H, W] pixels of other objects.
+    """
+    boxes = proposals.boxes.to(image)
+    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    ratio = area / size.prod().clamp(min=1.0)
+    ratio = torch.minimum(ratio, 1 / ratio.clamp(min=1e-6))
+    near = torch.nonzero(ratio > MIN_AREA)[:, 0]
+    near = near[ratio[near].argsort(descending=True, stable=True)[:MAX_CANDIDATES]]
+    candidates = on_device(proposals.select(near.cpu()), image)
+    known = candidates.mask_known
+    candidates, ratio = candidates.select(known), ratio[near][known]
+    masks = candidates.masks.to(image.dtype)
+    likeness = colours.likeness(image, masks)
+    free = (masks * taken).sum(dim=(1, 2)) < 0.5 * masks.sum(dim=(1, 2))
+    values = likeness * ratio.sqrt() * (free & (likeness >= ACCEPT_LIKENESS * first_likeness))
+    if len(values) == 0 or float(values.max()) == 0:
+        return None
+    best = int(values.argmax())
+    same = mask_iou(masks, masks[best : best + 1])[:, 0] > 0.3
+    order = torch.cat([torch.tensor([best], device=same.device), torch.nonzero(same)[:, 0]]).unique_consecutive()
+    order = torch.cat([order[:1], order[1:][order[1:] != best]])
+    return candidates.select(order)
+
+
+def _most_convincing(masks: Tensor, scores: Tensor, posterior: Tensor, taken: Tensor) -> Tensor:
+    """Positions of the masks [N, ...] that are not empty and not other objects, in order of their scores [N] times the
+    mean colour posterior inside of them."""
+    inside = (masks > 0.5).float().flatten(1)
+    area = inside.sum(dim=1)
+    overlap = (inside * taken.flatten(1)).sum(dim=1)
+    values = scores * (inside * posterior.flatten(1)).sum(dim=1) / area.clamp(min=1)
+    values = torch.where((area > 20) & (overlap < 0.5 * area), values, torch.zeros_like(values))
+    order = values.argsort(descending=True, stable=True)
+    return order[values[order] > 0]

@@ -1,0 +1,222 @@
+import pytest
+import torch
+
+from stg_pyg.graph.memory import MemoryBank, read_batch
+
+
+def key(i, channels=2, size=(2, 3), dtype=torch.float32):
+    return torch.full((channels, *size), float(i), dtype=dtype)
+
+
+def fill(bank, frames):
+    for i in frames:
+        bank.write(i, key(i), key(i)[0] / 100)
+    return bank
+
+
+def check(bank, expected):
+    """The frames held, in any order but the first, with their own keys and masks."""
+    masks, keys, frames = bank.read()
+    assert sorted(frames) == sorted(expected)
+    assert frames[0] == expected[0]
+    assert len(bank) == len(expected) == len(masks) == len(keys)
+    for frame, mask, k in zip(frames, masks, keys, strict=True):
+        assert torch.equal(k, key(frame))
+        assert torch.equal(mask, key(frame)[0] / 100)
+
+
+@pytest.fixture(params=["grad", "no_grad"])
+def mode(request):
+    with torch.set_grad_enabled(request.param == "grad"):
+        yield request.param
+
+
+def test_unbounded_keeps_everything_in_order(mode):
+    bank = fill(MemoryBank(), range(5, 25))
+    check(bank, list(range(5, 25)))
+    assert bank.frames == list(range(5, 25))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_one_frame(mode, dtype):
+    bank = MemoryBank()
+    bank.write(0, key(3, dtype=dtype), key(1, dtype=dtype)[0])
+    masks, keys, frames = bank.read()
+    assert masks.dtype == keys.dtype == dtype
+    assert masks.shape == (1, 2, 3) and keys.shape == (1, 2, 2, 3) and frames == [0]
+
+
+@pytest.mark.parametrize(
+    ("max_frames", "expected"), [(1, [0]), (2, [0, 9]), (3, [0, 8, 9]), (9, [0, *range(2, 10)]), (20, list(range(10)))]
+)
+def test_bounded_keeps_the_first_and_the_latest(mode, max_frames, expected):
+    bank = MemoryBank(max_frames)
+    for i in range(10):
+        fill(bank, [i])
+        held = list(range(i + 1))
+        check(bank, held if i < max_frames else held[:1] + held[len(held) - max_frames + 1 :])
+    check(bank, expected)
+
+
+@pytest.mark.parametrize(
+    ("last", "expected"), [(0, [0]), (1, [0, 1]), (2, [0, 2]), (3, [0, 3]), (4, [0, 3, 4]), (7, [0, 3, 6, 7])]
+)
+def test_every_third_frame_and_the_latest(mode, last, expected):
+    check(fill(MemoryBank(every=3), range(last + 1)), expected)
+
+
+def test_every_and_bounded(mode):
+    bank = MemoryBank(max_frames=3, every=2)
+    steps = [[0], [0, 1], [0, 2], [0, 2, 3], [0, 2, 4], [0, 4, 5], [0, 4, 6], [0, 6, 7], [0, 6, 8]]
+    for i, expected in enumerate(steps):
+        check(fill(bank, [i]), expected)
+
+
+def test_storage_does_not_grow_with_the_video():
+    with torch.no_grad():
+        bank = fill(MemoryBank(max_frames=5), range(100))
+        pointer = bank.read()[1].data_ptr()
+        assert bank.read()[1].untyped_storage().nbytes() == 5 * key(0).nbytes
+        fill(bank, range(100, 120))
+        assert bank.read()[1].data_ptr() == pointer
+
+
+def test_frame_again_replaces_it(mode):
+    bank = fill(MemoryBank(max_frames=3), range(5))
+    bank.write(3, key(7), key(8)[0])
+    masks, keys, frames = bank.read()
+    slot = frames.index(3)
+    assert torch.equal(keys[slot], key(7)) and torch.equal(masks[slot], key(8)[0])
+    assert sorted(frames) == [0, 3, 4]
+    fill(bank, [3, 5])
+    check(bank, [0, 4, 5])
+
+
+def test_what_is_stored_is_a_copy(mode):
+    bank, k = MemoryBank(), key(1)
+    bank.write(0, k, k[0])
+    k += 1
+    assert torch.equal(bank.read()[1][0], key(1))
+
+
+def test_clear(mode):
+    bank = fill(MemoryBank(max_frames=2), range(3))
+    bank.clear()
+    assert len(bank) == 0 and bank.frames == []
+    bank.write(7, key(7, channels=4), key(7)[0])
+    assert bank.read()[1].shape == (1, 4, 2, 3)
+
+
+def test_detach_drops_the_graph():
+    k = key(1).requires_grad_()
+    bank = MemoryBank()
+    bank.write(0, k * 2, k[0])
+    masks, keys, _ = bank.read()
+    assert not keys.requires_grad and not masks.requires_grad
+
+
+def test_attached_memory_gives_gradients():
+    bank = MemoryBank(max_frames=2, detach=False)
+    leaves = [key(i + 1).requires_grad_() for i in range(3)]
+    for i, k in enumerate(leaves):
+        bank.write(i, k * 2, k[0])
+    masks, keys, _ = bank.read()
+    (keys.sum() + masks.sum()).backward()
+    assert torch.equal(leaves[0].grad[0], torch.full((2, 3), 3.0))
+    assert torch.equal(leaves[2].grad[1], torch.full((2, 3), 2.0))
+    assert leaves[1].grad is None or not leaves[1].grad.any()
+
+
+def test_detached_memory_does_not_disturb_a_pending_backward():
+    weight = torch.ones((), requires_grad=True)
+    bank = fill(MemoryBank(max_frames=2), [0])
+    total = torch.zeros(())
+    for i in range(1, 4):
+        total = total + (weight * bank.read()[1]).sum()
+        fill(bank, [i])
+    total.backward()
+    assert weight.grad.item() == 12 * (0 + (0 + 1) + (0 + 2))
+
+
+def test_bool_mask_takes_the_dtype_of_the_key():
+    bank = MemoryBank()
+    bank.write(0, key(0, dtype=torch.float64), torch.ones(2, 3, dtype=torch.bool))
+    assert torch.equal(bank.read()[0], torch.ones(1, 2, 3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("detach", [True, False])
+def test_keys_of_half_precision(mode, dtype, detach):
+    whole, half = (MemoryBank(max_frames=4, detach=detach, dtype=d) for d in (None, dtype))
+    for t in range(7):
+        k, mask = torch.randn(2, 8, 9), torch.rand(8, 9)
+        whole.write(t, k, mask)
+        half.write(t, k, mask)
+    masks, keys, frames = half.read()
+    expected_masks, expected_keys, expected_frames = whole.read()
+    assert frames == expected_frames and keys.dtype == dtype and masks.dtype == torch.float32
+    assert torch.equal(masks, expected_masks) and torch.equal(keys, expected_keys.to(dtype))
+    assert 2 * keys.untyped_storage().nbytes() == expected_keys.untyped_storage().nbytes()
+    _, batched, _ = read_batch([half, half])
+    assert torch.equal(batched, torch.cat([keys, keys]))
+
+
+def test_cells_are_means(mode):
+    key, mask = torch.arange(32.0).view(2, 4, 4), torch.rand(4, 4) > 0.5
+    bank = MemoryBank(cell=2)
+    bank.write(0, key, mask)
+    masks, keys, _ = bank.read()
+    assert keys.shape == (1, 2, 2, 2) and torch.equal(keys[0, 0], torch.tensor([[2.5, 4.5], [10.5, 12.5]]))
+    assert float(masks[0, 1, 0]) == float(mask[2:, :2].float().mean())
+    with pytest.raises(ValueError, match=r"key \[2, 3, 4\] cannot be divided into cells of 2 x 2"):
+        MemoryBank(cell=2).write(0, key[:, :3], mask[:3])
+
+
+def test_gradients_pass_a_bank_of_half_precision():
+    bank, k = MemoryBank(detach=False, dtype=torch.bfloat16), key(1).requires_grad_()
+    bank.write(0, 3 * k, torch.zeros(2, 3, dtype=torch.bool))
+    masks, keys, _ = bank.read()
+    keys.float().sum().backward()
+    assert torch.equal(k.grad, torch.full_like(k, 3.0)) and masks.dtype == torch.float32
+
+
+def test_bad_arguments():
+    with pytest.raises(ValueError, match=r"dtype must be floating or None, not torch\.int8"):
+        MemoryBank(dtype=torch.int8)
+    with pytest.raises(ValueError, match="max_frames"):
+        MemoryBank(0)
+    with pytest.raises(ValueError, match="every"):
+        MemoryBank(every=0)
+    with pytest.raises(ValueError, match="empty"):
+        MemoryBank().read()
+    with pytest.raises(ValueError, match="must be"):
+        MemoryBank().write(0, key(0), torch.zeros(3, 2))
+    with pytest.raises(ValueError, match="differs"):
+        fill(MemoryBank(), [0]).write(1, key(1, channels=3), key(1)[0])
+
+
+def test_read_batch(mode):
+    banks = [fill(MemoryBank(), [0, 1]), MemoryBank(), fill(MemoryBank(), [4, 5, 6])]
+    masks, keys, edge_index = read_batch(banks)
+    assert keys[:, 0, 0, 0].tolist() == [0, 1, 4, 5, 6]
+    torch.testing.assert_close(masks[:, 0, 0], torch.tensor([0, 0.01, 0.04, 0.05, 0.06]))
+    assert edge_index.dtype == torch.long
+    assert edge_index.tolist() == [[0, 1, 2, 3, 4], [0, 0, 2, 2, 2]]
+
+
+def test_read_batch_of_one_bank_is_not_copied():
+    with torch.no_grad():
+        bank = fill(MemoryBank(), range(5))
+    masks, keys, edge_index = read_batch([MemoryBank(), bank])
+    assert keys.data_ptr() == bank.read()[1].data_ptr()
+    assert masks.shape == (5, 2, 3)
+    assert edge_index.tolist() == [[0, 1, 2, 3, 4], [1] * 5]
+
+
+def test_read_batch_of_nothing():
+    with pytest.raises(ValueError, match="empty"):
+        read_batch([MemoryBank()])
+
+
+def test_repr():
+    assert repr(fill(MemoryBank(4), range(2))) == "MemoryBank(2, max_frames=4, every=1)"

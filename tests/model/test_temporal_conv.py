@@ -1,0 +1,159 @@
+"""The temporal layer inside of the model, of traces, and of online learning."""
+
+import numpy as np
+import pytest
+import torch
+from model_cases import FIRST, GATED, HEIGHT, SECOND, WIDTH, check_output, frame_input, tiny
+
+from datasets import SyntheticVideos
+from stg_pyg import InputError, STGConfig, STGNet, VideoSegmenter
+from stg_pyg.learning.keys import learn_keys_online
+from stg_pyg.nn import JointMemoryAttention, MeanMemory, MemoryAttention
+from stg_pyg.nn.backbones.encoders import KeyEncoder, SmallBackbone
+from stg_pyg.video.trace import Tracer
+from stg_pyg.video.trace_files import read_trace
+
+LAYERS = {"memory_attention": MemoryAttention, "joint": JointMemoryAttention, "mean": MeanMemory}
+
+
+class Keep(torch.nn.Module):
+    """The smallest layer of one's own."""
+
+    def forward_graph(self, masks, keys, memory_masks, memory_keys, edge_index):
+        return masks
+
+
+@pytest.mark.parametrize("config", [STGConfig(), GATED], ids=["paper", "gated"])
+@pytest.mark.parametrize("name", LAYERS)
+@torch.no_grad()
+def test_by_name(name, config, with_scatter):
+    model = tiny(config.with_options(temporal_conv=name))
+    frame = frame_input(model)
+    check_output(model(frame), frame)
+    layer = model.memory_attention
+    assert type(layer) is type(tiny(config, temporal_conv=name).memory_attention) is LAYERS[name]
+    assert layer.update_rule == config.temporal_update
+    if name != "mean":
+        assert (layer.normalize_keys, layer.temperature) == (config.normalize_keys, config.temperature)
+    assert str(tiny(config, memory_attention=name).memory_attention) == str(layer)
+
+
+def test_layers_give_different_masks():
+    models = [tiny(STGConfig(temporal_conv=name)) for name in LAYERS]
+    with torch.no_grad():
+        first, second, third = (model(frame_input(model)).masks for model in models)
+    assert not torch.allclose(first, second, atol=1e-3) and not torch.allclose(first, third, atol=1e-3)
+
+
+@torch.no_grad()
+def test_by_instance():
+    layer = JointMemoryAttention(top_k=5)
+    assert tiny(temporal_conv=layer).memory_attention is tiny(memory_attention=layer).memory_attention is layer
+    own = tiny(temporal_conv=Keep())
+    frame = frame_input(own, boxes=(FIRST, SECOND))
+    output = own(frame)
+    assert not list(own.memory_attention.parameters()) and output.masks.shape == (2, HEIGHT, WIDTH)
+    changed = tiny(temporal_conv=MeanMemory())(frame).masks - output.masks
+    assert changed.abs().max() > 0.1
+
+
+def test_what_is_refused():
+    with pytest.raises(InputError, match="unknown temporal layer 'nothing'"):
+        tiny(STGConfig(temporal_conv="nothing"))
+    with pytest.raises(InputError, match="has no method forward_graph"):
+        tiny(temporal_conv=torch.nn.Identity())
+    with pytest.raises(InputError, match="give one of them"):
+        tiny(temporal_conv="mean", memory_attention=MemoryAttention())
+
+
+def test_the_gate_is_the_same_in_all_checkpoints():
+    state = tiny(GATED).state_dict()
+    assert "memory_attention.gate.out.weight" in state
+    for name in LAYERS:
+        tiny(GATED.with_options(temporal_conv=name)).load_state_dict(state)
+
+
+def video():
+    return SyntheticVideos("test", num_videos=1, num_frames=5, height=48, width=64, seed=7, max_objects=2)[0]
+
+
+@torch.no_grad()
+def run(config, folder=None):
+    """The results of a video, and the segmenter."""
+    torch.manual_seed(0)
+    model = STGNet.small(config.with_options(gaps=(1, 2)), width=8).eval()
+    stream, frames = VideoSegmenter(model, crop_size=32), video()
+    tracer = Tracer(model, folder) if folder is not None else None
+    results = []
+    for t in range(frames.num_frames):
+        given = frames.labels(0) if t == 0 else None
+        if tracer is None:
+            results.append(stream.step(frames.image(t), masks=given))
+            continue
+        with tracer:
+            results.append(stream.step(frames.image(t), masks=given))
+            tracer.write(f"{t:05d}", results[-1], given)
+    return results, stream
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_memory_of_half_precision(name, dtype):
+    config = STGConfig.small().with_options(temporal_conv=name)
+    whole, first = run(config)
+    half, second = run(config.with_options(memory_dtype=dtype))
+    keys = [stream.objects[0].bank.read()[1] for stream in (first, second)]
+    assert keys[0].dtype == torch.float32 and keys[1].dtype == getattr(torch, dtype)
+    assert keys[0].nbytes == 2 * keys[1].nbytes
+    # Later frames follow the masks of this one, so that a pixel at the threshold may change many.
+    one, other = (result[1].masks for result in (whole, half))
+    torch.testing.assert_close(one, other, rtol=0, atol=2e-2)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_memory_of_coarse_cells(name, tmp_path):
+    config = STGConfig.small().with_options(temporal_conv=name, memory_cell=1)
+    (whole, first), (coarse, second) = run(config), run(config.with_options(memory_cell=2), tmp_path)
+    keys = [stream.objects[0].bank.read()[1] for stream in (first, second)]
+    assert keys[0].shape[-1] == 2 * keys[1].shape[-1]
+    torch.testing.assert_close(whole[1].masks, coarse[1].masks, rtol=0, atol=0.1)
+    if name != "mean":
+        attention = read_trace(tmp_path / "00003.npz").attention_object.astype(float)
+        assert attention.shape[-1] == keys[1].shape[-1]
+        np.testing.assert_allclose(attention.sum(axis=(1, 2)), 1, atol=5e-3)
+
+
+def test_cells_have_to_divide_the_grid_of_the_keys():
+    with pytest.raises(InputError, match="memory_cell = 3 does not divide the 32 pixels"):
+        STGNet.small(STGConfig.small().with_options(memory_cell=3), width=8)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_traces(tmp_path, name):
+    config = STGConfig.small().with_options(temporal_conv=name, memory_dtype="float16")
+    results, _ = run(config, tmp_path)
+    trace = read_trace(tmp_path / "00003.npz")
+    assert trace.obj_ids == results[3].obj_ids
+    if name == "mean":
+        assert len(trace.attention_object) == 0 and trace.memory_frame == []
+    else:
+        assert trace.memory_frame == ["00000", "00001", "00002"] * len(trace.obj_ids)
+        np.testing.assert_allclose(trace.attention_object.astype(float).sum(axis=(1, 2)), 1, atol=5e-3)
+
+
+@pytest.mark.parametrize("layer", [Keep(), MeanMemory(), JointMemoryAttention(top_k=3)])
+def test_keys_learn_online_only_for_layers_that_compare_them(layer):
+    torch.manual_seed(0)
+    encoder = KeyEncoder(SmallBackbone(8), out_channels=8, grid=8).eval()
+    frame = video()
+    options = {"crop_size": 32, "margin": 0.25, "peak": 3e-3, "device": torch.device("cpu"), "steps": 2}
+    adapted = learn_keys_online(encoder, layer, frame.image(0), frame.labels(0), **options)
+    same = [torch.equal(value, encoder.state_dict()[name]) for name, value in adapted.state_dict().items()]
+    assert all(same) == (not isinstance(layer, MemoryAttention)) and not adapted.training
+
+
+def test_configurations_of_earlier_versions():
+    values = STGConfig.small().to_dict()
+    old = {name: value for name, value in values.items() if name not in ("temporal_conv", "memory_dtype")}
+    assert STGConfig.from_dict(old) == STGConfig.small()
+    assert type(tiny(STGConfig.from_dict(old)).memory_attention) is MemoryAttention

@@ -1,0 +1,86 @@
+import pytest
+import torch
+
+from stg_pyg import Proposals, STGConfig
+from stg_pyg.proposals.outside import accepted, assembled, feature_of_mask, joined, proposals_of_objects
+from stg_pyg.proposals.rle import EncodedProposals
+
+PAPER = STGConfig.paper()
+
+
+def block(x0, y0, x1, y1, size=(40, 60)):
+    mask = torch.zeros(size)
+    mask[y0:y1, x0:x1] = 1
+    return mask
+
+
+def of(*masks, **fields):
+    return Proposals.from_masks(torch.stack(masks), **fields)
+
+
+def test_each_object_gets_its_proposals_also_of_encoded_ones():
+    left, right, far = block(2, 2, 12, 12), block(40, 20, 55, 35), block(20, 2, 25, 8)
+    proposals = of(left, right, far)
+    p = torch.tensor([[40.0, 20, 55, 35], [0.0, 0, 13, 13]])
+    q = torch.stack([right, left])
+    for given in (proposals, EncodedProposals.from_proposals(proposals)):
+        first, second = proposals_of_objects(given, p, q, PAPER)
+        assert torch.equal(first.masks.float(), right[None]) and torch.equal(second.masks.float(), left[None])
+
+
+def test_most_nodes_are_those_nearest_to_p_in_their_order():
+    masks = [block(x, 0, x + 10, 10) for x in (8, 0, 4, 2)]
+    (own,) = proposals_of_objects(
+        of(*masks), torch.tensor([[0.0, 0, 10, 10]]), masks[1][None], PAPER.with_options(max_nodes=2)
+    )
+    assert own.boxes[:, 0].tolist() == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        ({}, [True, True, True, True]),
+        ({"min_box_iou": 0.5}, [True, True, False, True]),
+        ({"min_mask_iou": 0.6}, [True, False, False, True]),  # a box without a mask is not rejected by it
+    ],
+)
+def test_rejection_by_box_and_by_mask(rule, expected):
+    q, p = block(0, 0, 10, 10), torch.tensor([0.0, 0, 10, 10])
+    proposals = of(block(0, 0, 10, 10), block(0, 0, 10, 5), block(9, 9, 30, 30))
+    boxes = torch.cat([proposals.boxes, p[None]])
+    known = torch.tensor([True, True, True, False])
+    proposals = Proposals(boxes, torch.cat([proposals.masks, 0 * q[None]]), torch.ones(4), has_mask=known)
+    assert accepted(proposals, p, q, PAPER.with_options(**rule)).tolist() == expected
+
+
+def test_pieces_inside_q_are_put_together():
+    q = block(0, 0, 20, 20)
+    upper, lower, other = block(0, 0, 20, 8), block(0, 8, 22, 20), block(15, 0, 60, 40)
+    result = assembled(of(upper, lower, other, scores=torch.tensor([1.0, 0.5, 0.1])), q, 0.8)
+    assert len(result) == 4 and result.origin == ["", "", "", "assembled"]
+    assert torch.equal(result.masks[3], torch.maximum(upper, lower))
+    areas = upper.sum(), lower.sum()
+    assert result.scores[3] == pytest.approx(float((areas[0] + 0.5 * areas[1]) / (areas[0] + areas[1])))
+
+    masks = torch.stack([block(0, 0, 10, 5), block(0, 5, 10, 10)]).bool()
+    result = assembled(Proposals.from_masks(masks), block(0, 0, 10, 10), 0.8)
+    assert result.masks.dtype == torch.bool and torch.equal(result.masks[2], block(0, 0, 10, 10).bool())
+    for share in (1.0, 0.99):  # of two pieces that are inside there is one
+        pieces = of(block(0, 0, 20, 20), block(15, 15, 60, 40))
+        assert assembled(pieces, block(0, 0, 20, 20), share) is pieces
+
+
+def test_the_feature_of_the_likest_proposal_stands_for_a_given_mask():
+    feats = torch.tensor([[1.0, 0], [0, 1.0]])
+    proposals = of(block(0, 0, 10, 10), block(0, 0, 30, 30), feats=feats)
+    default = torch.full((3,), 7.0)
+    assert feature_of_mask(proposals, block(0, 0, 10, 9), default).tolist() == [1, 0]
+    assert feature_of_mask(proposals, block(40, 20, 50, 30), default).tolist() == [0, 0]
+    assert feature_of_mask(of(block(0, 0, 10, 10)), block(0, 0, 10, 10), default) is default
+
+
+def test_scores_of_outside_proposals_are_scaled_to_the_own_ones():
+    outside = of(block(0, 0, 9, 9), block(0, 0, 5, 5), scores=torch.tensor([1.0, 0.5]))
+    own = of(block(0, 0, 10, 10), block(2, 0, 10, 10), scores=torch.tensor([0.5, 0.7]))
+    assert joined(outside, own).scores.tolist() == pytest.approx([0.8, 0.4, 0.5, 0.7])
+    assert len(joined(outside.select([]), own)) == 2 and len(joined(outside, own.select([]))) == 2

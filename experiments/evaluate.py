@@ -147,13 +147,13 @@ def evaluate_model(
         model = checkpoints.untrained_model(preset.name)
     config = model.config
     if preset.test_alpha is not None:
-        config = config.with_options(alpha=preset.test_alpha)
+        config = config.replace("spatial.alpha", preset.test_alpha)
     if args.proposals is not None:
-        config = config.with_options(own_evidence=args.join and args.checkpoint is not None)
+        config = config.replace("proposals.own_evidence", args.join and args.checkpoint is not None)
     if args.online_steps is not None:
-        config = config.with_options(online_steps=args.online_steps)
+        config = config.replace("online.steps", args.online_steps)
     config = cli.with_updates(config, args.update_every, args.online_steps)
-    if args.temporal_conv is not None and not config.use_temporal:
+    if args.temporal_conv is not None and not config.temporal.enabled:
         where = "without --checkpoint" if args.checkpoint is None else f"in the configuration of {args.checkpoint}"
         raise InputError(f"--temporal-conv: there is no temporal graph {where}")
     config = with_layers(config, args.spatial_conv, args.temporal_conv)
@@ -177,7 +177,7 @@ def evaluate_model(
         device=device.type,
         seed=args.seed,
         overlays=args.overlays,
-        online_steps=config.online_steps,
+        online_steps=config.online.steps,
         online_seconds=args.online_seconds,
         proposals=args.proposals,
         flow=args.flow,

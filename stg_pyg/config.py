@@ -1,9 +1,12 @@
-"""Every constant of the method, with the paper's values and ours as presets."""
+"""Every constant of the method, part by part, with the paper's values and ours as presets."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, get_args, get_origin, get_type_hints
 
 from stg_pyg.errors import InputError
 
@@ -11,38 +14,85 @@ ALWAYS_THERE = ("p", "colour", "moved", "first", "blank")
 """Evidence of own proposals that every frame has; that of a past mask is missing where the mask is empty."""
 
 
-@dataclass(frozen=True)
-class STGConfig:
-    """Constants of STG-Net. The defaults are the paper's; :meth:`small` holds what measured better without
-    pretraining."""
+def _one_of(path: str, value: str, *allowed: str) -> None:
+    if value not in allowed:
+        raise InputError(f"{path} must be one of {', '.join(allowed)}, not {value!r}")
 
-    motion_steps: int = 10
-    """n of Eq. 2."""
-    use_motion: bool = True
+
+@dataclass(frozen=True)
+class MotionConfig:
+    """The motion model, Eq. 2."""
+
+    enabled: bool = True
     """Predict p by Eq. 2; off: p is the previous box (baseline of Table 4)."""
-    use_spatial: bool = True
-    """Spatial graph, Eqs. 3-5; off: the masks of the proposals stay as they are."""
-    use_temporal: bool = True
-    """Temporal graph, Eqs. 7-8."""
-    min_box_iou: float = 0.0
-    """A proposal from outside with IoU(b, p) below this belongs to no object; 0 admits every overlap."""
-    min_mask_iou: float = 0.0
-    """A proposal from outside whose mask has less than this IoU with Q belongs to no object; 0 admits all."""
-    max_nodes: int = 100
-    """Most proposals from outside that one object takes, those with the highest IoU(b, p)."""
-    assemble: float = 1.0
-    """Adds the union of an object's outside proposals that have more than this share of their area inside Q, as an
-    object may come in disjoint pieces; 1 adds nothing."""
+    steps: int = 10
+    """n."""
+
+
+@dataclass(frozen=True)
+class WarpingConfig:
+    """Past masks brought to the current frame by optical flow."""
+
+    gaps: tuple[int, ...] = (1,)
+    """Past frames t - k whose masks are warped to t as evidence for proposals; the first is Q of Eq. 6."""
+    consistency: bool = False
+    """Leave out of Q what the forward flow does not bring back, the occlusion test of Sundaram et al., ECCV 2010."""
+
+    def __post_init__(self) -> None:
+        if not self.gaps or self.gaps[0] != 1 or min(self.gaps) < 1:
+            raise InputError(f"warping.gaps must begin with 1, the frame that Q of Eq. 6 comes from, not {self.gaps}")
+
+
+@dataclass(frozen=True)
+class ProposalConfig:
+    """The proposals that the segmentation network makes."""
+
+    crop_margin: float = 0.15
+    """Margin of the crops of the network, share of the box."""
+    evidence: tuple[str, ...] = ()
+    """Names of the evidence of :meth:`stg_pyg.proposals.guided.GuidedProposer.look` that they come from, one that is
+    always there among them; none: all of it."""
+    own_evidence: bool = False
+    """Where proposals come from outside, let the network add its own, as it does where none come."""
     resegment: bool = False
     """Segment the boxes of proposals from outside again, guided by Q, as the paper does; off: a mask that came with a
     box is kept, and only a box without one is segmented."""
-    own_evidence: bool = False
-    """Where proposals come from outside, let the segmentation network add its own, as it does where none come."""
+
+
+@dataclass(frozen=True)
+class AssignmentConfig:
+    """Which proposals from outside belong to an object."""
+
+    min_box_iou: float = 0.0
+    """One with IoU(b, p) below this belongs to no object; 0 admits every overlap."""
+    min_mask_iou: float = 0.0
+    """One whose mask has less than this IoU with Q belongs to no object; 0 admits all."""
+    max_nodes: int = 100
+    """Most that one object takes, those with the highest IoU(b, p)."""
+    assemble: float = 1.0
+    """Adds the union of an object's proposals that have more than this share of their area inside Q, as an object may
+    come in disjoint pieces; 1 adds nothing."""
+    familiar_size: tuple[float, ...] = (0.6, 1.3)
+    """One passes ``min_mask_iou`` whose area is between these shares of the object's last one,"""
+    familiar_likeness: float = 0.85
+    """and whose colours are as much like the object's as this share of what they were in the first frame."""
+
+
+@dataclass(frozen=True)
+class SpatialConfig:
+    """The spatial graph, Eqs. 3-5."""
+
+    enabled: bool = True
+    """Off: the masks of the proposals stay as they are."""
+    conv: str = "stg"
+    """Message-passing layer, a name for :func:`stg_pyg.nn.resolve_spatial_conv`."""
+    num_steps: int = 2
+    """l, iterations of Eqs. 4-5, of every own layer that has steps."""
+    alpha: float = 0.7
+    """Weight of the cosine in Eq. 3; beta = 1 - alpha."""
     features: str = "encoder"
     """X of Eq. 3 for proposals from outside: of the model's encoder (``encoder``), or those that came with them
     (``given``, ``Proposals.feats``)."""
-    alpha: float = 0.7
-    """Weight of the cosine in Eq. 3; beta = 1 - alpha."""
     edge_iou: str = "box"
     """IoU of Eq. 3: of the boxes, as printed (``box``), or of the masks (``mask``)."""
     min_edge_iou: float = 0.0
@@ -50,84 +100,166 @@ class STGConfig:
     each other; 0 keeps the graph fully connected. Needs ``edge_iou="mask"``."""
     node_gate: bool = False
     """Multiply W_vu by a learned gate of the sending node, so that bad proposals send little."""
-    num_steps: int = 2
-    """l, iterations of Eqs. 4-5, of every own spatial layer that has steps."""
-    spatial_conv: str = "stg"
-    """Message-passing layer of the spatial graph, a name for :func:`stg_pyg.nn.resolve_spatial_conv`."""
+
+    def __post_init__(self) -> None:
+        _one_of("spatial.features", self.features, "encoder", "given")
+        _one_of("spatial.edge_iou", self.edge_iou, "box", "mask")
+        if self.min_edge_iou > 0 and self.edge_iou != "mask":
+            raise InputError('spatial.min_edge_iou compares masks: it needs spatial.edge_iou="mask"')
+
+
+@dataclass(frozen=True)
+class SelectionConfig:
+    """Selection, Eq. 6, and the threshold of the result."""
+
     lambda1: float = 0.4
-    """Weight of the box term of Eq. 6; lambda2 = 1 - lambda1."""
+    """Weight of the box term; lambda2 = 1 - lambda1."""
     quality_weight: float = 0.0
     """Weight of a proposal's gate, which does not come from Q, added to Eq. 6."""
     thr: float = 0.2
     """Threshold on h for the output, and for Eq. 6 when not training."""
+
+
+@dataclass(frozen=True)
+class TemporalConfig:
+    """The temporal graph, Eqs. 7-8."""
+
+    enabled: bool = True
+    conv: str = "memory_attention"
+    """Layer, a name for :func:`stg_pyg.nn.resolve_temporal_conv`."""
+    update: str = "paper"
+    """Eq. 8 as printed (``paper``) or a learned gate between h and the mean message (``gated``)."""
     key_size: int = 128
-    """Side in pixels of the crop I^r that the memory keys are computed from."""
-    memory_frames: int | None = None
-    """Frames in the memory, the first one among them; none: all, as printed."""
+    """Side in pixels of the crop I^r that the keys are computed from."""
     normalize_keys: bool = False
     """Cosine instead of dot product in Eq. 7."""
     temperature: float = 1.0
     """Divides the logits of Eq. 7."""
-    temporal_conv: str = "memory_attention"
-    """Layer of the temporal graph, a name for :func:`stg_pyg.nn.resolve_temporal_conv`."""
-    memory_dtype: str = "float32"
-    """The keys of the memory are stored in it: ``float32``, ``float16`` or ``bfloat16``."""
-    memory_cell: int = 1
-    """The memory holds means of so many x so many pixels of the grid of the keys; 1 as printed."""
-    temporal_update: str = "paper"
-    """Eq. 8 as printed (``paper``) or a learned gate between h and the mean message (``gated``)."""
-    gamma: float = 100.0
-    """Balance of the two terms of Eq. 9."""
-    loss_reading: str = "logits"
-    """sigma(M) of Eq. 9 as printed (``logits``) or h read as a probability (``probability``)."""
-    crop_margin: float = 0.15
-    """Margin of the crops of the segmentation network, share of the box."""
-    gaps: tuple[int, ...] = (1,)
-    """Past frames t - k whose masks are warped to t as evidence for proposals; the first is Q of Eq. 6."""
-    evidence: tuple[str, ...] = ()
-    """Names of the evidence of :meth:`stg_pyg.proposals.guided.GuidedProposer.look` that own proposals come from, one
-    that is always there among them; none: all of it."""
-    flow_consistency: bool = False
-    """Leave out of Q what the forward flow does not bring back, the occlusion test of Sundaram et al., ECCV 2010."""
+
+    def __post_init__(self) -> None:
+        _one_of("temporal.update", self.update, "paper", "gated")
+
+
+@dataclass(frozen=True)
+class MemoryConfig:
+    """What the temporal graph remembers."""
+
+    frames: int | None = None
+    """Frames held, the first one among them; none: all, as printed."""
+    dtype: str = "float32"
+    """The keys are stored in it: ``float32``, ``float16`` or ``bfloat16``."""
+    cell: int = 1
+    """Means of so many x so many pixels of the grid of the keys are held; 1 as printed."""
+
+    def __post_init__(self) -> None:
+        _one_of("memory.dtype", self.dtype, "float32", "float16", "bfloat16")
+        if self.cell < 1:
+            raise InputError(f"memory.cell must be at least 1, not {self.cell}")
+
+
+@dataclass(frozen=True)
+class RecoveryConfig:
+    """A second look at a frame for objects that are lost, or there in part only."""
+
     redetect: bool = False
     """Look for a lost object among all proposals of the frame that come from outside, or else on a grid of boxes."""
     complete: bool = False
     """Where a result is much smaller than the object usually is, look around it for the rest of the object."""
-    online_steps: int = 0
+    pause: int = 3
+    """Frames between two searches for an object that was not found."""
+    lost_area: float = 0.3
+    """A result is lost when its area is below this share of the median of the object's history,"""
+    lost_likeness: float = 0.5
+    """or when its colours are less like the object's than this share of what they were in the first frame."""
+    min_likeness: float = 0.7
+    """What is found is as much like the object's colours as this share of what they were in the first frame,"""
+    min_quality: float = 0.5
+    """and the network expects this IoU with the true mask of it."""
+    part_area: float = 0.75
+    """A result is a part when its area is below this share of the median of the object's history."""
+    rest_gain: float = 1.2
+    """The whole has at least so many times the area of the part,"""
+    rest_area: float = 2.0
+    """and at most so many times the usual area;"""
+    rest_kept: float = 0.7
+    """it has this share of the part in it,"""
+    rest_likeness: float = 0.5
+    """what it adds is as much like the object's colours as this share of what they were in the first frame,"""
+    rest_quality: float = 0.6
+    """and the network expects this IoU with the true mask of it."""
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """The training loss, Eq. 9."""
+
+    gamma: float = 100.0
+    """Balance of the two terms."""
+    reading: str = "logits"
+    """sigma(M) as printed (``logits``) or h read as a probability (``probability``)."""
+
+    def __post_init__(self) -> None:
+        _one_of("loss.reading", self.reading, "logits", "probability")
+
+
+@dataclass(frozen=True)
+class OnlineConfig:
+    """Learning from the frames of the video at hand."""
+
+    steps: int = 0
     """Steps of online learning on the first frame (OL of Table 4)."""
-    online_key_steps: int = 0
+    key_steps: int = 0
     """Steps of online learning of the memory keys, where there is any online learning."""
     update_every: int = 0
     """Frames between two updates of the segmentation network while the video runs; 0: none."""
     update_steps: int = 4
-    """Steps of each update."""
+    """Steps of each update,"""
     update_rate: float = 1.5e-4
-    """Learning rate of the updates."""
+    """their learning rate,"""
+    update_batch: int = 8
+    """and their samples."""
+    trusted_quality: float = 0.75
+    """A result is learned from when the network expects its best proposals to have this IoU with the true mask,"""
+    trusted_agreement: float = 0.8
+    """and when it has this IoU with Q, the mask of the frame before warped by flow."""
+    late_frames: int = 4
+    """Trusted frames that are learned from, the latest ones,"""
+    late_every: int = 2
+    """of which every so many-th is kept."""
+    given_frames: int = 4
+    """Given frames that are learned from: the first one and the latest others."""
+    dream_share: float = 0.3
+    """Samples of given frames that are lucid dreams."""
+
+
+@dataclass(frozen=True)
+class STGConfig:
+    """Constants of STG-Net by part. The defaults are the paper's; :meth:`small` holds what measured better without
+    pretraining."""
+
+    motion: MotionConfig = field(default_factory=MotionConfig)
+    warping: WarpingConfig = field(default_factory=WarpingConfig)
+    proposals: ProposalConfig = field(default_factory=ProposalConfig)
+    assignment: AssignmentConfig = field(default_factory=AssignmentConfig)
+    spatial: SpatialConfig = field(default_factory=SpatialConfig)
+    selection: SelectionConfig = field(default_factory=SelectionConfig)
+    temporal: TemporalConfig = field(default_factory=TemporalConfig)
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
+    recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    online: OnlineConfig = field(default_factory=OnlineConfig)
 
     def __post_init__(self) -> None:
-        choices = {
-            "features": ("encoder", "given"),
-            "edge_iou": ("box", "mask"),
-            "temporal_update": ("paper", "gated"),
-            "memory_dtype": ("float32", "float16", "bfloat16"),
-            "loss_reading": ("logits", "probability"),
-        }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise InputError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
-        if self.features == "given" and (self.own_evidence or self.resegment):
-            raise InputError('features="given" excludes own_evidence and resegment, whose proposals have none')
-        if self.memory_cell < 1:
-            raise InputError(f"memory_cell must be at least 1, not {self.memory_cell}")
-        if self.min_edge_iou > 0 and self.edge_iou != "mask":
-            raise InputError('min_edge_iou compares masks: it needs edge_iou="mask"')
-        if not self.gaps or self.gaps[0] != 1 or min(self.gaps) < 1:
-            raise InputError(f"gaps must begin with 1, the frame that Q of Eq. 6 comes from, not {self.gaps}")
-        known = (*ALWAYS_THERE, *(f"q{gap}" for gap in self.gaps))
-        if unknown := [name for name in self.evidence if name not in known]:
-            raise InputError(f"evidence must be some of {', '.join(known)}, not {unknown[0]}")
-        if self.evidence and not set(self.evidence) & set(ALWAYS_THERE):
-            raise InputError(f"evidence must hold one that is always there: {', '.join(ALWAYS_THERE)}")
+        if self.spatial.features == "given" and (self.proposals.own_evidence or self.proposals.resegment):
+            raise InputError(
+                'spatial.features="given" excludes proposals.own_evidence and proposals.resegment, whose proposals '
+                "have none"
+            )
+        known = (*ALWAYS_THERE, *(f"q{gap}" for gap in self.warping.gaps))
+        if unknown := [name for name in self.proposals.evidence if name not in known]:
+            raise InputError(f"proposals.evidence must be some of {', '.join(known)}, not {unknown[0]}")
+        if self.proposals.evidence and not set(self.proposals.evidence) & set(ALWAYS_THERE):
+            raise InputError(f"proposals.evidence must hold one that is always there: {', '.join(ALWAYS_THERE)}")
 
     @classmethod
     def paper(cls) -> STGConfig:
@@ -138,73 +270,101 @@ class STGConfig:
     def small(cls) -> STGConfig:
         """What ``dev`` of DAVIS-2016 says for the small networks trained from random initialisation."""
         return cls(
-            alpha=0.1,
-            num_steps=1,
-            edge_iou="mask",
-            node_gate=True,
-            quality_weight=0.5,
-            thr=0.5,
-            memory_frames=8,
-            memory_cell=2,
-            normalize_keys=True,
-            temperature=0.07,
-            temporal_update="gated",
-            gamma=0.02,
-            loss_reading="probability",
-            crop_margin=0.25,
-            gaps=(1, 2, 4, 8),
-            redetect=True,
-            complete=True,
-            min_mask_iou=0.6,
-            assemble=0.8,
-            min_edge_iou=0.3,
+            warping=WarpingConfig(gaps=(1, 2, 4, 8)),
+            proposals=ProposalConfig(crop_margin=0.25),
+            assignment=AssignmentConfig(min_mask_iou=0.6, assemble=0.8),
+            spatial=SpatialConfig(alpha=0.1, num_steps=1, edge_iou="mask", min_edge_iou=0.3, node_gate=True),
+            selection=SelectionConfig(quality_weight=0.5, thr=0.5),
+            temporal=TemporalConfig(update="gated", normalize_keys=True, temperature=0.07),
+            memory=MemoryConfig(frames=8, cell=2),
+            recovery=RecoveryConfig(redetect=True, complete=True),
+            loss=LossConfig(gamma=0.02, reading="probability"),
         )
 
     @classmethod
     def untrained(cls) -> STGConfig:
         """:meth:`small` without the parts that are nothing before they are trained, for proposals from outside."""
-        return cls.small().without_learned_parts().with_options(gaps=(1,))
+        return cls.small().without_learned_parts().replace({"warping.gaps": (1,)})
 
     def without_learned_parts(self) -> STGConfig:
         """A copy without what is nothing before it is trained: the gate of the nodes, its voice in Eq. 6, and the
         temporal graph."""
-        return self.with_options(node_gate=False, quality_weight=0.0, use_temporal=False)
+        return self.replace({"spatial.node_gate": False, "selection.quality_weight": 0.0, "temporal.enabled": False})
 
-    def with_options(self, **changes: Any) -> STGConfig:
-        """A copy with some constants changed."""
-        return replace(self, **changes)
+    def replace(self, changes: Mapping[str, Any] | str, value: Any = None) -> STGConfig:
+        """A copy with some constants changed: ``replace("spatial.alpha", 0.1)``, or a mapping of such paths.
+
+        All changes are made before any is checked against another.
+
+        Raises:
+            InputError: a path is unknown, a value of the wrong type, or the constants do not fit together.
+        """
+        changes = {changes: value} if isinstance(changes, str) else changes
+        parts: dict[str, dict[str, Any]] = {}
+        for path, new in changes.items():
+            part, _, name = path.partition(".")
+            parts.setdefault(part, {})[name] = _checked(path, new)
+        return dataclasses.replace(
+            self, **{part: dataclasses.replace(getattr(self, part), **values) for part, values in parts.items()}
+        )
+
+    def get(self, path: str) -> Any:
+        """The constant of a path, as ``spatial.alpha``.
+
+        Raises:
+            InputError: there is none.
+        """
+        _type_of(path)
+        part, _, name = path.partition(".")
+        return getattr(getattr(self, part), name)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON and checkpoints."""
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> STGConfig:
-        """The inverse of :meth:`to_dict`.
+    def from_dict(cls, values: Mapping[str, Any]) -> STGConfig:
+        """The inverse of :meth:`to_dict`; constants that are not there have their defaults.
 
         Raises:
-            InputError: if a name is unknown, as in the file of another version.
+            InputError: a name is unknown, as in the file of another version, or a value is none that it takes.
         """
-        unknown = sorted(set(values) - {f.name for f in fields(cls)})
-        if unknown:
-            raise InputError(
-                f"unknown configuration {', '.join(unknown)}: the checkpoint is of another version of stg_pyg"
-            )
-        wrong = [f.name for f in fields(cls) if f.name in values and not _is_of(f.type, values[f.name])]
-        if wrong:
-            raise InputError(f"{wrong[0]} = {values[wrong[0]]!r} is no value that this version of stg_pyg takes")
-        sequences = {"gaps": tuple(values.get("gaps", (1,))), "evidence": tuple(values.get("evidence", ()))}
-        return cls(**{**values, **sequences})
+        if not all(isinstance(part, Mapping) for part in values.values()):
+            raise InputError("the configuration is of another version of stg_pyg")
+        return cls().replace(
+            {f"{part}.{name}": value for part, named in values.items() for name, value in named.items()}
+        )
 
 
-def _is_of(annotation: Any, value: Any) -> bool:
-    """Whether a value is of the type that a field is annotated with."""
-    kinds: dict[str, tuple[type, ...]] = {"bool": (bool,), "int": (int,), "float": (int, float), "str": (str,)}
-    for part in str(annotation).split(" | "):
-        if part == "None" and value is None:
-            return True
-        if part.startswith("tuple") and isinstance(value, list | tuple):
-            return all(_is_of(part.removeprefix("tuple[").partition(",")[0], item) for item in value)
-        if type(value) in kinds.get(part, ()):
-            return True
-    return False
+def paths() -> list[str]:
+    """The paths of all constants, in order."""
+    return [f"{part.name}.{f.name}" for part in fields(STGConfig) for f in fields(_part_type(part.name))]
+
+
+def _part_type(part: str) -> Any:
+    return get_type_hints(STGConfig)[part]
+
+
+def _type_of(path: str) -> Any:
+    part, _, name = path.partition(".")
+    known = {f.name for f in fields(STGConfig)}
+    if part in known and name in (hints := get_type_hints(_part_type(part))):
+        return hints[name]
+    near = difflib.get_close_matches(path, paths(), n=3, cutoff=0.4)
+    raise InputError(f"there is no constant {path}; did you mean {', '.join(near) or ', '.join(sorted(known))}?")
+
+
+def _checked(path: str, value: Any) -> Any:
+    kind = _type_of(path)
+    if get_origin(kind) is tuple and isinstance(value, list | tuple):
+        value = tuple(value)
+        fits = all(_fits(get_args(kind)[0], item) for item in value)
+    else:
+        fits = any(_fits(option, value) for option in get_args(kind) or (kind,))
+    if not fits:
+        raise InputError(f"{path} = {value!r} is no value that it takes ({getattr(kind, '__name__', kind)})")
+    return value
+
+
+def _fits(kind: Any, value: Any) -> bool:
+    return type(value) in ((int, float) if kind is float else (kind,))

@@ -22,7 +22,7 @@ HEAD = "| layer | `paper` | `small` |"
 def outcome(name: str, config: str) -> str:
     """``works``, or the line that refuses it."""
     try:
-        model = tiny(CONFIGS[config].with_options(spatial_conv=name))
+        model = tiny(CONFIGS[config].replace("spatial.conv", name))
     except InputError as error:
         return str(error)
     frame = frame_input(model)
@@ -50,7 +50,7 @@ def _step(model, frame, optimizer) -> float:
 
 def _check_negative_cosines(model, frame) -> None:
     """Features that point in opposite directions, whose printed weights leave no denominator to Eq. 5."""
-    model.config = model.config.with_options(features="given", min_edge_iou=0.0)
+    model.config = model.config.replace({"spatial.features": "given", "spatial.min_edge_iou": 0.0})
     for part in frame.proposals:
         part.feats = torch.eye(8)[:1].repeat(len(part), 1)
         part.feats[0] *= -1

@@ -14,7 +14,15 @@ HEIGHT, WIDTH = 48, 64
 FIRST, SECOND = (8, 8, 28, 30), (34, 14, 56, 40)
 
 
-GATED = STGConfig(node_gate=True, temporal_update="gated", normalize_keys=True, temperature=0.1, edge_iou="mask")
+GATED = STGConfig().replace(
+    {
+        "spatial.node_gate": True,
+        "temporal.update": "gated",
+        "temporal.normalize_keys": True,
+        "temporal.temperature": 0.1,
+        "spatial.edge_iou": "mask",
+    }
+)
 
 
 def box_mask(x0, y0, x1, y1):
@@ -34,7 +42,7 @@ def tiny(config=None, **options):
     """A network of a few thousand parameters, without a segmentation part."""
     torch.manual_seed(0)
     return STGNet(
-        (config or STGConfig()).with_options(key_size=32),
+        (config or STGConfig()).replace("temporal.key_size", 32),
         ProposalEncoder(SmallBackbone(4, 8), mode="crop", pool="mask", out_features=8, size=32),
         KeyEncoder(SmallBackbone(4, 8), 8, grid=8, positions=True),
         **options,

@@ -10,7 +10,7 @@ from stg_pyg.nn.backbones.segmentation import SegmentationOutput
 from stg_pyg.ops.crops import IMAGE_MEAN, IMAGE_STD
 
 HEIGHT, WIDTH = 48, 64
-PLAIN = STGConfig(thr=0.5, use_temporal=False)
+PLAIN = STGConfig().replace({"selection.thr": 0.5, "temporal.enabled": False})
 
 
 class RedRule(nn.Module):
@@ -37,7 +37,7 @@ class Shift:
 def tiny(config=PLAIN, segmentation=None, seed=0):
     torch.manual_seed(seed)
     return STGNet(
-        config.with_options(key_size=32),
+        config.replace("temporal.key_size", 32),
         ProposalEncoder(SmallBackbone(4, 8), mode="crop", pool="mask", out_features=8, size=32),
         KeyEncoder(SmallBackbone(4, 8), 8, grid=8),
         segmentation,

@@ -62,15 +62,15 @@ def test_round_trip(preset):
 
 
 OTHER_NAMES = {
-    "edge_iou": "mask",
-    "features": "given",
-    "temporal_update": "gated",
-    "loss_reading": "probability",
-    "spatial_conv": "mean",
-    "temporal_conv": "joint",
-    "memory_dtype": "float16",
+    "spatial.edge_iou": "mask",
+    "spatial.features": "given",
+    "temporal.update": "gated",
+    "loss.reading": "probability",
+    "spatial.conv": "mean",
+    "temporal.conv": "joint",
+    "memory.dtype": "float16",
 }
-OTHER_VALUES = {"evidence": ("q1", "blank")}
+OTHER_VALUES = {"proposals.evidence": ("q1", "blank")}
 
 
 def other_value(name, value):
@@ -81,19 +81,19 @@ def other_value(name, value):
 
 
 def test_round_trip_of_every_field():
-    base = STGConfig(edge_iou="mask", min_edge_iou=0.1)
+    base = STGConfig().replace({"spatial.edge_iou": "mask", "spatial.min_edge_iou": 0.1})
     for field in dataclasses.fields(STGConfig):
         other = OTHER_VALUES.get(field.name)
         if other is None:
             other = "mask" if field.name == "edge_iou" else other_value(field.name, getattr(base, field.name))
-        changed = base.with_options(**{field.name: other})
+        changed = base.replace({field.name: other})
         assert changed != base or field.name == "edge_iou"
         assert STGConfig.from_dict(changed.to_dict()) == changed
 
 
 def test_pruned_edges_need_the_iou_of_masks():
     with pytest.raises(InputError, match=r'min_edge_iou.*edge_iou="mask"'):
-        STGConfig(min_edge_iou=0.3)
+        STGConfig().replace({"spatial.min_edge_iou": 0.3})
 
 
 @pytest.mark.parametrize(
@@ -101,19 +101,19 @@ def test_pruned_edges_need_the_iou_of_masks():
 )
 def test_evidence_is_known_and_there_in_every_frame(evidence, problem):
     with pytest.raises(InputError, match=problem):
-        STGConfig(evidence=evidence)
-    assert STGConfig(gaps=(1, 2), evidence=("q2", "p")).evidence == ("q2", "p")
+        STGConfig().replace({"proposals.evidence": evidence})
+    assert STGConfig().replace({"warping.gaps": (1, 2), "proposals.evidence": ("q2", "p")}).evidence == ("q2", "p")
 
 
 @pytest.mark.parametrize("name", ["own_evidence", "resegment"])
 def test_given_features_exclude_proposals_without(name):
     with pytest.raises(InputError, match=r'features="given" excludes'):
-        STGConfig(**{"features": "given", name: True})
+        STGConfig().replace({**{"features": "given", name: True}})
 
 
 def test_missing_names_take_the_defaults():
     assert STGConfig.from_dict({}) == STGConfig()
-    assert STGConfig.from_dict({"thr": 0.3}) == STGConfig(thr=0.3)
+    assert STGConfig.from_dict({"selection.thr": 0.3}) == STGConfig().replace({"selection.thr": 0.3})
 
 
 def test_unknown_names_are_refused():
@@ -124,14 +124,14 @@ def test_unknown_names_are_refused():
 def test_to_dict_is_a_copy():
     config = STGConfig()
     config.to_dict()["thr"] = 0.9
-    assert config.thr == 0.2
+    assert config.selection.thr == 0.2
 
 
 def test_options_give_a_copy():
     config = STGConfig()
-    changed = config.with_options(alpha=0.1, gaps=(1, 2))
+    changed = config.replace({"spatial.alpha": 0.1, "warping.gaps": (1, 2)})
     assert (changed.alpha, changed.gaps) == (0.1, (1, 2))
-    assert (config.alpha, config.gaps) == (0.7, (1,))
+    assert (config.spatial.alpha, config.warping.gaps) == (0.7, (1,))
     assert config.with_options() == config
     with pytest.raises(TypeError, match="beta"):
         config.with_options(beta=0.9)
@@ -145,4 +145,4 @@ def test_configuration_is_frozen():
 @pytest.mark.parametrize("name", ["edge_iou", "temporal_update", "loss_reading", "memory_dtype"])
 def test_unknown_choices_are_refused(name):
     with pytest.raises(InputError, match=rf"{name} must be one of .*not 'other'"):
-        STGConfig().with_options(**{name: "other"})
+        STGConfig().replace({name: "other"})

@@ -24,7 +24,7 @@ def write_checkpoint(path: Path) -> None:
     preset = PRESETS["synthetic-small"]
     torch.manual_seed(0)
     path.parent.mkdir(parents=True, exist_ok=True)
-    model = checkpoints.build_model(preset, preset.config.with_options(redetect=False, gaps=(1,)))
+    model = checkpoints.build_model(preset, preset.config.replace({"recovery.redetect": False, "warping.gaps": (1,)}))
     checkpoints.save_model(path, model, preset, 0)
 
 

@@ -16,6 +16,7 @@ from experiments.common import checkpoints, cli, distributed
 from experiments.common.presets import PRESETS, find_preset, open_split
 from experiments.evaluate import choose_preset
 from experiments.runs.settings import digest, fingerprint, plain
+from stg_pyg.config import paths
 from stg_pyg.errors import InputError
 from stg_pyg.evaluation.protocols import check_categories, has_annotations
 from stg_pyg.flow.sources import resolve_flow
@@ -147,7 +148,7 @@ def find_sources(args: argparse.Namespace) -> dict[str, Source]:
         preset_name = preset_name or preset.name
         config = checkpoints.load_model(path)[0].config
         if preset.test_alpha is not None:
-            config = config.with_options(alpha=preset.test_alpha)
+            config = config.replace("spatial.alpha", preset.test_alpha)
         sources[role] = Source(path, preset, printed(config) if args.as_printed else config)
     return sources
 
@@ -204,17 +205,16 @@ def notes_on(args: argparse.Namespace, sources: Mapping[str, Source], steps: int
         notes.append("No --ytb-checkpoint: row 11 was not run.")
     if not steps:
         notes.append("--online-steps 0: rows with OL were not run, and the full model learns nothing online.")
-    elif own.config.online_steps == 0 and args.online_steps is None:
+    elif own.config.online.steps == 0 and args.online_steps is None:
         notes.append(f"The checkpoint has no steps of online learning: {steps} were taken.")
-    if not own_options(own.config.spatial_conv, num_steps=1):
-        notes.append(f"The spatial layer {own.config.spatial_conv} has no l.")
+    if not own_options(own.config.spatial.conv, num_steps=1):
+        notes.append(f"The spatial layer {own.config.spatial.conv} has no l.")
     return notes
 
 
 def different_constants(one: Source, other: Source) -> list[str]:
-    """Names of the constants in which two configurations differ, online learning apart."""
-    a, b = one.config.to_dict(), other.config.to_dict()
-    return [name for name in a if a[name] != b[name] and name != "online_steps"]
+    """Paths of the constants in which two configurations differ, online learning apart."""
+    return [path for path in paths() if one.config.get(path) != other.config.get(path) and path != "online.steps"]
 
 
 def make_setup(args: argparse.Namespace) -> Setup:
@@ -225,7 +225,7 @@ def make_setup(args: argparse.Namespace) -> Setup:
     curve_frames = args.frames if args.curve_frames is None else args.curve_frames
     device = cli.choose_device(args.device)
     resolve_flow(args.flow, device=device)
-    steps = own.config.online_steps or DEFAULT_ONLINE_STEPS if args.online_steps is None else args.online_steps
+    steps = own.config.online.steps or DEFAULT_ONLINE_STEPS if args.online_steps is None else args.online_steps
     return Setup(
         sources=sources,
         split=split,

@@ -84,7 +84,7 @@ def to_result(setup: Setup, plan: Plan, measured: Measured) -> dict[str, Any]:
         ],
         "curves": {
             name: {
-                "parameter": CURVES[name].field,
+                "parameter": CURVES[name].path,
                 "own": own_value(CURVES[name], own.config),
                 "points": [{"value": value, **measured[case.name]} for value, case in points],
             }

@@ -62,9 +62,17 @@ class PaperRow:
 
     def apply(self, config: STGConfig) -> STGConfig:
         """The configuration with the settings of this row; the rest stays as it is."""
-        edges = {} if self.alpha is None or self.l is None else {"alpha": self.alpha, "num_steps": self.l}
-        return config.with_options(
-            use_motion=self.mo, use_spatial=self.sg, use_temporal=self.tg, lambda1=self.lambda1, **edges
+        edges = (
+            {} if self.alpha is None or self.l is None else {"spatial.alpha": self.alpha, "spatial.num_steps": self.l}
+        )
+        return config.replace(
+            {
+                "motion.enabled": self.mo,
+                "spatial.enabled": self.sg,
+                "temporal.enabled": self.tg,
+                "selection.lambda1": self.lambda1,
+                **edges,
+            }
         )
 
 
@@ -89,7 +97,7 @@ class Curve:
     """G over one constant, all others as in the full model."""
 
     name: str
-    field: str
+    path: str
     values: tuple[float | int | None, ...]
     title: str
     evenly: bool = False
@@ -99,16 +107,21 @@ class Curve:
 CURVES = {
     curve.name: curve
     for curve in (
-        Curve("alpha", "alpha", (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0), "alpha of Eq. 3"),
-        Curve("l", "num_steps", (1, 2, 3, 4), "l, steps of Eqs. 4-5"),
-        Curve("lambda1", "lambda1", (0.0, 0.2, 0.4, 0.6, 0.8, 1.0), "lambda1 of Eq. 6"),
-        Curve("n", "motion_steps", (1, 2, 5, 10, 20), "n of Eq. 2", evenly=True),
-        Curve("thr", "thr", (0.2, 0.3, 0.4, 0.5, 0.6), "thr, threshold on h"),
-        Curve("memory", "memory_frames", (1, 2, 4, 8, 16, None), "frames in the memory", evenly=True),
+        Curve("alpha", "spatial.alpha", (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0), "alpha of Eq. 3"),
+        Curve("l", "spatial.num_steps", (1, 2, 3, 4), "l, steps of Eqs. 4-5"),
+        Curve("lambda1", "selection.lambda1", (0.0, 0.2, 0.4, 0.6, 0.8, 1.0), "lambda1 of Eq. 6"),
+        Curve("n", "motion.steps", (1, 2, 5, 10, 20), "n of Eq. 2", evenly=True),
+        Curve("thr", "selection.thr", (0.2, 0.3, 0.4, 0.5, 0.6), "thr, threshold on h"),
+        Curve("memory", "memory.frames", (1, 2, 4, 8, 16, None), "frames in the memory", evenly=True),
     )
 }
 
-ONE_BOX: dict[str, Any] = {"evidence": ("p",), "use_spatial": False, "redetect": False, "complete": False}
+ONE_BOX: dict[str, Any] = {
+    "proposals.evidence": ("p",),
+    "spatial.enabled": False,
+    "recovery.redetect": False,
+    "recovery.complete": False,
+}
 OWN_NAMES = (
     "full",
     "no-motion-model",
@@ -161,17 +174,17 @@ def own_cases(sources: Mapping[str, Source], online: bool = True) -> list[Case]:
     full = sources["own"].config
     rows = {row.name: row.config for row in table_rows(full)}
     without: list[tuple[str, STGConfig]] = [
-        ("no motion model", full.with_options(use_motion=False)),
-        ("no spatial graph", full.with_options(use_spatial=False)),
-        ("no temporal graph", full.with_options(use_temporal=False)),
-        ("no gate of the nodes", full.with_options(node_gate=False)),
-        ("no quality term in Eq. 6", full.with_options(quality_weight=0.0)),
-        ("no re-detection", full.with_options(redetect=False)),
-        ("no completion of parts", full.with_options(complete=False)),
-        ("no updates while the video runs", full.with_options(update_every=0)),
+        ("no motion model", full.replace("motion.enabled", False)),
+        ("no spatial graph", full.replace("spatial.enabled", False)),
+        ("no temporal graph", full.replace("temporal.enabled", False)),
+        ("no gate of the nodes", full.replace("spatial.node_gate", False)),
+        ("no quality term in Eq. 6", full.replace("selection.quality_weight", 0.0)),
+        ("no re-detection", full.replace("recovery.redetect", False)),
+        ("no completion of parts", full.replace("recovery.complete", False)),
+        ("no updates while the video runs", full.replace("online.update_every", 0)),
         ("no learned part of the graphs", full.without_learned_parts()),
     ]
-    one_box = full.without_learned_parts().with_options(**ONE_BOX)
+    one_box = full.without_learned_parts().replace(ONE_BOX)
     cases = [Case("full", "full model", full)]
     cases += [Case(_name(label), label, config) for label, config in without if config != full]
     cases += [
@@ -196,17 +209,17 @@ def curve_cases(curve: Curve, full: STGConfig) -> list[tuple[float | int | str, 
     Returns:
         (value, case), ascending; the value is ``"all"`` where it is None, a memory without bound.
     """
-    values = sorted({*curve.values, getattr(full, curve.field)}, key=lambda value: (value is None, value))
+    values = sorted({*curve.values, full.get(curve.path)}, key=lambda value: (value is None, value))
     points: list[tuple[float | int | str, Case]] = []
     for value in values:
         shown = "all" if value is None else value
-        points.append((shown, Case(f"{curve.name}-{shown}", str(shown), full.with_options(**{curve.field: value}))))
+        points.append((shown, Case(f"{curve.name}-{shown}", str(shown), full.replace({curve.path: value}))))
     return points
 
 
 def own_value(curve: Curve, full: STGConfig) -> float | int | str:
     """Where the full model is on a curve."""
-    value = getattr(full, curve.field)
+    value = full.get(curve.path)
     return "all" if value is None else value
 
 

@@ -84,7 +84,9 @@ def make_runs(setup: Setup, case: Case, frames: int | None) -> list[Run]:
     source = setup.sources[case.weights]
     config = case.config
     if config is not None:
-        config = config.with_options(online_steps=steps, update_every=config.update_every if steps else 0)
+        config = config.replace(
+            {"online.steps": steps, "online.update_every": config.online.update_every if steps else 0}
+        )
     runs = []
     for seed in setup.online_seeds if steps else (None,):
         job = Job(

@@ -22,7 +22,7 @@ from stg_pyg.video.segmenter import VideoSegmenter
 
 GRAPH_STAGES = ("graph", "spatial", "selection", "temporal")
 """Stages of the graph layers: Eqs. 3-8 without the networks that compute features, keys and masks."""
-STORED = {"own_evidence": False, "min_mask_iou": 0.0, "assemble": 1.0}
+STORED = {"proposals.own_evidence": False, "assignment.min_mask_iou": 0.0, "assignment.assemble": 1.0}
 """Constants for proposals from outside alone: every one goes to the object whose box it meets most, as in the paper."""
 OPTIONS = ("own again", "channels last", "bfloat16 segmentation", "bfloat16 memory", "updates", "compile")
 
@@ -52,9 +52,9 @@ class Stream:
     ) -> None:
         self.name, self.stored, self.crop_size = name, stored, setup.preset.crop_size
         self.frames: list[Frame] = []
-        config = config.with_options(update_every=config.update_every if name == "updates" else 0)
+        config = config.replace("online.update_every", config.online.update_every if name == "updates" else 0)
         if name == "bfloat16 memory":
-            config = config.with_options(memory_dtype="bfloat16")
+            config = config.replace("memory.dtype", "bfloat16")
         self.model: Any = checkpoints.build_model(setup.preset, config).eval()
         self.model.load_state_dict(setup.model.state_dict(), strict=False)
         if name == "channels last":
@@ -72,7 +72,7 @@ class Stream:
     @property
     def timed(self) -> list[Frame]:
         """The frames whose times count: those with all gaps of the history, or else the second half."""
-        return self.frames[max(1, min(max(self.model.config.gaps), len(self.frames) // 2)) :]
+        return self.frames[max(1, min(max(self.model.config.warping.gaps), len(self.frames) // 2)) :]
 
 
 def play(streams: Sequence[Stream], video: VideoSequence, objects: int, device: torch.device, frames: int) -> None:
@@ -117,12 +117,12 @@ def run_frames(
         own = Stream("own", setup, setup.config)
         play([own], video, objects, device, video.num_frames)
         proposals = [frame.proposals for frame in own.frames]
-        streams = [own, Stream("stored", setup, setup.config.with_options(**STORED), proposals)]
-        chosen = [name for name in options if objects == 1 and (name != "updates" or setup.config.update_every)]
+        streams = [own, Stream("stored", setup, setup.config.replace(STORED), proposals)]
+        chosen = [name for name in options if objects == 1 and (name != "updates" or setup.config.online.update_every)]
         streams += [Stream(name, setup, setup.config) for name in chosen]
         rows += measure_streams(streams, video, objects, device)
     where = {"video": video.name, "checkpoint": setup.checkpoint.name}
-    where |= {"spatial_conv": setup.config.spatial_conv, "temporal_conv": setup.config.temporal_conv}
+    where |= {"spatial_conv": setup.config.spatial.conv, "temporal_conv": setup.config.temporal.conv}
     return {"frames": [row | where for row in rows]}
 
 

@@ -43,7 +43,7 @@ def run_growth(
     """
     video, rng = synthetic_video(12, size.height, size.width, size.objects, seed), np.random.default_rng(seed)
     scene = [(video.image(t), rough_proposals(video.labels(t), size.proposals, rng)) for t in range(12)]
-    config = STGConfig.small().with_options(memory_frames=memory_frames)
+    config = STGConfig.small().replace("memory.frames", memory_frames)
     rows = []
     for device in devices:
         segmenter = VideoSegmenter(STGNet.small(config).to(device).eval())

@@ -31,8 +31,9 @@ def find_candidates(config: STGConfig, spatial: Sequence[str], temporal: Sequenc
 
     def candidate(part: str, layer: str, steps: int | None = None, **options: Any) -> Candidate:
         if layer != "off":
-            options[f"{part}_conv"] = layer
-        return part, layer, steps, config.with_options(**{f"use_{part}": layer != "off", **options})
+            options["conv"] = layer
+        options["enabled"] = layer != "off"
+        return part, layer, steps, config.replace({f"{part}.{name}": value for name, value in options.items()})
 
     found = [candidate("spatial", "off"), *(candidate("spatial", "stg", n, num_steps=n) for n in STEPS)]
     found += [candidate("spatial", name) for name in spatial]
@@ -50,9 +51,9 @@ def run_scores(
     """
     config = setup.model.config
     if setup.preset.test_alpha is not None:
-        config = config.with_options(alpha=setup.preset.test_alpha)
-    steps = config.online_steps if args.online_steps is None else args.online_steps
-    config = cli.with_updates(config.with_options(online_steps=steps), None, steps)
+        config = config.replace("spatial.alpha", setup.preset.test_alpha)
+    steps = config.online.steps if args.online_steps is None else args.online_steps
+    config = cli.with_updates(config.replace("online.steps", steps), None, steps)
     candidates = find_candidates(config, spatial, temporal)
     reasons = [why_not(setup, one[-1]) for one in candidates]
     usable = [one for one, reason in zip(candidates, reasons, strict=True) if reason is None]
@@ -64,7 +65,7 @@ def run_scores(
     job = dataclasses.replace(job, online_steps=steps, frames=args.frames)
     results = score_videos(job, [video.name for video in setup.videos], args.processes or 0)
     (video,) = first_frames(setup.videos[:1], setup.frames)
-    streams = [Stream(name, setup, changed.with_options(update_every=0)) for changed, name in names.items()]
+    streams = [Stream(name, setup, changed.replace("online.update_every", 0)) for changed, name in names.items()]
     times = {row["run"]: row for row in measure_streams(streams, video, len(ids_of(video.labels(0))), device)}
     found = []
     for (part, layer, l_steps, changed), reason in zip(candidates, reasons, strict=True):

@@ -1,84 +1,18 @@
-"""Checkpoints: written whole or not at all, read without running code of theirs."""
+"""Models by preset, and their checkpoints."""
 
 from __future__ import annotations
 
 import dataclasses
-import io
-import os
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor, nn
 
 from experiments.common.presets import Preset, find_preset
 from stg_pyg.config import STGConfig
 from stg_pyg.errors import InputError
-from stg_pyg.model.layers import with_named_layers
+from stg_pyg.model import checkpoint
+from stg_pyg.model.checkpoint import SHIPPED, load, load_weights, save
 from stg_pyg.model.stgnet import STGNet
 
-FORMAT = "stg_pyg-1"
-SHIPPED = Path(__file__).parents[1] / "weights" / "davis2016-small.pt"
-"""The checkpoint that comes with the repository, see the page beside it."""
-
-
-def save(path: Path, content: dict[str, Any]) -> None:
-    """Writes tensors and plain values under a temporary name, then renames."""
-    temporary = path.with_name(f".{path.name}.tmp")  # always the same: what a killed run left is written over
-    buffer = io.BytesIO()
-    torch.save({"format": FORMAT, **content}, buffer)
-    try:
-        temporary.write_bytes(buffer.getvalue())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); free space or choose another --out") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def load(path: Path, kind: str) -> dict[str, Any]:
-    """The content of a checkpoint of that kind (``model``, ``segmentation`` or ``graph``).
-
-    Raises:
-        InputError: the file is missing, damaged, or something else.
-    """
-    if not path.is_file():
-        raise InputError(f"{path}: no such checkpoint; make one with python -m experiments.train")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise InputError(f"{path}: not a readable checkpoint; train again or copy it again") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT or content.get("kind") != kind:
-        raise InputError(f"{path}: not a {kind} checkpoint of this version of stg_pyg ({FORMAT})")
-    return _Content(path, content)
-
-
-class _Content(dict[str, Any]):
-    """What a checkpoint holds; what it should hold and does not is bad input."""
-
-    def __init__(self, path: Path, content: dict[str, Any]) -> None:
-        super().__init__(content)
-        self._path = path
-
-    def __missing__(self, name: str) -> Any:
-        raise InputError(f"{self._path}: has no {name}, so another version of stg_pyg made it; train again")
-
-
-def load_weights(module: nn.Module, state: dict[str, Any], path: Path) -> None:
-    """Loads a state dict.
-
-    Raises:
-        InputError: names or shapes differ, or a weight is not finite.
-    """
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise InputError(f"{path}: has no weights where they belong; train again or copy it again")
-    bad = [name for name, value in state.items() if value.is_floating_point() and not bool(value.isfinite().all())]
-    if bad:
-        raise InputError(f"{path}: {bad[0]} has values that are not finite; take an earlier checkpoint")
-    try:
-        module.load_state_dict(state)
-    except RuntimeError as error:
-        raise InputError(f"{path}: made by another network configuration; train again with this preset") from error
+__all__ = ["SHIPPED", "build_model", "load", "load_model", "load_weights", "save", "save_model", "untrained_model"]
 
 
 def build_model(preset: Preset, config: STGConfig | None = None, weights: str | Path = "none") -> STGNet:
@@ -93,44 +27,38 @@ def build_model(preset: Preset, config: STGConfig | None = None, weights: str | 
     """
     config = config or preset.config
     if preset.size == "small":
-        return STGNet.small(config, preset.width)
-    return STGNet.paper(config, features=weights, keys=weights, segmentation=weights)
+        model = STGNet.small(config, preset.width)
+    else:
+        model = STGNet.paper(config, features=weights, keys=weights, segmentation=weights)
+    model.crop_size = preset.crop_size
+    return model
 
 
 def untrained_model(preset_name: str = "davis2016-small") -> STGNet:
     """A model without a learned part, which runs proposals with masks from outside, for the data of a preset."""
-    config = STGConfig.untrained().with_options(key_size=find_preset(preset_name).config.key_size)
+    config = STGConfig.untrained().replace("temporal.key_size", find_preset(preset_name).config.temporal.key_size)
     return STGNet.untrained(config).eval()
 
 
 def save_model(path: Path, model: STGNet, preset: Preset, seed: int) -> None:
-    """Writes a model with what is needed to build and run it again, its weights in half precision.
-
-    Raises:
-        InputError: one of its layers cannot be named, see :func:`stg_pyg.model.layers.with_named_layers`, or has
-        weights that
-            have no shape yet, or the file cannot be written.
-    """
-    try:
-        config = with_named_layers(model.config, model.spatial_conv, model.memory_attention)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-    state = {name: v.half() if v.is_floating_point() else v for name, v in model.state_dict().items()}
-    made_of = {"preset": preset.name, "crop_size": preset.crop_size, "config": config.to_dict(), "seed": seed}
-    save(path, {"kind": "model", **made_of, "model": state})
+    """:func:`stg_pyg.save_model` with the preset and the seed of the training."""
+    model.crop_size = preset.crop_size
+    checkpoint.save_model(path, model, preset=preset.name, seed=seed)
 
 
 def load_model(path: str | Path) -> tuple[STGNet, Preset]:
-    """The model of a checkpoint and the preset it was trained by."""
-    path = Path(path)
-    content = load(path, "model")
+    """:func:`stg_pyg.load_model` and the preset that the model was trained by.
+
+    Raises:
+        InputError: as there, or the preset is unknown.
+    """
+    path = SHIPPED if str(path) == "shipped" else Path(path)
+    model = checkpoint.load_model(path)
     try:
-        preset = find_preset(content["preset"])
-        preset = dataclasses.replace(preset, crop_size=int(content.get("crop_size", preset.crop_size)))
-        model = build_model(preset, STGConfig.from_dict(content["config"]))
+        preset = find_preset(load(path, "model")["preset"])
     except InputError as error:
         raise InputError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from error
-    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise InputError(f"{path}: its configuration is not of this version of stg_pyg; train again") from error
-    load_weights(model, content["model"], path)
-    return model.eval(), preset
+    except (TypeError, AttributeError) as error:
+        raise InputError(f"{path}: its preset is not of this version of stg_pyg; train again") from error
+    width = model.made_of.get("width", preset.width) if model.made_of else preset.width
+    return model, dataclasses.replace(preset, crop_size=model.crop_size, width=width)

@@ -133,8 +133,8 @@ def add_update_every(parser: argparse.ArgumentParser | argparse._ArgumentGroup) 
 def with_updates(config: STGConfig, every: int | None, online_steps: int | None) -> STGConfig:
     """The configuration with what ``--update-every`` and ``--online-steps`` say of updates."""
     if every is None:
-        every = 0 if online_steps == 0 else config.update_every
-    return config.with_options(update_every=every)
+        every = 0 if online_steps == 0 else config.online.update_every
+    return config.replace("online.update_every", every)
 
 
 def seed_everything(seed: int) -> None:

@@ -37,12 +37,12 @@ def with_layers(config: STGConfig, spatial: str | None, temporal: str | None) ->
     try:
         if spatial is not None:
             make_spatial(spatial, config)
-            config = config.with_options(spatial_conv=spatial)
+            config = config.replace("spatial.conv", spatial)
         if temporal is not None:
             make_temporal(temporal, config)
-            config = config.with_options(temporal_conv=temporal)
+            config = config.replace("temporal.conv", temporal)
     except InputError as error:
-        option = "spatial" if spatial is not None and config.spatial_conv != spatial else "temporal"
+        option = "spatial" if spatial is not None and config.spatial.conv != spatial else "temporal"
         raise InputError(f"--{option}-conv: {error}") from error
     return config
 
@@ -67,8 +67,14 @@ def check_layers(model: STGNet, config: STGConfig, checkpoint: Path | None) -> N
     """
     other = STGNet.untrained(config)
     wanted = [
-        ("--spatial-conv", config.spatial_conv, other.spatial_conv, model.spatial_conv, config.use_spatial),
-        ("--temporal-conv", config.temporal_conv, other.memory_attention, model.memory_attention, config.use_temporal),
+        ("--spatial-conv", config.spatial.conv, other.spatial_conv, model.spatial_conv, config.spatial.enabled),
+        (
+            "--temporal-conv",
+            config.temporal.conv,
+            other.memory_attention,
+            model.memory_attention,
+            config.temporal.enabled,
+        ),
     ]
     for option, name, layer, own, takes_part in wanted:
         if takes_part and not _holds(own, layer):

@@ -117,7 +117,7 @@ def _small(name: str, train: str = "train", val: str = "val") -> Preset:
         name,
         train,
         val,
-        config=STGConfig.small().with_options(online_steps=150, update_every=8),
+        config=STGConfig.small().replace({"online.steps": 150, "online.update_every": 8}),
         crop_size=128,
         lucid=LucidConfig(size=96),
         segmentation_steps=3600,
@@ -128,7 +128,7 @@ def _small(name: str, train: str = "train", val: str = "val") -> Preset:
 
 def _paper_test(name: str) -> Preset:
     """As the paper tests its model of DAVIS-2017 on a benchmark without training videos, with other edge weights."""
-    config = STGConfig.paper().with_options(alpha=0.1)
+    config = STGConfig.paper().replace("spatial.alpha", 0.1)
     return _paper(name, 105_000, "all", "all", config=config, test_alpha=0.1)
 
 
@@ -140,7 +140,7 @@ def _large(name: str, train: str = "train", val: str = "val") -> Preset:
         name,
         train,
         val,
-        config=STGConfig.small().with_options(online_steps=300, update_every=8, key_size=256),
+        config=STGConfig.small().replace({"online.steps": 300, "online.update_every": 8, "temporal.key_size": 256}),
         size="paper",
         crop_size=256,
         lucid=LucidConfig(size=192),
@@ -167,7 +167,7 @@ PRESETS = {
             "synthetic",
             "train",
             "test",
-            config=STGConfig.small().with_options(key_size=64),
+            config=STGConfig.small().replace("temporal.key_size", 64),
             width=16,
             crop_size=64,
             lucid=LucidConfig(size=64),

@@ -56,7 +56,7 @@ def adapted_networks(
 ) -> dict[str, nn.Module]:
     """By the names of the model's parts: ``segmentation`` learns from all frames, and ``key_encoder`` from the first,
     where the model asks for that."""
-    net, key_steps, limit = model.segmentation, model.config.online_key_steps, lesson.seconds
+    net, key_steps, limit = model.segmentation, model.config.online.key_steps, lesson.seconds
     assert net is not None
     started = time.perf_counter()
     networks = {
@@ -80,8 +80,8 @@ def adapted_networks(
             model.memory_attention,
             images[0],
             labels[0],
-            crop_size=model.config.key_size,
-            margin=model.config.crop_margin,
+            crop_size=model.config.temporal.key_size,
+            margin=model.config.proposals.crop_margin,
             steps=key_steps,
             peak=lesson.peak,
             device=lesson.device,
@@ -93,7 +93,7 @@ def adapted_networks(
 
 def learn(job: Job, model: STGNet, video: VideoSequence) -> Learned:
     """Online learning on the first annotated frame of a video, if the job has any; the same for all rows."""
-    steps = model.config.online_steps if job.online_steps is None else job.online_steps
+    steps = model.config.online.steps if job.online_steps is None else job.online_steps
     given = sorted(given_masks(video).items())
     if not (steps and given and model.segmentation is not None and any(row.config for row in job.rows)):
         return Learned({}, 0.0)

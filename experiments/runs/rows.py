@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from experiments.runs.settings import no_influence
-from stg_pyg.config import STGConfig
+from stg_pyg.config import STGConfig, paths
 
-OF_PROPOSALS = ("crop_margin", "gaps", "evidence", "own_evidence")
+OF_PROPOSALS = ("proposals.crop_margin", "warping.gaps", "proposals.evidence", "proposals.own_evidence")
 
 
 @dataclass(frozen=True)
@@ -29,21 +29,28 @@ def table_rows(config: STGConfig) -> list[Row]:
     paper's equations with the paper's constants.
     """
     same_proposals = {
-        name: getattr(config, name)
-        for name in (*OF_PROPOSALS, "key_size", "online_steps", "update_every", "update_steps", "update_rate")
+        path: config.get(path)
+        for path in (*OF_PROPOSALS, "temporal.key_size", *(p for p in paths() if p.startswith("online.")))
     }
-    printed = STGConfig.paper().with_options(**same_proposals)
-    greedy = printed.with_options(use_spatial=False, use_temporal=False, thr=config.thr)
-    off = {"use_motion": False, "use_spatial": False, "use_temporal": False}
-    mean = {"use_temporal": False, "spatial_conv": "mean", "node_gate": False, "quality_weight": 0.0}
+    printed = STGConfig.paper().replace(same_proposals)
+    greedy = printed.replace(
+        {"spatial.enabled": False, "temporal.enabled": False, "selection.thr": config.selection.thr}
+    )
+    off = {"motion.enabled": False, "spatial.enabled": False, "temporal.enabled": False}
+    mean = {
+        "temporal.enabled": False,
+        "spatial.conv": "mean",
+        "spatial.node_gate": False,
+        "selection.quality_weight": 0.0,
+    }
     return [
         Row("flow", "flow only", None),
-        Row("baseline", "baseline", config.with_options(**off)),
-        Row("motion", "+ motion", config.with_options(use_spatial=False, use_temporal=False)),
-        Row("spatial", "+ spatial graph", config.with_options(use_temporal=False)),
+        Row("baseline", "baseline", config.replace(off)),
+        Row("motion", "+ motion", config.replace({"spatial.enabled": False, "temporal.enabled": False})),
+        Row("spatial", "+ spatial graph", config.replace("temporal.enabled", False)),
         Row("temporal", "+ temporal graph", config),
         Row("greedy", "best proposal by Eq. 6", greedy),
-        Row("mean", "plain mean of the proposals", config.with_options(**mean)),
+        Row("mean", "plain mean of the proposals", config.replace(mean)),
         Row("printed", "graphs as printed, thr 0.2", printed),
     ]
 

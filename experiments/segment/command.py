@@ -199,7 +199,7 @@ def settings(run: Run) -> dict[str, Any]:
         "flow": args.flow,
         "online_steps": run.steps,
         "online_seconds_limit": args.online_seconds,
-        "update_every": run.model.config.update_every,
+        "update_every": run.model.config.online.update_every,
         "device": run.device.type,
         "seed": args.seed,
         "config": run.model.config.to_dict(),

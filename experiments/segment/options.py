@@ -64,7 +64,7 @@ def choose_model(args: argparse.Namespace) -> tuple[STGNet, Preset]:
         model = checkpoints.build_model(preset, preset.config.without_learned_parts()).eval()
     model = _with_layers(args, model, preset)
     if args.memory_frames is not None:
-        model.config = model.config.with_options(memory_frames=args.memory_frames)
+        model.config = model.config.replace("memory.frames", args.memory_frames)
     model.config = cli.with_updates(model.config, args.update_every, args.online_steps)
     return model, preset
 
@@ -73,7 +73,7 @@ def _with_layers(args: argparse.Namespace, model: STGNet, preset: Preset) -> STG
     """The model with the layers of ``--spatial-conv`` and ``--temporal-conv``."""
     if args.spatial_conv is None and args.temporal_conv is None:
         return model
-    if args.temporal_conv is not None and not model.config.use_temporal:
+    if args.temporal_conv is not None and not model.config.temporal.enabled:
         where = "without --checkpoint" if args.checkpoint is None else f"in the configuration of {args.checkpoint}"
         raise InputError(f"--temporal-conv: there is no temporal graph {where}; take a checkpoint that has one")
     config = with_layers(model.config, args.spatial_conv, args.temporal_conv)
@@ -91,7 +91,7 @@ def choose_online_steps(args: argparse.Namespace, model: STGNet) -> int:
         return int(args.online_steps)
     if args.checkpoint is None and args.proposals is None:
         return STEPS_FROM_NOTHING
-    return model.config.online_steps or (STEPS_ONLINE if args.online else 0)
+    return model.config.online.steps or (STEPS_ONLINE if args.online else 0)
 
 
 def choose_flow(args: argparse.Namespace, source: FrameSource, start: str, device: object) -> FlowEstimator:

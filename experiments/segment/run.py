@@ -191,7 +191,7 @@ class Run:
                         result = self._stream.step(frame.image, proposals=proposals, masks=frame.masks)
                     if tracer is not None:
                         tracer.write(frame.name, result, frame.masks)
-                yield FrameResult(frame.name, self.source.size, self.model.config.thr, frame.given, result)
+                yield FrameResult(frame.name, self.source.size, self.model.config.selection.thr, frame.given, result)
 
     def _read(self, start: int) -> Iterator[InputFrame]:
         """The frames from position ``start`` on with what is given of them."""
@@ -227,7 +227,7 @@ class Run:
     def _segment_shapes(self, given: GivenShapes) -> None:
         net, config = self.model.segmentation, self.model.config
         assert net is not None
-        proposer = GuidedProposer(net.to(self.device), self.preset.crop_size, config.crop_margin)
+        proposer = GuidedProposer(net.to(self.device), self.preset.crop_size, config.proposals.crop_margin)
         _, frame = next(iter(self.source))
         given.segment(proposer, frame, self.device)
 

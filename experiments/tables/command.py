@@ -135,12 +135,12 @@ def make_job(args: argparse.Namespace, config: STGConfig, run: Run, steps: int) 
     alpha = benchmark_alpha(run.target.dataset, run.preset.size)
     names = [video.name for video in run.videos]
     proposals = next((p for p in args.proposals if set(open_proposals(p).sequences) & set(names)), None)
-    options: dict[str, Any] = {"online_steps": steps, "update_every": config.update_every if steps else 0}
+    options: dict[str, Any] = {"online.steps": steps, "online.update_every": config.online.update_every if steps else 0}
     if alpha is not None:
         options["alpha"] = alpha
     if proposals is not None:
         options["own_evidence"] = True
-    row = next(row for row in table_rows(config.with_options(**options)) if row.name == ROW)
+    row = next(row for row in table_rows(config.replace(options)) if row.name == ROW)
     out = args.out / f"{run.target.dataset}-{run.split}" / ("online" if steps else "offline")
     return Job(
         checkpoint=args.checkpoint,
@@ -174,7 +174,7 @@ def _num_frames(run: Run) -> int:
 
 def score_runs(args: argparse.Namespace, config: STGConfig, runs: Sequence[Run]) -> list[Result] | None:
     """Our rows; None on the ranks that only do their part."""
-    own_steps = args.online_steps if args.online_steps is not None else config.online_steps or DEFAULT_ONLINE_STEPS
+    own_steps = args.online_steps if args.online_steps is not None else config.online.steps or DEFAULT_ONLINE_STEPS
     all_steps = dict.fromkeys({"off": [0], "on": [own_steps], "both": [0, own_steps]}[args.learning])
     jobs = [(run, steps, make_job(args, config, run, steps)) for run in runs for steps in all_steps]
     rank, results = distributed.world().rank, []

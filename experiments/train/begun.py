@@ -33,8 +33,6 @@ _OF_OTHER_STAGES = {
 }
 """How the fields of a preset begin that a stage does not look at; the graph depends on the weights that the stage
 before has made, and not on how."""
-_NO_TRAINING = ("online_steps", "online_key_steps", "update_every", "update_steps", "update_rate")
-"""Constants of what networks learn while videos are segmented."""
 _MAY_CHANGE = ("device", "threads", "states", "program")
 """What may be another when a run goes on, with a note, as machines and programs change in the middle of a long one."""
 
@@ -60,7 +58,7 @@ class StageSettings:
 def preset_of_stage(stage: str, preset: Preset) -> dict[str, Any]:
     """The plain values of a preset that a stage looks at."""
     values: dict[str, Any] = plain(preset)
-    values["config"] = {name: value for name, value in values["config"].items() if name not in _NO_TRAINING}
+    values["config"] = {part: named for part, named in values["config"].items() if part != "online"}
     left_out = (*_SCORING, *_OF_OTHER_STAGES[stage])
     return {name: value for name, value in values.items() if not name.startswith(left_out)}
 

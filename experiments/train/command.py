@@ -134,7 +134,7 @@ def preset_of(args: argparse.Namespace) -> Preset:
     }
     preset = dataclasses.replace(preset, **{name: value for name, value in changes.items() if value is not None})
     if args.online_steps is not None:
-        preset = dataclasses.replace(preset, config=preset.config.with_options(online_steps=args.online_steps))
+        preset = dataclasses.replace(preset, config=preset.config.replace("online.steps", args.online_steps))
     preset = dataclasses.replace(preset, config=with_layers(preset.config, args.spatial_conv, args.temporal_conv))
     for option in ("batch_size", "graph_batch_size", "accumulate"):
         if getattr(args, option) == 0:
@@ -290,7 +290,7 @@ def train_stages(args: argparse.Namespace, preset: Preset, device: torch.device)
     model = build_model(args, preset)
     assert model.segmentation is not None
     if preset.graph_steps == 0 and any(is_lazy(value) for value in model.parameters()):
-        name = preset.config.spatial_conv
+        name = preset.config.spatial.conv
         raise InputError(f"--graph-steps 0: the first step shapes the {name} layer; train it or take another")
     if args.stage in ("segmentation", "all"):
         train_in_phases(train_segmentation, model.segmentation, videos, preset, "segmentation", args, in_batches)

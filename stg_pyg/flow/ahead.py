@@ -141,7 +141,7 @@ def flow_ahead(estimator: FlowEstimator, config: STGConfig, wanted: bool = True)
     if not wanted or not isinstance(estimator, DISFlow | FloFiles | SequenceFlow):
         yield estimator
         return
-    ahead = FlowAhead(estimator, config.gaps, config.flow_consistency)
+    ahead = FlowAhead(estimator, config.warping.gaps, config.warping.consistency)
     try:
         yield ahead
     finally:

@@ -11,28 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stg_pyg.config import STGConfig
+from stg_pyg.config import OnlineConfig
 from stg_pyg.learning.first_frame import AnnotatedFrames, of_one_video, train_mode
 from stg_pyg.learning.steps import SegmentationBatch, drawn_from, segmentation_step, stack_samples
 from stg_pyg.lucid.dreamer import DreamCache
 from stg_pyg.lucid.samples import LucidConfig, draw_sample
 from stg_pyg.proposals.base import Proposals
 
-MIN_QUALITY = 0.75
-"""A result is learned from when the network expects its best proposals to have this IoU with the true mask,"""
-MIN_AGREEMENT = 0.8
-"""and when it has this IoU with Q, the mask of the frame before warped by flow."""
 BEST = 3
 """Proposals whose expected IoU counts."""
-BATCH_SIZE = 8
-LATE_FRAMES = 4
-"""Trusted frames that are learned from, the latest ones,"""
-LATE_EVERY = 2
-"""of which every second is kept."""
-GIVEN_FRAMES = 4
-"""Given frames that are learned from: the first one and the latest others."""
-DREAM_SHARE = 0.3
-
 Frame = tuple[int, np.ndarray, np.ndarray]
 """Number, uint8 image [H, W, 3] and uint8 object ids [H, W]."""
 
@@ -50,9 +37,9 @@ def agreement(masks: Tensor, q: Tensor, thr: float) -> Tensor:
     return both.to(masks.dtype) / either.clamp(min=1)
 
 
-def is_trusted(quality: Tensor, agreement: Tensor) -> Tensor:
+def is_trusted(quality: Tensor, agreement: Tensor, config: OnlineConfig) -> Tensor:
     """Which results [K] are learned from, by :func:`expected_quality` and :func:`agreement`."""
-    return (quality > MIN_QUALITY) & (agreement > MIN_AGREEMENT)
+    return (quality > config.trusted_quality) & (agreement > config.trusted_agreement)
 
 
 class OnlineUpdates:
@@ -65,21 +52,23 @@ class OnlineUpdates:
 
     Args:
         net: the network to begin with; it is copied.
-        config: ``update_every``, ``update_steps`` and ``update_rate``.
+        config: what is learned from, when, and how.
         crop_size: side S of the crops.
         mixed_precision: train in bfloat16.
         seed: of the samples and of dropout, which depend on it and on the number of the frame alone.
     """
 
     @torch.inference_mode(False)
-    def __init__(self, net: nn.Module, config: STGConfig, crop_size: int, mixed_precision: bool = False, seed: int = 0):
+    def __init__(
+        self, net: nn.Module, config: OnlineConfig, crop_size: int, mixed_precision: bool = False, seed: int = 0
+    ):
         self.net = copy.deepcopy(net)
         self.config, self.mixed_precision, self.seed = config, mixed_precision, seed
-        given = of_one_video(LucidConfig(size=crop_size, dream_share=DREAM_SHARE))
+        given = of_one_video(LucidConfig(size=crop_size, dream_share=config.dream_share))
         self._sampling = (given, of_one_video(LucidConfig(size=crop_size)))
         self._given: list[Frame] = []
-        self._late: deque[Frame] = deque(maxlen=LATE_FRAMES)
-        self._dreamers = DreamCache(GIVEN_FRAMES)
+        self._late: deque[Frame] = deque(maxlen=self.config.late_frames)
+        self._dreamers = DreamCache(self.config.given_frames)
         train_mode(self.net)
         self._optimizer = torch.optim.Adam(self.net.parameters(), lr=config.update_rate)
         self.net.eval()
@@ -89,13 +78,13 @@ class OnlineUpdates:
         known = _only(labels, ids)
         if known.any():
             self._given.append((t, image, known))
-            del self._given[1 : 1 - GIVEN_FRAMES]
-            self._dreamers = DreamCache(GIVEN_FRAMES)
+            del self._given[1 : 1 - self.config.given_frames]
+            self._dreamers = DreamCache(self.config.given_frames)
 
     def see(self, t: int, image: np.ndarray, labels: np.ndarray, ids: Sequence[int]) -> None:
         """Takes in a result, of which the objects ``ids`` are trusted."""
         known = _only(labels, ids)
-        if t % LATE_EVERY == 0 and known.any():
+        if t % self.config.late_every == 0 and known.any():
             self._late.append((t, image, known))
 
     def learn(self, t: int) -> bool:
@@ -116,7 +105,7 @@ class OnlineUpdates:
             _, images, labels = zip(*frames, strict=True)
             videos.append(AnnotatedFrames(list(images), list(labels)))
         samples = []
-        for number in range(BATCH_SIZE):
+        for number in range(self.config.update_batch):
             late = number % 2
             samples.append(draw_sample(rng, [videos[late]], self._sampling[late], 0, None if late else self._dreamers))
         return stack_samples(samples)
@@ -134,8 +123,8 @@ class OnlineUpdates:
         self.net.load_state_dict(state["net"])
         self._optimizer.load_state_dict(state["optimizer"])
         given, late = ([(t, *(x.numpy() for x in frame)) for t, *frame in state[name]] for name in ("given", "late"))
-        self._given, self._late = given, deque(late, maxlen=LATE_FRAMES)
-        self._dreamers = DreamCache(GIVEN_FRAMES)
+        self._given, self._late = given, deque(late, maxlen=self.config.late_frames)
+        self._dreamers = DreamCache(self.config.given_frames)
 
 
 def _only(labels: np.ndarray, ids: Sequence[int]) -> np.ndarray:

@@ -20,7 +20,7 @@ from stg_pyg.nn.spatial.conv_adapter import ConvAdapter
 from stg_pyg.nn.temporal import registry as temporal_registry
 
 Query = nn.Module | str
-_TEMPORAL = {"normalize_keys": "normalize_keys", "temperature": "temperature", "update": "temporal_update"}
+_TEMPORAL = ("normalize_keys", "temperature", "update")
 
 
 def make_spatial(query: Query, config: STGConfig) -> nn.Module:
@@ -30,7 +30,7 @@ def make_spatial(query: Query, config: STGConfig) -> nn.Module:
         InputError: it is unknown or does not fit.
     """
     return spatial_registry.resolve_spatial_conv(
-        query, **spatial_registry.own_options(query, num_steps=config.num_steps)
+        query, **spatial_registry.own_options(query, num_steps=config.spatial.num_steps)
     )
 
 
@@ -40,7 +40,7 @@ def make_temporal(query: Query, config: STGConfig) -> nn.Module:
     Raises:
         InputError: it is unknown or does not fit.
     """
-    constants = {argument: getattr(config, name) for argument, name in _TEMPORAL.items()}
+    constants = {name: getattr(config.temporal, name) for name in _TEMPORAL}
     options = temporal_registry.options_taken(query, constants)
     return temporal_registry.resolve_temporal_conv(query, **options)
 
@@ -53,9 +53,13 @@ def with_named_layers(config: STGConfig, spatial: nn.Module, temporal: nn.Module
             no plain values, or it was changed since it was made.
     """
     with torch.random.fork_rng([]):
-        return config.with_options(
-            spatial_conv=_text_of(spatial, config.spatial_conv, config, make_spatial, spatial_registry.name_of),
-            temporal_conv=_text_of(temporal, config.temporal_conv, config, make_temporal, temporal_registry.name_of),
+        return config.replace(
+            {
+                "spatial.conv": _text_of(spatial, config.spatial.conv, config, make_spatial, spatial_registry.name_of),
+                "temporal.conv": _text_of(
+                    temporal, config.temporal.conv, config, make_temporal, temporal_registry.name_of
+                ),
+            }
         )
 
 
@@ -65,7 +69,7 @@ def source_files(config: STGConfig) -> list[Path]:
     Raises:
         InputError: such a class cannot be imported.
     """
-    names = [parse_layer(text)[0] for text in (config.spatial_conv, config.temporal_conv)]
+    names = [parse_layer(text)[0] for text in (config.spatial.conv, config.temporal.conv)]
     return [Path(inspect.getfile(find_class(name))) for name in names if ":" in name]
 
 

@@ -108,6 +108,11 @@ class STGNet(nn.Module):
         InputError: a layer is unknown or does not fit, or there are two for the temporal graph.
     """
 
+    made_of: dict[str, Any] | None = None
+    """Name and arguments of the class method that made the network; None: somebody put it together by hand."""
+    crop_size: int = 128
+    """Side in pixels of the crops of the segmentation network."""
+
     def __init__(
         self,
         config: STGConfig,
@@ -121,22 +126,22 @@ class STGNet(nn.Module):
         super().__init__()
         self.config = config
         self.feature_encoder, self.key_encoder, self.segmentation = feature_encoder, key_encoder, segmentation
-        self.spatial_conv = make_spatial(spatial_conv if spatial_conv is not None else config.spatial_conv, config)
+        self.spatial_conv = make_spatial(spatial_conv if spatial_conv is not None else config.spatial.conv, config)
         self._check_features()
         given = [layer for layer in (memory_attention, temporal_conv) if layer is not None]
         if len(given) > 1:
             raise InputError("memory_attention and temporal_conv are the same layer: give one of them")
-        self.memory_attention: Any = make_temporal(given[0] if given else config.temporal_conv, config)
+        self.memory_attention: Any = make_temporal(given[0] if given else config.temporal.conv, config)
         grid = getattr(key_encoder, "grid", 0)
-        if grid % config.memory_cell:
-            raise InputError(f"memory_cell = {config.memory_cell} does not divide the {grid} pixels of the keys' grid")
-        self.node_gate = NodeGate() if config.node_gate else None
-        self.motion = MotionModel(config.motion_steps) if config.use_motion else LastBox()
+        if grid % config.memory.cell:
+            raise InputError(f"memory.cell = {config.memory.cell} does not divide the {grid} pixels of the keys' grid")
+        self.node_gate = NodeGate() if config.spatial.node_gate else None
+        self.motion = MotionModel(config.motion.steps) if config.motion.enabled else LastBox()
 
     def _check_features(self) -> None:
         wanted = getattr(self.spatial_conv, "feat_channels", -1)
         made = getattr(self.feature_encoder, "out_features", -1)
-        if self.config.features == "encoder" and 0 < wanted != made > 0:
+        if self.config.spatial.features == "encoder" and 0 < wanted != made > 0:
             name = type(self.spatial_conv).__name__
             raise InputError(f"{name} wants {wanted} features and the encoder makes {made}; give feat_channels={made}")
 
@@ -144,18 +149,22 @@ class STGNet(nn.Module):
     def small(cls, config: STGConfig | None = None, width: int = 32) -> STGNet:
         """Networks of a few million parameters for a CPU, randomly initialised."""
         config = config or STGConfig.small()
-        return cls(
+        model = cls(
             config,
             ProposalEncoder(SmallBackbone(width // 2, 2 * width), mode="crop", pool="mask", out_features=32),
-            KeyEncoder(SmallBackbone(width // 2, 2 * width), 32, grid=config.key_size // 4, positions=True),
+            KeyEncoder(SmallBackbone(width // 2, 2 * width), 32, grid=config.temporal.key_size // 4, positions=True),
             SmallSegmentationNet(width),
         )
+        model.made_of = {"name": "small", "width": width}
+        return model
 
     @classmethod
     def untrained(cls, config: STGConfig | None = None) -> STGNet:
         """No learned part at all, for proposals with masks from outside: colours stand for features and keys."""
         config = config or STGConfig.untrained()
-        return cls(config, ColourEncoder(), ColourKeys(config.key_size // 4))
+        model = cls(config, ColourEncoder(), ColourKeys(config.temporal.key_size // 4))
+        model.made_of = {"name": "untrained"}
+        return model
 
     @classmethod
     def paper(
@@ -172,19 +181,21 @@ class STGNet(nn.Module):
         :func:`stg_pyg.utils.pretrained.load_torchvision`; None is ``none``, and for ``segmentation`` leaves the
         network out.
         """
-        return cls(
+        model = cls(
             config or STGConfig.paper(),
             ProposalEncoder(ResNetBackbone("resnet101", 5, features), mode="roi", pool="avg", size=56),
             KeyEncoder(ResNetBackbone("resnet50", 4, keys), grid=grid),
             None if segmentation is None else DeepLabV3Plus.resnet101(segmentation),
         )
+        model.made_of, model.crop_size = {"name": "paper", "grid": grid}, 512
+        return model
 
     def forward(self, frame: FrameInput) -> FrameOutput:
         """One frame: graphs (Eq. 3), propagation (Eqs. 4-5), selection (Eq. 6), refinement from memory (Eqs. 7-8)."""
         graphs = self.build_graphs(frame)
         regions, gate = self.reconstruct(graphs)
         with stage("selection"):
-            node_boxes = regions.boxes(self.config.thr)
+            node_boxes = regions.boxes(self.config.selection.thr)
             scores, selected = self.select(graphs, regions, gate, frame, node_boxes)
             chosen, boxes = self._choose(graphs, regions, selected, node_boxes, frame.q)
         masks, keys, windows = self.refine(frame, chosen, boxes)
@@ -199,7 +210,7 @@ class STGNet(nn.Module):
         """The spatial graph of every object, as one batch."""
         merged = Proposals.cat(frame.proposals)
         feats = merged.feats
-        if feats is None or self.config.features != "given":
+        if feats is None or self.config.spatial.features != "given":
             with stage("features"):
                 feats = self.feature_encoder(frame.normal, merged.boxes, merged.masks)
         sizes = [len(proposals) for proposals in frame.proposals]
@@ -214,7 +225,7 @@ class STGNet(nn.Module):
                 scores=proposals.scores,
                 q=frame.q[k],
                 p=frame.p[k],
-                mask_iou=self.config.edge_iou == "mask",
+                mask_iou=self.config.spatial.edge_iou == "mask",
                 window=proposals.window,
                 keep_bool=True,
             )
@@ -229,7 +240,7 @@ class STGNet(nn.Module):
         gate = proposals.flat.new_ones(len(graphs.batch))
         if self.node_gate is not None:
             gate = self.node_gate(node_evidence(graphs, proposals), graphs.score)
-        if not self.config.use_spatial:
+        if not self.config.spatial.enabled:
             return proposals, gate
         edge_index, edge_attr, weight = self.weighted_edges(graphs, gate)
         graph = {"edge_weight": weight, "edge_attr": edge_attr, "batch": graphs.batch, "feat": graphs.feat}
@@ -239,12 +250,14 @@ class STGNet(nn.Module):
     def weighted_edges(self, graphs: Batch, gate: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Edges [2, E] that propagation uses, their attributes [E, 2] and weights [E]: Eq. 3, times the gate if any."""
         edge_index, edge_attr = graphs.edge_index, graphs.edge_attr
-        weight = edge_weight(edge_attr, self.config.alpha)
+        weight = edge_weight(edge_attr, self.config.spatial.alpha)
         if self.node_gate is not None:
             # A learned cosine may be negative; the normalisation of Eq. 5 needs weights that are not.
             weight = weight.clamp(min=0) * gate[edge_index[0]]
-        if self.config.min_edge_iou > 0:
-            kept = torch.nonzero(edge_attr[:, 1] >= self.config.min_edge_iou)[:, 0]  # waits once for three selections
+        if self.config.spatial.min_edge_iou > 0:
+            kept = torch.nonzero(edge_attr[:, 1] >= self.config.spatial.min_edge_iou)[
+                :, 0
+            ]  # waits once for three selections
             edge_index, edge_attr, weight = edge_index[:, kept], edge_attr[kept], weight[kept]
         if self.node_gate is None:
             weight = bounded_weight(weight, edge_index[1], len(graphs.batch))
@@ -259,10 +272,10 @@ class STGNet(nn.Module):
             p, q = frame.p, frame.q
             if self.training and frame.target is not None:
                 p, q = masks_to_boxes(frame.target), frame.target
-            threshold = None if self.training else config.thr
-            scores = region_selection_scores(regions, boxes, p, q, config.lambda1, threshold)
-            if config.quality_weight > 0 and not self.training:
-                scores = scores + config.quality_weight * gate
+            threshold = None if self.training else config.selection.thr
+            scores = region_selection_scores(regions, boxes, p, q, config.selection.lambda1, threshold)
+            if config.selection.quality_weight > 0 and not self.training:
+                scores = scores + config.selection.quality_weight * gate
             return scores, select_best(scores, graphs.batch, len(frame.obj_ids))
 
     def _choose(
@@ -271,12 +284,12 @@ class STGNet(nn.Module):
         """The selected masks [K, H, W] with their boxes [K, 4]; Q for objects without proposals."""
         filled = regions.graphs
         if len(filled) == 0:
-            return q.clone(), masks_to_boxes(q.detach(), self.config.thr)
+            return q.clone(), masks_to_boxes(q.detach(), self.config.selection.thr)
         best = selected[filled]
         chosen, boxes = regions.select(best - graphs.ptr[filled])[:, 0].to(q.dtype), node_boxes[best].to(q.dtype)
         if len(filled) == len(q):
             return chosen, boxes
-        boxes_of_q = masks_to_boxes(q.detach(), self.config.thr)
+        boxes_of_q = masks_to_boxes(q.detach(), self.config.selection.thr)
         return q.index_copy(0, filled, chosen), boxes_of_q.index_copy(0, filled, boxes)
 
     @stage("temporal")
@@ -289,9 +302,9 @@ class STGNet(nn.Module):
             boxes: [K, 4] of ``chosen``; an object without extent keeps its mask.
         """
         height, width = chosen.shape[-2:]
-        windows = crop_windows(boxes, self.config.crop_margin).to(chosen.dtype)
+        windows = crop_windows(boxes, self.config.proposals.crop_margin).to(chosen.dtype)
         keys = self._keys(frame.normal, windows)
-        if not self.config.use_temporal:
+        if not self.config.temporal.enabled:
             return chosen, keys, windows
         owner = torch.arange(len(chosen), device=chosen.device)
         values = crop_resize(chosen[:, None], windows, keys.shape[-1], owner)[:, 0]
@@ -299,7 +312,7 @@ class STGNet(nn.Module):
         refined = self.memory_attention.forward_graph(values, keys, memory_masks, memory_keys, edge_index)
         seen = boxes[:, 2:3] > boxes[:, 0:1]
         extents = paste_extents(windows.where(seen, -1), height, width)
-        if self.config.temporal_update == "paper":
+        if self.config.temporal.update == "paper":
             masks = torch.where(seen[..., None], paste(refined, windows, height, width, extents), chosen)
         else:
             # The values are coarse; their change is put back, so that the detail of the chosen mask stays.
@@ -312,7 +325,7 @@ class STGNet(nn.Module):
 
     @stage("keys")
     def _keys(self, normal: Tensor, windows: Tensor) -> Tensor:
-        return self.key_encoder(crop_resize(normal[None], windows, self.config.key_size))
+        return self.key_encoder(crop_resize(normal[None], windows, self.config.temporal.key_size))
 
 
 def proposal_regions(graphs: Batch) -> MaskRegions:

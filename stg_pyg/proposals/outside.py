@@ -58,13 +58,13 @@ def proposals_of_objects(
     result = []
     for k in range(len(p)):
         own = torch.nonzero(owner == k)[:, 0]
-        if len(own) > config.max_nodes:
-            nearest = overlap[own, k].argsort(descending=True, stable=True)[: config.max_nodes]
+        if len(own) > config.assignment.max_nodes:
+            nearest = overlap[own, k].argsort(descending=True, stable=True)[: config.assignment.max_nodes]
             own = own[nearest.sort().values]
-        mine = assembled(on_device(proposals.select(own.cpu()), q), q[k], config.assemble)
+        mine = assembled(on_device(proposals.select(own.cpu()), q), q[k], config.assignment.assemble)
         mine.extent = torch.tensor([mine.window]).expand(len(mine), 4)  # found once, used by all that follows
         passed = accepted(mine, p[k], q[k], config)
-        if familiar is not None and config.min_mask_iou > 0 and not bool(passed.all()):
+        if familiar is not None and config.assignment.min_mask_iou > 0 and not bool(passed.all()):
             passed |= familiar(k, mine)
         result.append(mine.select(passed))
     return result
@@ -73,11 +73,11 @@ def proposals_of_objects(
 def accepted(proposals: Proposals, p: Tensor, q: Tensor, config: STGConfig) -> Tensor:
     """Which proposals of one object pass its rejection rules, [N] bool; the paper's admit all."""
     near = torch.ones_like(proposals.mask_known)
-    if config.min_box_iou > 0:
-        near &= box_iou(proposals.boxes, p[None])[:, 0] >= config.min_box_iou
-    if config.min_mask_iou > 0 and len(proposals):
+    if config.assignment.min_box_iou > 0:
+        near &= box_iou(proposals.boxes, p[None])[:, 0] >= config.assignment.min_box_iou
+    if config.assignment.min_mask_iou > 0 and len(proposals):
         overlap = region_mask_iou(_inside_window(proposals, q.dtype), q[None])
-        near &= (overlap >= config.min_mask_iou) | ~proposals.mask_known
+        near &= (overlap >= config.assignment.min_mask_iou) | ~proposals.mask_known
     return near
 
 

@@ -4,29 +4,18 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from stg_pyg.config import RecoveryConfig
 from stg_pyg.ops.masks import mask_iou
 from stg_pyg.proposals.appearance import ColourModel
 from stg_pyg.proposals.base import Proposals
 from stg_pyg.proposals.guided import GuidedProposer
 
-PART = 0.75
-"""A result is a part when its area is below this share of the median of the object's history."""
-MIN_GAIN = 1.2
-"""The whole has at least so many times the area of the part,"""
-MAX_AREA = 2.0
-"""and at most so many times the usual area;"""
-MIN_KEPT = 0.7
-"""it has this share of the part in it,"""
-MIN_LIKENESS = 0.5
-"""what it adds is as much like the object's colours as this share of what they were in the first frame,"""
-MIN_QUALITY = 0.6
-"""and the network expects this IoU with the true mask of it."""
 CANDIDATES = 3
 
 
-def is_part(area: float, usual_area: float) -> bool:
-    """Whether an area is below a share of :data:`PART` of the usual one, the median of the object's history."""
-    return 0 < area < PART * usual_area
+def is_part(area: float, usual_area: float, config: RecoveryConfig) -> bool:
+    """Whether an area is below a share of ``config.part_area`` of the usual one, the median of the object's history."""
+    return 0 < area < config.part_area * usual_area
 
 
 def find_rest(
@@ -38,6 +27,7 @@ def find_rest(
     colours: ColourModel,
     first_likeness: float,
     taken: Tensor,
+    config: RecoveryConfig,
 ) -> Proposals | None:
     """Proposals of the whole object, or nothing where no place around the part is convincing.
 
@@ -54,7 +44,7 @@ def find_rest(
     posterior = colours.posterior(image)
 
     def value(proposals: Proposals) -> Tensor:
-        return _expected_iou(proposals, mask, area, posterior, MIN_LIKENESS * first_likeness, taken)
+        return _expected_iou(proposals, mask, area, posterior, config.rest_likeness * first_likeness, taken, config)
 
     (coarse,) = proposer.propose(image, [proposer.around(mask, size)])
     rough = _best(coarse, value(coarse), CANDIDATES)
@@ -62,7 +52,7 @@ def find_rest(
         return None
     (fine,) = proposer.propose(image, [proposer.closer(rough.masks, "rest")])
     fine = _best(fine, value(fine), CANDIDATES)
-    if len(fine) == 0 or float(fine.scores[0]) < MIN_QUALITY:
+    if len(fine) == 0 or float(fine.scores[0]) < config.rest_quality:
         return None
     binary = (fine.masks > 0.5).float()
     return fine.select(mask_iou(binary, binary[:1])[:, 0] > 0.3)
@@ -75,7 +65,13 @@ def _best(proposals: Proposals, values: Tensor, most: int) -> Proposals:
 
 
 def _expected_iou(
-    proposals: Proposals, part: Tensor, area: float, posterior: Tensor, min_likeness: float, taken: Tensor
+    proposals: Proposals,
+    part: Tensor,
+    area: float,
+    posterior: Tensor,
+    min_likeness: float,
+    taken: Tensor,
+    config: RecoveryConfig,
 ) -> Tensor:
     """Expected IoU [N] of the proposals that may be the whole of which ``part`` [H, W] is known, 0 of the others."""
     binary = (proposals.masks > 0.5).to(posterior.dtype).flatten(1)
@@ -83,6 +79,6 @@ def _expected_iou(
     areas, kept = binary.sum(dim=1), binary @ known
     added, size = areas - kept, known.sum()
     likeness = binary @ (posterior.flatten() * (1 - known)) / added.clamp(min=1)
-    whole = (areas > MIN_GAIN * size) & (areas < MAX_AREA * area) & (kept > MIN_KEPT * size)
+    whole = (areas > config.rest_gain * size) & (areas < config.rest_area * area) & (kept > config.rest_kept * size)
     own = (likeness > min_likeness) & (binary @ taken.flatten() < 0.5 * added)
     return proposals.scores * (whole & own)

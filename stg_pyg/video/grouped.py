@@ -68,7 +68,7 @@ class GroupedSegmenter(VideoSegmenter):
             self._flows = None
         output = joined_outputs(outputs)
         ids = [state.obj_id for state in everyone]
-        labels = merge_objects(output.masks.detach(), ids, self.config.thr).cpu()
+        labels = merge_objects(output.masks.detach(), ids, self.config.selection.thr).cpu()
         quality, agreement = (torch.cat(parts) for parts in zip(*trust, strict=True))  # type: ignore[arg-type]
         return StepResult(labels, output.masks, ids, output, None, quality, agreement)
 

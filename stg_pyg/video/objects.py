@@ -9,15 +9,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch import Tensor
 
+from stg_pyg.config import AssignmentConfig
 from stg_pyg.graph.memory import MemoryBank
 from stg_pyg.proposals.appearance import ColourModel
 from stg_pyg.proposals.base import Proposals
 from stg_pyg.proposals.guided import median_size
-
-FAMILIAR_SIZE = (0.6, 1.3)
-"""A proposal from outside is familiar whose area is between these shares of the object's last one,"""
-FAMILIAR_LIKENESS = 0.85
-"""and whose colours are as much like the object's as this share of what they were in the first frame."""
 
 
 @dataclass
@@ -63,11 +59,12 @@ def is_cut(box: Sequence[float], size: tuple[int, int]) -> bool:
     return min(x0, y0) < 1 or x1 > size[1] - 1 or y1 > size[0] - 1
 
 
-def is_familiar(image: Tensor, proposals: Proposals, state: ObjectState) -> Tensor:
+def is_familiar(image: Tensor, proposals: Proposals, state: ObjectState, config: AssignmentConfig) -> Tensor:
     """Which proposals [N] have about the size that the object had last and its colours of the first frame, so that they
     are trusted where Q is not good enough to tell."""
     masks = proposals.masks.to(image.dtype)
     ratio = masks.sum(dim=(1, 2)) / state.last_mask.sum().clamp(min=1)
     likeness = state.colours.likeness(image, masks)
-    similar = (ratio > FAMILIAR_SIZE[0]) & (ratio < FAMILIAR_SIZE[1])
-    return similar & (likeness >= FAMILIAR_LIKENESS * state.first_likeness)
+    least, most = config.familiar_size
+    similar = (ratio > least) & (ratio < most)
+    return similar & (likeness >= config.familiar_likeness * state.first_likeness)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from stg_pyg.config import RecoveryConfig
 from stg_pyg.ops.crops import crop_resize, paste
 from stg_pyg.ops.masks import mask_iou
 from stg_pyg.proposals.appearance import ColourModel
@@ -12,17 +13,13 @@ from stg_pyg.proposals.base import Proposals
 from stg_pyg.proposals.guided import GuidedProposer
 from stg_pyg.proposals.outside import ProposalSet, on_device
 
-MIN_AREA = 0.3
-"""A result collapsed when its area is below this share of the median of the object's history,"""
-MIN_LIKENESS = 0.5
-"""or when its colours are less like the object's than this share of what they were in the first frame."""
-ACCEPT_LIKENESS = 0.7
-ACCEPT_QUALITY = 0.5
 CANDIDATES = 4
 MAX_CANDIDATES = 100
 
 
-def has_collapsed(area: float, usual_area: float, likeness: float, first_likeness: float) -> bool:
+def has_collapsed(
+    area: float, usual_area: float, likeness: float, first_likeness: float, config: RecoveryConfig
+) -> bool:
     """Whether a mask is empty, far too small, or of other colours than the object.
 
     Args:
@@ -31,7 +28,8 @@ def has_collapsed(area: float, usual_area: float, likeness: float, first_likenes
         likeness: :meth:`ColourModel.likeness` of the mask.
         first_likeness: that of the object in its first frame.
     """
-    return area == 0 or area < MIN_AREA * usual_area or likeness < MIN_LIKENESS * first_likeness
+    too_small = area == 0 or area < config.lost_area * usual_area
+    return too_small or likeness < config.lost_likeness * first_likeness
 
 
 def find_again(
@@ -41,6 +39,7 @@ def find_again(
     colours: ColourModel,
     first_likeness: float,
     taken: Tensor,
+    config: RecoveryConfig,
 ) -> Proposals | None:
     """Proposals of a lost object from a grid of boxes over the frame, or nothing where no place is convincing.
 
@@ -67,14 +66,20 @@ def find_again(
         return None
     best = fine.masks[:1] > 0.5
     likeness = float(colours.likeness(image, best)[0])
-    if likeness < ACCEPT_LIKENESS * first_likeness or float(fine.scores[0]) < ACCEPT_QUALITY:
+    if likeness < config.min_likeness * first_likeness or float(fine.scores[0]) < config.min_quality:
         return None
     same = mask_iou((fine.masks > 0.5).float(), best.float())[:, 0] > 0.3
     return fine.select(same)
 
 
 def find_among(
-    proposals: ProposalSet, image: Tensor, size: Tensor, colours: ColourModel, first_likeness: float, taken: Tensor
+    proposals: ProposalSet,
+    image: Tensor,
+    size: Tensor,
+    colours: ColourModel,
+    first_likeness: float,
+    taken: Tensor,
+    config: RecoveryConfig,
 ) -> Proposals | None:
     """The proposals of a lost object among all those of a frame, or nothing where none is convincing.
 
@@ -91,7 +96,7 @@ def find_among(
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     ratio = area / size.prod().clamp(min=1.0)
     ratio = torch.minimum(ratio, 1 / ratio.clamp(min=1e-6))
-    near = torch.nonzero(ratio > MIN_AREA)[:, 0]
+    near = torch.nonzero(ratio > config.lost_area)[:, 0]
     near = near[ratio[near].argsort(descending=True, stable=True)[:MAX_CANDIDATES]]
     candidates = on_device(proposals.select(near.cpu()), image)
     known = candidates.mask_known
@@ -99,7 +104,7 @@ def find_among(
     masks = candidates.masks.to(image.dtype)
     likeness = colours.likeness(image, masks)
     free = (masks * taken).sum(dim=(1, 2)) < 0.5 * masks.sum(dim=(1, 2))
-    values = likeness * ratio.sqrt() * (free & (likeness >= ACCEPT_LIKENESS * first_likeness))
+    values = likeness * ratio.sqrt() * (free & (likeness >= config.min_likeness * first_likeness))
     if len(values) == 0 or float(values.max()) == 0:
         return None
     best = int(values.argmax())

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from stg_pyg.config import STGConfig
+from stg_pyg.config import RecoveryConfig, STGConfig
 from stg_pyg.model.stgnet import FrameInput
 from stg_pyg.proposals.base import Proposals
 from stg_pyg.proposals.guided import GuidedProposer
@@ -16,9 +17,6 @@ from stg_pyg.utils.timing import stage
 from stg_pyg.video.completion import find_rest, is_part
 from stg_pyg.video.objects import ObjectState
 from stg_pyg.video.redetect import find_again, find_among, has_collapsed
-
-SEARCH_PAUSE = 3
-"""Frames between two searches for an object that was not found."""
 
 
 @stage("search")
@@ -29,29 +27,30 @@ def look_again(
     config: STGConfig,
     proposer: GuidedProposer | None,
     outside: ProposalSet | None,
-) -> bool:
-    """Gives objects whose result has collapsed the proposals found elsewhere, and those whose result is only a part of
-    them the proposals of the whole; tells whether there are any.
+) -> FrameInput | None:
+    """The frame in which objects whose result has collapsed have the proposals found elsewhere, and those whose result
+    is only a part of them the proposals of the whole; None where there are none.
 
     Args:
-        frame: its proposals, p and Q of these objects are replaced.
+        frame: stays as it is; proposals, p and Q of these objects are others in the result.
         masks: [K, H, W] soft results of the K objects.
         proposer: makes proposals where none come from ``outside``.
     """
-    masks = (masks > config.thr).to(frame.image.dtype)
-    completer = proposer if config.complete and outside is None else None
+    masks = (masks > config.selection.thr).to(frame.image.dtype)
+    completer = proposer if config.recovery.complete and outside is None else None
+    proposals, p, q = list(frame.proposals), frame.p.clone(), frame.q.clone()
     found_any = False
     for k, lost in _in_doubt(masks, frame, objects, config):
         state = objects[k]
         taken = (masks.sum(dim=0) - masks[k]).clamp(max=1)
-        found = _search(frame, state, taken, proposer, outside) if lost else None
+        found = _search(frame, state, taken, config.recovery, proposer, outside) if lost else None
         if completer is not None:
-            mask = masks[k] if found is None else (found.masks[0] > config.thr).to(masks)
-            found = _complete(frame, state, mask, taken, completer) or found
+            mask = masks[k] if found is None else (found.masks[0] > config.selection.thr).to(masks)
+            found = _complete(frame, state, mask, taken, config.recovery, completer) or found
         if found is not None:
             found_any = True
-            frame.proposals[k], frame.p[k], frame.q[k] = found, found.boxes[0], found.masks[0]
-    return found_any
+            proposals[k], p[k], q[k] = found, found.boxes[0], found.masks[0]
+    return replace(frame, proposals=proposals, p=p, q=q) if found_any else None
 
 
 def _in_doubt(
@@ -59,7 +58,7 @@ def _in_doubt(
 ) -> list[tuple[int, bool]]:
     """Of the binary masks [K, H, W] those that are not what is known of their objects: the number, and whether the
     object is to be searched for now, as the mask has collapsed, or is there in part."""
-    asked = [k for k, state in enumerate(objects) if config.redetect and frame.frame_idx >= state.search_from]
+    asked = [k for k, state in enumerate(objects) if config.recovery.redetect and frame.frame_idx >= state.search_from]
     likeness = masks.new_full((len(objects),), float("inf"))
     for k in asked:
         likeness[k] = objects[k].colours.likeness(frame.image, masks[k : k + 1])[0]
@@ -67,8 +66,8 @@ def _in_doubt(
     doubts = []
     for k, (state, (area, alike)) in enumerate(zip(objects, rows, strict=True)):
         usual = state.usual_area()
-        lost = k in asked and has_collapsed(area, usual, alike, state.first_likeness)
-        if lost or (config.complete and is_part(area, usual)):
+        lost = k in asked and has_collapsed(area, usual, alike, state.first_likeness, config.recovery)
+        if lost or (config.recovery.complete and is_part(area, usual, config.recovery)):
             doubts.append((k, lost))
     return doubts
 
@@ -77,6 +76,7 @@ def _search(
     frame: FrameInput,
     state: ObjectState,
     taken: Tensor,
+    config: RecoveryConfig,
     proposer: GuidedProposer | None,
     outside: ProposalSet | None,
 ) -> Proposals | None:
@@ -84,20 +84,25 @@ def _search(
     known = (state.usual_size(), state.colours, state.first_likeness)
     found: Proposals | None = None
     if outside is not None:
-        found = find_among(outside, frame.image, *known, taken)
+        found = find_among(outside, frame.image, *known, taken, config)
     elif proposer is not None:
-        found = find_again(proposer, frame.image, *known, taken)
+        found = find_again(proposer, frame.image, *known, taken, config)
     if found is None:
         # A look through proposals that are there already costs little.
-        state.search_from = frame.frame_idx + (SEARCH_PAUSE if outside is None else 1)
+        state.search_from = frame.frame_idx + (config.pause if outside is None else 1)
     return found
 
 
 def _complete(
-    frame: FrameInput, state: ObjectState, mask: Tensor, taken: Tensor, proposer: GuidedProposer
+    frame: FrameInput,
+    state: ObjectState,
+    mask: Tensor,
+    taken: Tensor,
+    config: RecoveryConfig,
+    proposer: GuidedProposer,
 ) -> Proposals | None:
     """Proposals of the whole object of which ``mask`` [H, W] is a part, if it is one and there are any."""
-    if not is_part(float(mask.sum()), state.usual_area()):
+    if not is_part(float(mask.sum()), state.usual_area(), config):
         return None
     known = (state.usual_size(), state.usual_area(), state.colours, state.first_likeness)
-    return find_rest(proposer, frame.image, mask, *known, taken)
+    return find_rest(proposer, frame.image, mask, *known, taken, config)

@@ -58,7 +58,7 @@ class VideoSegmenter:
     Args:
         model: the network; its ``segmentation`` part, if any, makes proposals where none are given.
         flow: estimator of the backward flow between two frames.
-        crop_size: side of the crops of the segmentation network.
+        crop_size: side of the crops of the segmentation network; None: the model's.
         mixed_precision: run the segmentation network in bfloat16.
         first_frame: position of the first frame in its sequence, for flow that is stored by frame.
         seed: of what the updates of the segmentation network draw (``config.update_every``).
@@ -73,24 +73,25 @@ class VideoSegmenter:
         self,
         model: STGNet,
         flow: FlowEstimator | None = None,
-        crop_size: int = 128,
+        crop_size: int | None = None,
         mixed_precision: bool = False,
         first_frame: int = 0,
         seed: int = 0,
     ):
         self.model, self.config = model, model.config
+        crop_size = model.crop_size if crop_size is None else crop_size
         self.flow = flow or DISFlow("medium", max_size=480)
         self.updates: OnlineUpdates | None = None
         self.proposer: GuidedProposer | None = None
         net = model.segmentation
         if net is not None:
-            if self.config.update_every > 0 and not model.training:
-                self.updates = OnlineUpdates(net, self.config, crop_size, mixed_precision, seed)
+            if self.config.online.update_every > 0 and not model.training:
+                self.updates = OnlineUpdates(net, self.config.online, crop_size, mixed_precision, seed)
                 net = self.updates.net
-            self.proposer = GuidedProposer(net, crop_size, self.config.crop_margin, mixed_precision)
+            self.proposer = GuidedProposer(net, crop_size, self.config.proposals.crop_margin, mixed_precision)
         self.frame_idx, self.first_frame = -1, first_frame
         self.objects: list[ObjectState] = []
-        self._images: deque[np.ndarray] = deque(maxlen=max(self.config.gaps))
+        self._images: deque[np.ndarray] = deque(maxlen=max(self.config.warping.gaps))
 
     @property
     def device(self) -> torch.device:
@@ -167,9 +168,13 @@ class VideoSegmenter:
         if given:
             self.updates.give(self.frame_idx, array, shown, list(given))
         elif result is not None and result.quality is not None and result.agreement is not None:
-            trusted = is_trusted(result.quality, result.agreement).tolist()
+            trusted = is_trusted(result.quality, result.agreement, self.config.online).tolist()
             # A part of an object would teach the network that the rest is background.
-            parts = {state.obj_id for state in self.objects if is_part(state.areas[-1], state.usual_area())}
+            parts = {
+                state.obj_id
+                for state in self.objects
+                if is_part(state.areas[-1], state.usual_area(), self.config.recovery)
+            }
             ids = [i for i, good in zip(result.obj_ids, trusted, strict=True) if good and i not in parts]
             self.updates.see(self.frame_idx, array, shown, ids)
         self.updates.learn(self.frame_idx)
@@ -179,7 +184,7 @@ class VideoSegmenter:
     ) -> StepResult:
         warped = self._warp_history(array)
         p = self.model.motion.predict_many([torch.stack(list(state.boxes)) for state in self.objects])
-        q = torch.stack([views[self.config.gaps[0]] for views in warped])
+        q = torch.stack([views[self.config.warping.gaps[0]] for views in warped])
         per_object = self._propose(image, proposals, p, q, warped)
         frame = FrameInput(
             image,
@@ -193,21 +198,23 @@ class VideoSegmenter:
             target,
         )
         output = self.model(frame)
-        looks_again = (self.config.redetect or self.config.complete) and not self.model.training
-        if looks_again and look_again(frame, output.masks, self.objects, self.config, self.proposer, proposals):
-            output = self.model(frame)
+        looks_again = (self.config.recovery.redetect or self.config.recovery.complete) and not self.model.training
+        if looks_again:
+            again = look_again(frame, output.masks, self.objects, self.config, self.proposer, proposals)
+            if again is not None:
+                frame, output = again, self.model(again)
         ids = [state.obj_id for state in self.objects]
         masks = output.masks.detach()
         with stage("merge"):
-            labels = merge_objects(masks, ids, self.config.thr).cpu()
-        quality, agrees = expected_quality(frame.proposals, masks), agreement(masks, frame.q, self.config.thr)
+            labels = merge_objects(masks, ids, self.config.selection.thr).cpu()
+        quality, agrees = expected_quality(frame.proposals, masks), agreement(masks, frame.q, self.config.selection.thr)
         return StepResult(labels, output.masks, ids, output, frame, quality, agrees)
 
     @stage("warp")
     def _warp_history(self, array: np.ndarray) -> list[dict[int, Tensor]]:
         """Masks of the frames t - k warped to this one, by k, of every object; a missing frame is left out."""
         warped: list[dict[int, Tensor]] = [{} for _ in self.objects]
-        gaps = [gap for gap in self.config.gaps if gap <= len(self._images)]
+        gaps = [gap for gap in self.config.warping.gaps if gap <= len(self._images)]
         for gap, known in zip(gaps, self._known_at(gaps), strict=True):
             if not known:
                 continue
@@ -223,13 +230,16 @@ class VideoSegmenter:
         pairs = [(gap, k) for gap, ks in zip(gaps, known, strict=True) for k in ks]
         flags = [self.objects[k].masks[self.frame_idx - gap].amax() > 0 for gap, k in pairs]
         visible = {gap for (gap, _), flag in zip(pairs, torch.stack(flags).tolist(), strict=True) if flag}
-        return [ks if gap in visible or gap == self.config.gaps[0] else [] for gap, ks in zip(gaps, known, strict=True)]
+        return [
+            ks if gap in visible or gap == self.config.warping.gaps[0] else []
+            for gap, ks in zip(gaps, known, strict=True)
+        ]
 
     @stage("flow")
     def _flow_to(self, array: np.ndarray, gap: int) -> tuple[Tensor, Tensor | None]:
         """Backward flow [H, W, 2] from this frame to the one ``gap`` before, and where it holds [H, W], if tested."""
         t, previous = self.first_frame + self.frame_idx, self._images[-gap]
-        if not self.config.flow_consistency:
+        if not self.config.warping.consistency:
             return torch.from_numpy(flow_between(self.flow, array, previous, t, t - gap)).to(self.device), None
         flow, valid = consistent_flow(self.flow, array, previous, t, t - gap)
         return torch.from_numpy(flow).to(self.device), torch.from_numpy(valid).to(self.device)
@@ -240,14 +250,18 @@ class VideoSegmenter:
         if proposals is not None:
             with stage("assign"):
                 outside = proposals_of_objects(
-                    proposals, p, q, self.config, lambda k, own: is_familiar(image, own, self.objects[k])
+                    proposals,
+                    p,
+                    q,
+                    self.config,
+                    lambda k, own: is_familiar(image, own, self.objects[k], self.config.assignment),
                 )
-            if self.config.features != "given":
+            if self.config.spatial.features != "given":
                 outside = [replace(part, feats=None) for part in outside]
             elif any(part.feats is None for part in outside):
                 raise InputError('the proposals have no features, which features="given" takes as X of Eq. 3')
             outside = [self._segmented(image, own, q[k]) for k, own in enumerate(outside)]
-            if not self.config.own_evidence or self.proposer is None:
+            if not self.config.proposals.own_evidence or self.proposer is None:
                 return outside
         assert self.proposer is not None
         views = [
@@ -255,8 +269,8 @@ class VideoSegmenter:
             for k, (state, own) in enumerate(zip(self.objects, warped, strict=True))
         ]
         evidence = self.proposer.look_all(image, views)
-        if self.config.evidence:
-            evidence = [part.only(self.config.evidence) for part in evidence]
+        if self.config.proposals.evidence:
+            evidence = [part.only(self.config.proposals.evidence) for part in evidence]
         made = self.proposer.propose(image, evidence)
         return made if proposals is None else [joined(*pair) for pair in zip(outside, made, strict=True)]
 
@@ -267,7 +281,7 @@ class VideoSegmenter:
             if bool(again.any()):
                 raise InputError("some proposals have no mask and the model has no segmentation network to make one")
             return proposals
-        if self.config.resegment:
+        if self.config.proposals.resegment:
             again = torch.ones_like(again)
         if not bool(again.any()):
             return proposals
@@ -284,7 +298,7 @@ class VideoSegmenter:
             if obj_id in known:
                 continue
             state = self._new_object(image, obj_id, mask)
-            if self.config.features == "given" and proposals is not None:
+            if self.config.spatial.features == "given" and proposals is not None:
                 state.anchor = feature_of_mask(proposals, mask, state.anchor)
             self.objects.append(state)
 
@@ -298,19 +312,21 @@ class VideoSegmenter:
         rows = torch.cat([areas[:, None], boxes], dim=1).tolist()  # read back once for all objects
         for k, (state, mask, (area, *edges)) in enumerate(zip(self.objects, masks, rows, strict=True)):
             state.masks[self.frame_idx] = mask
-            state.masks.pop(self.frame_idx - max(self.config.gaps), None)
+            state.masks.pop(self.frame_idx - max(self.config.warping.gaps), None)
             if not area:
                 continue
             box = boxes[k]
             state.last_mask = mask
             state.boxes.append(box)
             state.areas.append(area)
-            if not is_cut(edges, (image.shape[1], image.shape[2])) and not is_part(area, state.usual_area()):
+            if not is_cut(edges, (image.shape[1], image.shape[2])) and not is_part(
+                area, state.usual_area(), self.config.recovery
+            ):
                 state.whole_boxes.append(box)
             if output is not None and state.obj_id not in given:
                 window, key = output.windows[k], output.keys[k]
             else:
-                window = crop_windows(box[None], self.config.crop_margin)[0]
+                window = crop_windows(box[None], self.config.proposals.crop_margin)[0]
                 key = self.model.encode_keys(image, window[None])[0]
             value = crop_resize(mask[None, None], window[None], key.shape[-1])[0, 0]
             state.bank.write(self.frame_idx, key, value)
@@ -318,7 +334,7 @@ class VideoSegmenter:
     def _new_object(self, image: Tensor, obj_id: int, mask: Tensor) -> ObjectState:
         box = masks_to_boxes(mask[None])
         anchor = self.model.encode(image, mask[None], box)[0]
-        history = self.config.motion_steps + 1
+        history = self.config.motion.steps + 1
         colours = ColourModel(image, mask)
         return ObjectState(
             obj_id,
@@ -335,5 +351,5 @@ class VideoSegmenter:
 
     def _new_bank(self) -> MemoryBank:
         config = self.config
-        dtype = getattr(torch, config.memory_dtype)
-        return MemoryBank(config.memory_frames, dtype=dtype, cell=config.memory_cell)
+        dtype = getattr(torch, config.memory.dtype)
+        return MemoryBank(config.memory.frames, dtype=dtype, cell=config.memory.cell)

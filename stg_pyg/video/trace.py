@@ -102,7 +102,7 @@ class Tracer:
                 windows.append(torch.from_numpy(seen[obj_id]))
             else:
                 box = masks_to_boxes((result.labels == obj_id)[None])
-                windows.append(crop_windows(box, self.model.config.crop_margin)[0])
+                windows.append(crop_windows(box, self.model.config.proposals.crop_margin)[0])
         return torch.stack(windows)
 
     def _keep(self, position: int, name: str, obj_ids: Iterable[int], windows: Tensor) -> None:
@@ -134,11 +134,11 @@ class Tracer:
         owner, frames, windows, cells, means = [], [], [], [], []
         for k, bank in enumerate(frame.banks):
             # Other layers have no weights of Eq. 7.
-            if not len(bank) or not config.use_temporal or not isinstance(attention, MemoryAttention):
+            if not len(bank) or not config.temporal.enabled or not isinstance(attention, MemoryAttention):
                 continue
             slots = shown_slots(bank)
             inside = crop_resize(output.masks[k][None, None], output.windows[k][None], output.keys.shape[-1])[0, 0]
-            seen = pooled_attention(attention, output.keys[k], inside > config.thr, bank.read()[1][slots])
+            seen = pooled_attention(attention, output.keys[k], inside > config.selection.thr, bank.read()[1][slots])
             cells.append(_halves(seen[0]))
             means.append(_halves(seen[1]))
             times = [bank.frames[slot] for slot in slots]
@@ -168,13 +168,13 @@ def trace_part(model: STGNet, frame: FrameInput, output: FrameOutput) -> Part:
     config, graphs, nodes = model.config, output.graphs, output.nodes
     assert graphs is not None
     merged = Proposals.cat(frame.proposals)
-    boxes = masks_to_boxes(nodes, config.thr)
-    sight = (nodes > config.thr).to(nodes.dtype), boxes, frame.p, frame.q, output.batch
+    boxes = masks_to_boxes(nodes, config.selection.thr)
+    sight = (nodes > config.selection.thr).to(nodes.dtype), boxes, frame.p, frame.q, output.batch
     edge_index, weight = graphs.edge_index[:, :0], graphs.edge_attr[:0, 0]
-    if config.use_spatial:
+    if config.spatial.enabled:
         edge_index, _, weight = model.weighted_edges(graphs, output.gate)
     return {
-        "constants": np.array([getattr(config, name) for name in CONSTANTS], np.float64),
+        "constants": np.array([config.get(path) for path in CONSTANTS], np.float64),
         "obj_ids": np.array(frame.obj_ids, np.int64),
         "batch": output.batch.cpu().numpy(),
         "selected": output.selected.cpu().numpy(),
@@ -191,8 +191,8 @@ def trace_part(model: STGNet, frame: FrameInput, output: FrameOutput) -> Part:
         "edge_index": edge_index.cpu().numpy(),
         "edge_weight": _halves(weight),
         "proposals": encode_masks(merged.masks),
-        "nodes": encode_masks(nodes > config.thr),
-        "refined": encode_masks(output.masks > config.thr),
+        "nodes": encode_masks(nodes > config.selection.thr),
+        "refined": encode_masks(output.masks > config.selection.thr),
         "q": encode_masks(frame.q),
     }
 

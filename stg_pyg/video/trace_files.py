@@ -15,7 +15,7 @@ from stg_pyg.errors import InputError
 from stg_pyg.proposals.rle import decode_masks
 
 FORMAT = "stg_pyg-trace-1"
-CONSTANTS = ("lambda1", "quality_weight", "alpha", "thr")
+CONSTANTS = ("selection.lambda1", "selection.quality_weight", "spatial.alpha", "selection.thr")
 MASKS = {"proposals": "N", "nodes": "N", "refined": "K", "q": "K"}
 _LONGEST_SIDE = 2**14
 
@@ -167,6 +167,6 @@ def _parse(arrays: Arrays) -> FrameTrace:
     counts = [data[end - length : end] for end, length in zip(ends, arrays["rle_lengths"], strict=True)]
     masks = decode_masks(counts, (height, width)).split([count[what] for what in MASKS.values()])
     lists = {name: arrays[name].tolist() for name in ("obj_ids", "origin", "memory_frame")}
-    constants = dict(zip(CONSTANTS, arrays["constants"].tolist(), strict=True))
+    constants = dict(zip((path.partition(".")[2] for path in CONSTANTS), arrays["constants"].tolist(), strict=True))
     values = {name: arrays[name] for name in _FIELDS} | lists | constants | dict(zip(MASKS, masks, strict=True))
     return FrameTrace(size=(height, width), **values)

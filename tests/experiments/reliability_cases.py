@@ -35,7 +35,7 @@ def root(tmp_path: Path, data: Path) -> Path:
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("checkpoint") / "checkpoint.pt"
     torch.manual_seed(0)
-    config = PRESET.config.with_options(gaps=(1,), redetect=False, online_steps=0)
+    config = PRESET.config.replace({"warping.gaps": (1,), "recovery.redetect": False, "online.steps": 0})
     checkpoints.save_model(path, checkpoints.build_model(PRESET, config), PRESET, 0)
     return path
 

@@ -52,7 +52,7 @@ def make_davis(root: Path) -> Path:
 def save_checkpoint(path: Path) -> Path:
     """A checkpoint with random weights that looks at nothing lost."""
     torch.manual_seed(0)
-    config = PRESET.config.with_options(gaps=(1, 2), redetect=False, key_size=32)
+    config = PRESET.config.replace({"warping.gaps": (1, 2), "recovery.redetect": False, "temporal.key_size": 32})
     checkpoints.save_model(path, checkpoints.build_model(PRESET, config), PRESET, 0)
     return path
 

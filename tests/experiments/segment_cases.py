@@ -26,7 +26,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint with random weights that does not learn online on its own."""
     path = tmp_path_factory.mktemp("checkpoint") / "checkpoint.pt"
     torch.manual_seed(0)
-    config = PRESET.config.with_options(gaps=(1, 2), redetect=False)
+    config = PRESET.config.replace({"warping.gaps": (1, 2), "recovery.redetect": False})
     checkpoints.save_model(path, checkpoints.build_model(PRESET, config), PRESET, 0)
     return path
 

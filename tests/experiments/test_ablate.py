@@ -139,55 +139,71 @@ def test_rows_change_their_settings_and_nothing_else():
     rows = {row.number: row for row in TABLE_4}
     cases = paper_cases(rows, {"own": source()})
     assert list(cases) == list(range(1, 11)), "the last row has no weights"
-    assert cases[1].config == SMALL.with_options(use_motion=False, use_spatial=False, use_temporal=False, lambda1=0.5)
-    assert cases[8].config == SMALL.with_options(alpha=0.7, num_steps=3, lambda1=0.4)
+    assert cases[1].config == SMALL.replace(
+        {"motion.enabled": False, "spatial.enabled": False, "temporal.enabled": False, "selection.lambda1": 0.5}
+    )
+    assert cases[8].config == SMALL.replace({"spatial.alpha": 0.7, "spatial.num_steps": 3, "selection.lambda1": 0.4})
     assert [number for number, case in cases.items() if case.online] == [9, 10]
     assert cases[9].config == cases[10].config and {case.weights for case in cases.values()} == {"own"}
-    other = SMALL.with_options(thr=0.3)
+    other = SMALL.replace("selection.thr", 0.3)
     cases = paper_cases(rows, {"own": source(), "base": source(other), "ytb": source()})
     assert [case.weights for case in cases.values()] == ["base"] * 9 + ["own", "ytb"]
-    assert cases[9].config is not None and cases[9].config.thr == 0.3
+    assert cases[9].config is not None and cases[9].config.selection.thr == 0.3
     paper = paper_cases(rows, {"own": source(printed(SMALL))})[7].config
-    assert paper == STGConfig.paper().with_options(crop_margin=SMALL.crop_margin, gaps=SMALL.gaps)
+    assert paper == STGConfig.paper().replace(
+        {"proposals.crop_margin": SMALL.proposals.crop_margin, "warping.gaps": SMALL.warping.gaps}
+    )
 
 
 def test_parts_that_are_taken_away():
     cases = {case.name: case for case in own_cases({"own": source(), "base": source()})}
-    no_learning: dict[str, Any] = {"node_gate": False, "quality_weight": 0.0, "use_temporal": False}
+    no_learning: dict[str, Any] = {
+        "spatial.node_gate": False,
+        "selection.quality_weight": 0.0,
+        "temporal.enabled": False,
+    }
     changes: dict[str, dict[str, Any]] = {
-        "no-motion-model": {"use_motion": False},
-        "no-spatial-graph": {"use_spatial": False},
-        "no-temporal-graph": {"use_temporal": False},
-        "no-gate-of-the-nodes": {"node_gate": False},
-        "no-quality-term-in-eq-6": {"quality_weight": 0.0},
-        "no-re-detection": {"redetect": False},
-        "no-completion-of-parts": {"complete": False},
+        "no-motion-model": {"motion.enabled": False},
+        "no-spatial-graph": {"spatial.enabled": False},
+        "no-temporal-graph": {"temporal.enabled": False},
+        "no-gate-of-the-nodes": {"spatial.node_gate": False},
+        "no-quality-term-in-eq-6": {"selection.quality_weight": 0.0},
+        "no-re-detection": {"recovery.redetect": False},
+        "no-completion-of-parts": {"recovery.complete": False},
         "no-learned-part-of-the-graphs": no_learning,
-        "one-box": no_learning | {"evidence": ("p",), "use_spatial": False, "redetect": False, "complete": False},
+        "one-box": no_learning
+        | {
+            "proposals.evidence": ("p",),
+            "spatial.enabled": False,
+            "recovery.redetect": False,
+            "recovery.complete": False,
+        },
         "full": {},
         "no-online-learning": {},
         "no-fine-tuning": {},
         "neither": {},
     }
     for name, change in changes.items():
-        assert cases[name].config == SMALL.with_options(**change)
+        assert cases[name].config == SMALL.replace(change)
     assert next(iter(cases)) == "full" and set(cases) - set(changes) == {"mean", "greedy", "flow"}
     assert [n for n, case in cases.items() if case.weights == "base"] == ["no-fine-tuning", "neither"]
     assert [n for n, case in cases.items() if not case.online] == ["flow", "no-online-learning", "neither"]
-    assert cases["mean"].config is not None and cases["mean"].config.spatial_conv == "mean"
-    updating = own_cases({"own": source(SMALL.with_options(update_every=8)), "base": source()})
+    assert cases["mean"].config is not None and cases["mean"].config.spatial.conv == "mean"
+    updating = own_cases({"own": source(SMALL.replace("online.update_every", 8)), "base": source()})
     assert [case.name for case in updating] == list(OWN_NAMES)
-    plain = own_cases({"own": source(SMALL.with_options(redetect=False))}, online=False)
+    plain = own_cases({"own": source(SMALL.replace("recovery.redetect", False))}, online=False)
     assert not {"no-re-detection", "no-online-learning", "no-fine-tuning"} & {case.name for case in plain}
 
 
 def test_points_of_curves():
-    points = dict(curve_cases(CURVES["memory"], SMALL.with_options(memory_frames=5)))
+    points = dict(curve_cases(CURVES["memory"], SMALL.replace("memory.frames", 5)))
     assert list(points) == [1, 2, 4, 5, 8, 16, "all"]
-    assert points["all"].config is not None and points["all"].config.memory_frames is None
-    assert points[5].config == SMALL.with_options(memory_frames=5)
+    assert points["all"].config is not None and points["all"].config.memory.frames is None
+    assert points[5].config == SMALL.replace("memory.frames", 5)
     points = dict(curve_cases(CURVES["alpha"], SMALL))
-    assert list(points) == [0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0] and points[0.9].config == SMALL.with_options(alpha=0.9)
+    assert list(points) == [0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0] and points[0.9].config == SMALL.replace(
+        "spatial.alpha", 0.9
+    )
     for curve in CURVES.values():
         assert len({case.config for _, case in curve_cases(curve, SMALL)}) == len(curve_cases(curve, SMALL))
 
@@ -208,7 +224,7 @@ def test_a_whole_run(monkeypatch, capsys, tmp_path, root, checkpoint, done):
     assert rows[1]["G"] == pytest.approx((rows[1]["J"] + rows[1]["F"]) / 2)
     assert rows[1]["G"] == pytest.approx(np.mean(list(rows[1]["sequences"].values())))
     assert list(rows[1]["sequences"]) == result["sequences"] and rows[1]["seconds_per_frame"] > 0
-    assert rows[7]["config"]["online_steps"] == 0 and rows[9]["config"]["online_steps"] == 4
+    assert rows[7]["config"]["online"]["steps"] == 0 and rows[9]["config"]["online"]["steps"] == 4
     own = {row["name"]: row for row in result["own"]}
     assert own["full"]["change"] is None
     assert own["flow"]["change"] == pytest.approx(own["flow"]["G"] - own["full"]["G"]) and own["flow"]["config"] is None
@@ -264,7 +280,7 @@ def test_seeds_are_those_of_online_learning(monkeypatch, tmp_path, root, checkpo
 
     def summary(results: dict[str, Any], row: str, config: STGConfig) -> dict[str, Any]:
         found = summarize(results, row, config)
-        if config.online_steps:
+        if config.online.steps:
             found["G"] = by_folder.setdefault(str(len(by_folder)), next(scores))
         return found
 
@@ -299,7 +315,11 @@ def test_constants_as_printed(monkeypatch, tmp_path, root, checkpoint, done):
     assert run(monkeypatch, root, checkpoint, tmp_path, *arguments) == 0
     result = result_in(tmp_path)
     config = result["rows"][0]["config"]
-    assert not config["node_gate"] and config["thr"] == 0.2 and config["edge_iou"] == "box"
+    assert (
+        not config["spatial"]["node_gate"]
+        and config["selection"]["thr"] == 0.2
+        and config["spatial"]["edge_iou"] == "box"
+    )
     assert result["curves"]["thr"]["own"] == 0.2 and result["as_printed"]
     assert {"no-motion-model", "mean"} <= {row["name"] for row in result["own"]}
     assert "no-re-detection" not in {row["name"] for row in result["own"]} and not done["learned"]

@@ -117,10 +117,10 @@ def test_options(setup, video, monkeypatch):
     assert set(by_name) == {"own", "stored", *frames.OPTIONS} - {"updates"}, "the checkpoint has no updates"
     assert by_name["own"]["ratio"] == by_name["own"]["iou_with_own"] == by_name["own again"]["iou_with_own"] == 1
     assert len(compiled) == 3 and by_name["compile"]["iou_with_own"] == 1 and by_name["compile"]["prepare_seconds"] > 0
-    updating = setup.config.with_options(update_every=2)
-    assert Stream("updates", setup, updating).model.config.update_every == 2
-    assert Stream("own", setup, updating).model.config.update_every == 0
-    assert Stream("bfloat16 memory", setup, updating).model.config.memory_dtype == "bfloat16"
+    updating = setup.config.replace("online.update_every", 2)
+    assert Stream("updates", setup, updating).model.config.online.update_every == 2
+    assert Stream("own", setup, updating).model.config.online.update_every == 0
+    assert Stream("bfloat16 memory", setup, updating).model.config.memory.dtype == "bfloat16"
 
 
 def test_only_what_cannot_be_compiled_is_skipped(setup, video, monkeypatch):

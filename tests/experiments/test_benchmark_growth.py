@@ -49,14 +49,16 @@ def test_history_is_bounded_unless_asked_otherwise(small, monkeypatch, bound):
     assert row["memory_frames"] == bound and row["growth_mb_per_100_frames"] is None
     config = STGConfig.small()
     banks, masks, boxes, areas = zip(*held, strict=True)
-    assert max(masks) <= max(config.gaps) and max(boxes) <= config.motion_steps + 1 and max(areas) <= 50
+    assert max(masks) <= max(config.warping.gaps) and max(boxes) <= config.motion.steps + 1 and max(areas) <= 50
     assert max(banks) <= 3 if bound else max(banks) > 3
     assert len(results) == 10 and not any(result.masks.requires_grad for result in results)
 
 
 def test_no_tensor_is_left_behind():
     video = videos.synthetic_video(12, 40, 56, 2, 1)
-    segmenter = VideoSegmenter(STGNet.small(STGConfig.small().with_options(gaps=(1, 2)), width=4).eval(), crop_size=32)
+    segmenter = VideoSegmenter(
+        STGNet.small(STGConfig.small().replace("warping.gaps", (1, 2)), width=4).eval(), crop_size=32
+    )
     counts = []
     with torch.no_grad():
         for t in range(18):

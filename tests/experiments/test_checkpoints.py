@@ -22,7 +22,7 @@ def stored(tmp_path_factory) -> Path:
     """A small model, written once."""
     path = tmp_path_factory.mktemp("model") / "checkpoint.pt"
     torch.manual_seed(1)
-    config = PRESET.config.with_options(num_steps=3, gaps=(1, 3), online_steps=7)
+    config = PRESET.config.replace({"spatial.num_steps": 3, "warping.gaps": (1, 3), "online.steps": 7})
     checkpoints.save_model(path, checkpoints.build_model(PRESET, config), dataclasses.replace(PRESET, config=config), 5)
     return path
 
@@ -154,8 +154,8 @@ def test_load_weights(tmp_path):
 def test_models_come_back_as_they_were(stored):
     model, preset = checkpoints.load_model(stored)
     assert preset.name == "synthetic-small" and not model.training
-    assert (model.config.num_steps, model.config.gaps, model.config.online_steps) == (3, (1, 3), 7)
-    assert model.memory_attention.update_rule == model.config.temporal_update
+    assert (model.config.spatial.num_steps, model.config.warping.gaps, model.config.online.steps) == (3, (1, 3), 7)
+    assert model.memory_attention.update_rule == model.config.temporal.update
     torch.manual_seed(1)
     fresh = checkpoints.build_model(PRESET, model.config).state_dict()
     state = model.state_dict()

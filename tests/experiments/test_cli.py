@@ -152,7 +152,7 @@ def test_bfloat16_on_the_cpu_depends_on_its_instructions(monkeypatch, tiles, dot
     ("every", "online_steps", "expected"), [(None, None, 8), (None, 0, 0), (None, 5, 8), (3, 0, 3), (0, 9, 0)]
 )
 def test_updates_go_with_online_learning_unless_they_are_asked_for(every, online_steps, expected):
-    config = STGConfig.small().with_options(update_every=8)
+    config = STGConfig.small().replace("online.update_every", 8)
     assert cli.with_updates(config, every, online_steps).update_every == expected
 
 

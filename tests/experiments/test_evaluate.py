@@ -158,7 +158,7 @@ def test_checkpoint_over_davis_with_any_number_of_processes(monkeypatch, tmp_pat
     assert list(first["sequences"]) == list(second["sequences"]) == list(FRAMES)
     for key in ("J", "F", "G", "sequences", "config"):
         assert first[key] == second[key]
-    assert first["fps"] > 0 and first["config"]["online_steps"] == 1
+    assert first["fps"] > 0 and first["config"]["online"]["steps"] == 1
     for name, frames in FRAMES.items():
         folder = tmp_path / "1" / name
         assert {path.stem for path in folder.glob("*.png")} == set(frames)

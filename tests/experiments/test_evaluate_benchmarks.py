@@ -150,7 +150,7 @@ def test_given_masks_are_those_of_first_frames():
 def test_objects_added_later_overwrite_the_result():
     video = Marked()
     given = label_streams.given_masks(video)
-    stream = VideoSegmenter(STGNet.untrained(STGConfig.small().with_options(own_evidence=False)))
+    stream = VideoSegmenter(STGNet.untrained(STGConfig.small().replace("proposals.own_evidence", False)))
     nothing = proposals_of(video)
     for t in range(5):
         with torch.no_grad():

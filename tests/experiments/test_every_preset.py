@@ -31,7 +31,7 @@ TEST_ONLY = [name for name in REAL if PRESETS[name].test_only]
 def reduced(name: str) -> Preset:
     """The preset with crops, batches and steps of a test."""
     preset = PRESETS[name]
-    config = preset.config.with_options(key_size=32, online_steps=min(preset.config.online_steps, 1))
+    config = preset.config.replace({"temporal.key_size": 32, "online.steps": min(preset.config.online.steps, 1)})
     changes = {"config": config, "crop_size": 32, "lucid": LucidConfig(size=32), "batch_size": 2, "width": 8}
     if preset.fine is not None:
         changes |= {"fine_lucid": LucidConfig(size=32, dream_share=0.5), "fine_steps": 2}
@@ -75,7 +75,7 @@ def test_from_training_to_scores(name, monkeypatch, tmp_path):
     )
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["sequences"] and 0 <= metrics["G"] <= 100
-    assert metrics["config"]["thr"] == PRESETS[name].config.thr
+    assert metrics["config"]["selection"]["thr"] == PRESETS[name].config.selection.thr
 
 
 @pytest.mark.parametrize("name", TEST_ONLY)
@@ -88,7 +88,7 @@ def test_a_model_from_elsewhere_is_scored(name, monkeypatch, tmp_path):
     assert command(monkeypatch, "evaluate", *arguments) == 0
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["protocol"]["objects"] > 0
-    assert metrics["config"]["alpha"] == 0.1
+    assert metrics["config"]["spatial"]["alpha"] == 0.1
     assert command(monkeypatch, "train", "--preset", name, "--root", root, "--out", tmp_path / "train") == 2
 
 

@@ -14,7 +14,7 @@ from stg_pyg.config import STGConfig
 from stg_pyg.errors import InputError
 from stg_pyg.model.stgnet import STGNet
 
-BASE = TINY.config.with_options(online_steps=0)
+BASE = TINY.config.replace("online.steps", 0)
 
 
 @pytest.fixture
@@ -40,9 +40,11 @@ def metrics_in(folder: Path) -> dict:
 def test_names_go_into_the_configuration():
     assert with_layers(BASE, None, None) == BASE
     changed = with_layers(BASE, "gru", "joint")
-    assert changed == BASE.with_options(spatial_conv="gru", temporal_conv="joint")
+    assert changed == BASE.replace({"spatial.conv": "gru", "temporal.conv": "joint"})
     for name in ("stg", "STG", "mask-propagation", "MaskPropagation"):
-        steps = STGNet.untrained(with_layers(changed, name, None).with_options(num_steps=5)).spatial_conv.num_steps
+        steps = STGNet.untrained(
+            with_layers(changed, name, None).replace("spatial.num_steps", 5)
+        ).spatial_conv.num_steps
         assert steps == 5, "its number of steps is the configuration's"
     for spatial, temporal, message in (
         ("nothing", None, "^--spatial-conv: unknown spatial layer 'nothing'; known names, the nearest first: "),
@@ -55,24 +57,24 @@ def test_names_go_into_the_configuration():
 
 @pytest.mark.parametrize("name", ["stg", "symmetric", "mean", "gru", "edge_mlp", "attention", "GraphConv", "GCNConv"])
 def test_only_layers_whose_weights_are_there_pass(name):
-    plain, own = STGNet.untrained(BASE), STGNet.untrained(BASE.with_options(spatial_conv=name))
+    plain, own = STGNet.untrained(BASE), STGNet.untrained(BASE.replace("spatial.conv", name))
     check_layers(own, own.config, None)
-    check_layers(plain, own.config.with_options(use_spatial=False), None)
+    check_layers(plain, own.config.replace("spatial.enabled", False), None)
     if not list(own.spatial_conv.parameters()):
         return check_layers(plain, own.config, None)
     with pytest.raises(InputError, match=f"^--spatial-conv {name}: x.pt has no weights of this layer; train it with "):
         check_layers(plain, own.config, Path("x.pt"))
-    other = STGNet.untrained(BASE.with_options(spatial_conv="LEConv"))
+    other = STGNet.untrained(BASE.replace("spatial.conv", "LEConv"))
     with pytest.raises(InputError, match=f"^--spatial-conv {name}: without --checkpoint there are no weights"):
         check_layers(other, own.config, None)
 
 
 def test_the_gate_of_the_temporal_layer_is_a_weight():
-    ungated = STGNet.untrained(BASE.with_options(temporal_update="paper"))
+    ungated = STGNet.untrained(BASE.replace("temporal.update", "paper"))
     for name in ("memory_attention", "joint", "mean"):
-        check_layers(STGNet.untrained(BASE), BASE.with_options(temporal_conv=name), None)
+        check_layers(STGNet.untrained(BASE), BASE.replace("temporal.conv", name), None)
         with pytest.raises(InputError, match=f"--temporal-conv {name}$"):
-            check_layers(ungated, BASE.with_options(temporal_conv=name), None)
+            check_layers(ungated, BASE.replace("temporal.conv", name), None)
 
 
 def test_training_writes_the_layers_into_the_checkpoint(tiny, tmp_path):
@@ -80,8 +82,8 @@ def test_training_writes_the_layers_into_the_checkpoint(tiny, tmp_path):
     steps = ("--segmentation-steps", 2, "--graph-steps", 6, "--online-steps", 0, "--workers", 0)
     assert command(tiny, "train", "--out", tmp_path, *steps, *layers) == 0
     model, _ = checkpoints.load_model(tmp_path / "checkpoint.pt")
-    assert (model.config.spatial_conv, model.config.temporal_conv) == ("attention", "joint")
-    assert metrics_in(tmp_path)["config"]["spatial_conv"] == "attention"
+    assert (model.config.spatial.conv, model.config.temporal.conv) == ("attention", "joint")
+    assert metrics_in(tmp_path)["config"]["spatial"]["conv"] == "attention"
     assert str(model.spatial_conv).startswith("AttentionPropagation")
     assert str(model.memory_attention).startswith("JointMemoryAttention")
     evaluate = ("--checkpoint", tmp_path / "checkpoint.pt", "--processes", 1, "--out", tmp_path / "again")
@@ -119,7 +121,7 @@ def test_evaluation_with_other_layers(tiny, tmp_path, checkpoint):
             assert command(tiny, "evaluate", *base, *arguments) == 0
             assert done == count * [names]
         config = metrics_in(out)["config"]
-        assert (config["spatial_conv"], config["temporal_conv"]) == layers
+        assert (config["spatial"]["conv"], config["temporal"]["conv"]) == layers
     done.clear()
     assert command(tiny, "evaluate", *base) == 0
     assert done == 2 * [classes["stg", "memory_attention"]]
@@ -164,8 +166,8 @@ def test_checkpoints_without_the_field_have_the_layer_of_the_paper(tiny, checkpo
 
 
 def test_weights_of_another_convolution_are_none():
-    tag, cheb = (STGNet.untrained(BASE.with_options(spatial_conv=name)) for name in ("TAGConv", "ChebConv:K=2"))
+    tag, cheb = (STGNet.untrained(BASE.replace("spatial.conv", name)) for name in ("TAGConv", "ChebConv:K=2"))
     assert set(cheb.spatial_conv.state_dict()) <= set(tag.spatial_conv.state_dict())
     with pytest.raises(InputError, match=r"ChebConv:K=2: x\.pt has no weights of this layer"):
         check_layers(tag, cheb.config, Path("x.pt"))
-    check_layers(tag, BASE.with_options(spatial_conv="TAGConv:normalize=False"), Path("x.pt"))
+    check_layers(tag, BASE.replace("spatial.conv", "TAGConv:normalize=False"), Path("x.pt"))

@@ -89,7 +89,7 @@ def learned_keys(seed):
 
 def learned_in_updates(seed):
     model = tiny_model(0)
-    model.config = model.config.with_options(update_every=2, update_steps=1)
+    model.config = model.config.replace({"online.update_every": 2, "online.update_steps": 1})
     model.segmentation = large()
     stream = VideoSegmenter(model.eval(), crop_size=32, seed=seed)
     with torch.no_grad():
@@ -137,7 +137,7 @@ def test_the_seed_of_a_command_reaches_the_updates(monkeypatch, tmp_path):
 
     monkeypatch.setattr(online_updates.OnlineUpdates, "__init__", watched)
     model = tiny_model(0).eval()
-    model.config = model.config.with_options(update_every=2)
+    model.config = model.config.replace("online.update_every", 2)
     for options in ({}, {"online_seed": 4}):
         job = Job(None, TINY, "test", None, (), tmp_path, "cpu", seed=3, **options)
         next(stream_labels(job, VIDEO, given_masks(VIDEO), model, resolve_flow("dis")))
@@ -148,7 +148,7 @@ def test_the_seed_of_a_command_reaches_the_updates(monkeypatch, tmp_path):
 
 def test_the_graph_stage_leaves_the_statistics_of_the_encoders():
     torch.manual_seed(0)
-    preset = dataclasses.replace(TINY, config=TINY.config.with_options(key_size=32))
+    preset = dataclasses.replace(TINY, config=TINY.config.replace("temporal.key_size", 32))
     small = checkpoints.build_model(preset)
     model = STGNet(
         preset.config, small.feature_encoder, KeyEncoder(ResNetBackbone("resnet18", 4), grid=8), small.segmentation

@@ -66,7 +66,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(folder / "coco/train2017", folder / "coco/other")
     annotations = folder / "coco/annotations"
     shutil.copy(annotations / "instances_train2017.json", annotations / "instances_other.json")
-    plain = TINY.config.with_options(online_steps=0)
+    plain = TINY.config.replace("online.steps", 0)
     checkpoints.save_model(folder / "model-zero", checkpoints.build_model(TINY, plain), TINY, 0)
     for number, name in enumerate("ab", start=1):
         torch.manual_seed(number)

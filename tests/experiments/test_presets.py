@@ -27,11 +27,11 @@ def test_paper_presets_hold_the_printed_constants():
     assert {preset.name for preset in paper} == {"davis2016-paper", "davis2017-paper", "youtube_vos-paper"} | tests
     for preset in paper:
         alpha = 0.1 if preset.name in tests else 0.7
-        assert preset.name.endswith("-paper") and preset.config == STGConfig.paper().with_options(alpha=alpha)
+        assert preset.name.endswith("-paper") and preset.config == STGConfig.paper().replace("spatial.alpha", alpha)
         assert preset.test_alpha == (alpha if preset.name in tests else None) and preset.test_only == (
             preset.name in tests
         )
-        assert preset.crop_size == 512 and preset.lucid.margin == preset.config.crop_margin == 0.15
+        assert preset.crop_size == 512 and preset.lucid.margin == preset.config.proposals.crop_margin == 0.15
         assert preset.learning_rate == 1e-5 and preset.coco_steps > 0
     assert all(preset.size == "small" for name, preset in PRESETS.items() if name.endswith("-small"))
 
@@ -42,7 +42,7 @@ def test_presets_fit_together(preset: Preset):
     assert preset.lucid.size % 16 == 0 and preset.crop_size % 16 == 0  # the network has four stages of stride 2
     last = preset.fine_lucid or preset.lucid
     assert last.size == preset.crop_size, "the network is trained on crops of the size that it is used with"
-    assert preset.config.gaps[0] == 1, "Q of Eq. 6 is the warped mask of the frame before"
+    assert preset.config.warping.gaps[0] == 1, "Q of Eq. 6 is the warped mask of the frame before"
     assert (preset.train_split == preset.val_split) == preset.test_only == (preset.val_split == "all")
     for count in (
         preset.segmentation_steps,
@@ -144,7 +144,7 @@ def test_rows_add_one_part_at_a_time():
     steps = [tuple(getattr(rows[name], s) for s in switches) for name in ("baseline", "motion", "spatial", "temporal")]
     assert steps == [(False, False, False), (True, False, False), (True, True, False), (True, True, True)]
     for name in ("baseline", "motion", "spatial"):
-        assert rows[name].with_options(**dict.fromkeys(switches, True)) == config, "nothing else changes"
+        assert rows[name].replace(dict.fromkeys(switches, True)) == config, "nothing else changes"
     paper = STGConfig.paper()
     printed = rows["printed"]
     for option in ("alpha", "lambda1", "num_steps", "thr", "temporal_update", "edge_iou", "node_gate", "loss_reading"):
@@ -153,8 +153,8 @@ def test_rows_add_one_part_at_a_time():
 
 def test_rows_share_the_size_of_the_keys():
     for preset in PRESETS.values():
-        sizes = {row.config.key_size for row in table_rows(preset.config) if row.config is not None}
-        assert sizes == {preset.config.key_size}
+        sizes = {row.config.temporal.key_size for row in table_rows(preset.config) if row.config is not None}
+        assert sizes == {preset.config.temporal.key_size}
 
 
 def test_table():

@@ -49,7 +49,7 @@ def test_folder_of_frames(run, capsys, tmp_path, clip, first):
     assert (content["sequence"], content["frames"], content["size"]) == ("clip", COUNT, [HEIGHT, WIDTH])
     assert content["object_ids"] == sorted(set(np.unique(FIRST).tolist()) - {0})
     assert (content["seed"], content["every"], content["flow"], content["online_steps"]) == (0, 1, "dis", 0)
-    assert content["config"]["gaps"] == [1, 2] and content["seconds_per_frame"] > 0
+    assert content["config"]["warping"]["gaps"] == [1, 2] and content["seconds_per_frame"] > 0
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.startswith(f"{COUNT} masks in {out / 'clip'}, ") and last.endswith(" s a frame")
 
@@ -133,7 +133,7 @@ def test_memory_frames(run, clip, first, monkeypatch):
     monkeypatch.setattr(VideoSegmenter, "step", watched)
     out = run(clip, first, "--memory-frames", 2)
     assert max(held) <= 2
-    assert json.loads((out / "run.json").read_text())["config"]["memory_frames"] == 2
+    assert json.loads((out / "run.json").read_text())["config"]["memory"]["frames"] == 2
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, ZeroDivisionError])
@@ -190,7 +190,7 @@ def test_without_a_checkpoint_the_network_learns_from_the_mask(monkeypatch, caps
     assert command(monkeypatch, "segment", *arguments) == 0
     assert seen["steps"] == 400 and seen["peak"] == tiny.learning_rate
     config = json.loads((tmp_path / "out/run.json").read_text())["config"]
-    assert not config["node_gate"] and not config["use_temporal"], "which nothing has trained"
+    assert not config["spatial"]["node_gate"] and not config["temporal"]["enabled"], "which nothing has trained"
     np.testing.assert_array_equal(seen["labels"], [FIRST])
     np.testing.assert_array_equal(seen["image"], [VIDEO.image(0)])
     printed = capsys.readouterr().out
@@ -269,10 +269,10 @@ def test_other_layers(run, complaint, clip, first, checkpoint):
     assert "--temporal-conv: unknown temporal layer 'jont'" in complaint(clip, first, "--temporal-conv", "jont")
     out = run(clip, first, "--spatial-conv", "mean", "--temporal-conv", "joint:top_k=1", out="other")
     config = json.loads((out / "run.json").read_text())["config"]
-    assert (config["spatial_conv"], config["temporal_conv"]) == ("mean", "joint:top_k=1")
+    assert (config["spatial"]["conv"], config["temporal"]["conv"]) == ("mean", "joint:top_k=1")
     model, preset = checkpoints.load_model(checkpoint)
-    options = {"spatial_conv": "mean", "temporal_conv": "joint:top_k=1"}
-    changed = checkpoints.build_model(preset, model.config.with_options(**options))
+    options = {"spatial.conv": "mean", "temporal.conv": "joint:top_k=1"}
+    changed = checkpoints.build_model(preset, model.config.replace(options))
     changed.load_state_dict(model.state_dict())
     stream = VideoSegmenter(
         changed.eval(), crop_size=preset.crop_size, mixed_precision=cli.bfloat16_is_fast(torch.device("cpu"))

@@ -121,7 +121,7 @@ def test_keys_that_were_learned_are_kept_too(run, tmp_path, monkeypatch, clip, f
 
     def asking_for_keys(path):
         model, preset = load(path)
-        model.config = model.config.with_options(online_key_steps=2)
+        model.config = model.config.replace("online.key_steps", 2)
         return model, preset
 
     monkeypatch.setattr(checkpoints, "load_model", asking_for_keys)

@@ -91,7 +91,7 @@ def test_spatial_layers_come_back(case):
 def test_temporal_layers_come_back(case):
     layer = make_temporal(TEMPORAL[case], CONFIG)
     config = with_named_layers(CONFIG, make_spatial("stg", CONFIG), layer)
-    back = make_temporal(config.temporal_conv, config)
+    back = make_temporal(config.temporal.conv, config)
     assert type(back) is type(layer) and str(back) == str(layer)
     before = run_temporal(changed(layer))
     back.load_state_dict(layer.state_dict())
@@ -100,7 +100,7 @@ def test_temporal_layers_come_back(case):
 
 def test_texts_in_the_configuration():
     joint, named = JointMemoryAttention(top_k=2), make_spatial("GraphConv:aggr=mean", CONFIG)
-    config = CONFIG.with_options(spatial_conv="GraphConv:aggr=mean")
+    config = CONFIG.replace("spatial.conv", "GraphConv:aggr=mean")
     assert with_named_layers(config, named, joint).spatial_conv == "GraphConv:aggr=mean"
     text = with_named_layers(CONFIG, MaskPropagation(3), joint)
     assert text.spatial_conv == "stg:num_steps=3,backend=auto" and text.temporal_conv.startswith("joint:normalize_keys")
@@ -109,7 +109,7 @@ def test_texts_in_the_configuration():
         "own_layers:Blend:share=0.75,kind=mean",
         "own_layers:Halved:share=0.5",
     )
-    as_configured = MaskPropagation(CONFIG.num_steps), make_temporal("memory_attention", CONFIG)
+    as_configured = MaskPropagation(CONFIG.spatial.num_steps), make_temporal("memory_attention", CONFIG)
     assert with_named_layers(CONFIG, *as_configured) == CONFIG, "the number of steps stays the configuration's"
 
 
@@ -155,7 +155,7 @@ def test_a_file_with_layers_of_ones_own(tmp_path, monkeypatch):
     checkpoints.save_model(tmp_path / "c.pt", model, TINY, 0)
     assert torch.equal(before, torch.get_rng_state())
     back, _ = checkpoints.load_model(tmp_path / "c.pt")
-    assert back.config.spatial_conv == "own_layers:Blend:share=0.75,kind=mean"
+    assert back.config.spatial.conv == "own_layers:Blend:share=0.75,kind=mean"
     assert (type(back.spatial_conv), type(back.memory_attention)) == (Blend, Halved)
     assert (float(back.spatial_conv.share), back.memory_attention.share) == (0.875, 0.25)
     assert torch.equal(run_spatial(back.spatial_conv), run_spatial(model.spatial_conv))
@@ -177,14 +177,14 @@ def test_a_file_with_layers_of_ones_own(tmp_path, monkeypatch):
 def test_features_of_another_number_are_refused():
     encoder = copy.copy(STGNet.untrained().feature_encoder)
     with pytest.raises(InputError, match=f"wants 5 features and the encoder makes {encoder.out_features}"):
-        STGNet.untrained(CONFIG.without_learned_parts().with_options(spatial_conv="attention:feat_channels=5"))
+        STGNet.untrained(CONFIG.without_learned_parts().replace("spatial.conv", "attention:feat_channels=5"))
 
 
 def test_results_depend_on_the_program_of_a_layer_of_ones_own(tmp_path, monkeypatch):
     text = Path(own_layers.__file__).read_text()
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "changing_layers.py").write_text(text)
-    config = CONFIG.with_options(spatial_conv="changing_layers:Blend:share=0.25")
+    config = CONFIG.replace("spatial.conv", "changing_layers:Blend:share=0.25")
     assert source_files(config) == [tmp_path / "changing_layers.py"] and source_files(CONFIG) == []
     job = Job(None, TINY, "test", None, (Row("masks", "", config),), tmp_path, "cpu", 0)
     before = settings_of(job)

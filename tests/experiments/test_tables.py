@@ -78,7 +78,7 @@ def test_all_benchmarks(monkeypatch, capsys, tmp_path, data, checkpoint):
             metrics = json.loads((folder / name / "metrics.json").read_text())
             assert float(line["G"]) == metrics["G"] and float(line["J"]) == metrics["J"]["mean"]
             assert float(line["fps"]) > 0
-            assert metrics["config"]["online_steps"] == (0 if name == "offline" else 7)
+            assert metrics["config"]["online"]["steps"] == (0 if name == "offline" else 7)
         assert (off["online_learning"], on["online_learning"]) == ("0", "1")
         assert ("not comparable" in off["note"]) == (target.dataset == "youtube_vos")
     assert steps and set(steps) == {7}

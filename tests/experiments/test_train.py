@@ -47,7 +47,7 @@ def test_metrics(trained):
     for scores in metrics["sequences"].values():
         assert scores.keys() == {"J", "F", "G"}
         assert scores["G"] == pytest.approx((scores["J"] + scores["F"]) / 2)
-    assert metrics["config"]["alpha"] == TINY.config.alpha
+    assert metrics["config"]["spatial"]["alpha"] == TINY.config.spatial.alpha
 
 
 def test_table(trained):

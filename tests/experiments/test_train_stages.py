@@ -97,9 +97,11 @@ def test_graph_stage_trains_every_part_but_the_segmentation(tmp_path):
     assert not [name for name in state if name.startswith("segmentation.")]
 
 
-@pytest.mark.parametrize("config", [{"node_gate": False}, {"use_temporal": False}, {"temporal_update": "paper"}])
+@pytest.mark.parametrize(
+    "config", [{"spatial.node_gate": False}, {"temporal.enabled": False}, {"temporal.update": "paper"}]
+)
 def test_graph_stage_with_parts_off(tmp_path, config):
-    preset = dataclasses.replace(TINY, config=TINY.config.with_options(**config), graph_steps=6)
+    preset = dataclasses.replace(TINY, config=TINY.config.replace(config), graph_steps=6)
     torch.manual_seed(0)
     model = checkpoints.build_model(preset)
     run_graph(model, tmp_path / "graph.pt", preset)
@@ -319,7 +321,7 @@ def scaled(preset: Preset, **rates: float) -> Preset:
         ({"preset": dataclasses.replace(TINY, segmentation_steps=9, graph_steps=36)}, "steps"),
         ({"preset": dataclasses.replace(TINY, batch_size=2, graph_batch_size=3)}, "batch_size"),
         ({"preset": scaled(TINY, learning_rate=2, graph_learning_rate=2)}, "learning_rate"),
-        ({"preset": dataclasses.replace(TINY, config=TINY.config.with_options(spatial_conv="mean"))}, "spatial_conv"),
+        ({"preset": dataclasses.replace(TINY, config=TINY.config.replace("spatial.conv", "mean"))}, "spatial_conv"),
     ],
 )
 def test_what_was_begun_with_other_options_is_refused(tmp_path, begun, changes, name):

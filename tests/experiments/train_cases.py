@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 SYNTHETIC = PRESETS["synthetic-small"]
 TINY = dataclasses.replace(
     SYNTHETIC,
-    config=SYNTHETIC.config.with_options(online_steps=2, gaps=(1, 2), key_size=64),
+    config=SYNTHETIC.config.replace({"online.steps": 2, "warping.gaps": (1, 2), "temporal.key_size": 64}),
     width=8,
     crop_size=32,
     lucid=LucidConfig(size=32),

@@ -50,7 +50,7 @@ def counted():
 
 def model(**options):
     torch.manual_seed(0)
-    config = STGConfig.small().with_options(**{"gaps": (1, 3), "memory_frames": 4, **options})
+    config = STGConfig.small().replace({"warping.gaps": (1, 3), "memory.frames": 4, **options})
     return STGNet.small(config, width=8).eval()
 
 
@@ -86,7 +86,10 @@ def told(flow, t, number=0):
 def test_prepared_flow_is_the_flow(request, kind, both_ways):
     """Stored flow that was prepared needs its files no more."""
     source = Watched() if kind == "dis" else request.getfixturevalue("stored")
-    plain, config = copy.deepcopy(source), STGConfig(gaps=(1, 2, 4), flow_consistency=both_ways)
+    plain, config = (
+        copy.deepcopy(source),
+        STGConfig().replace({"warping.gaps": (1, 2, 4), "warping.consistency": both_ways}),
+    )
     ask = consistent_flow if both_ways else lambda flow, *arguments: [flow.between(*arguments)]
     if kind == "dis":
         plain, expected_ahead = FlowAhead(DISFlow(), (1,)), len(PAIRS) * (1 + both_ways)
@@ -104,7 +107,7 @@ def test_prepared_flow_is_the_flow(request, kind, both_ways):
 def test_stored_flow_is_read_in_the_thread_and_errors_are_raised_where_it_is_asked_for(stored):
     (stored.folder / "2.flo").unlink()
     expected = stored.between(*IMAGES[:2], 3, 2)
-    with flow_ahead(stored, STGConfig(gaps=(1, 2))) as flow:
+    with flow_ahead(stored, STGConfig().replace({"warping.gaps": (1, 2)})) as flow:
         for t in range(4):
             told(flow, t)
         (stored.folder / "3.flo").unlink()
@@ -143,7 +146,7 @@ def test_what_nobody_asks_for_is_dropped():
             flows.append(weakref.ref(flow))
             return flow
 
-    with flow_ahead(Noted(), STGConfig(gaps=(1, 3), flow_consistency=True)) as flow:
+    with flow_ahead(Noted(), STGConfig().replace({"warping.gaps": (1, 3), "warping.consistency": True})) as flow:
         for t in range(30):
             image = np.full((*SIZE, 3), t, np.uint8)
             images.append(weakref.ref(image))
@@ -175,8 +178,8 @@ def results_of(stream, frames):
     "config, options",
     [
         ({}, {}),
-        ({"gaps": (1, 2, 4)}, {}),
-        ({"flow_consistency": True}, {}),
+        ({"warping.gaps": (1, 2, 4)}, {}),
+        ({"warping.consistency": True}, {}),
         ({}, {"first_frame": 3}),
         ({}, {"max_objects": 1}),
     ],
@@ -212,7 +215,7 @@ def test_sources_that_cannot_be_used_in_a_thread_are_left_alone():
     for given, wanted in ((network, True), (source, False)):
         with flow_ahead(given, STGConfig(), wanted=wanted) as flow:
             assert told(flow, 0) is given
-    with flow_ahead(source, STGConfig(gaps=(1, 5))) as flow:
+    with flow_ahead(source, STGConfig().replace({"warping.gaps": (1, 5)})) as flow:
         assert isinstance(flow, FlowAhead) and flow.gaps == (1, 5) and not flow.both_ways
     for gaps in ((), (0,), (1, -1)):
         with pytest.raises(ValueError, match="gaps"):

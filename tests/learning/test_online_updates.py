@@ -14,7 +14,9 @@ from stg_pyg.proposals.base import Proposals
 from stg_pyg.video.grouped import GroupedSegmenter
 from stg_pyg.video.snapshot import restore_stream, stream_state
 
-CONFIG = STGConfig.small().with_options(gaps=(1, 3), memory_frames=4, update_every=2, update_steps=2)
+CONFIG = STGConfig.small().replace(
+    {"warping.gaps": (1, 3), "memory.frames": 4, "online.update_every": 2, "online.update_steps": 2}
+)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +47,7 @@ def make(model, grouped=False):
 
 
 def updates(model, **options):
-    return OnlineUpdates(model.segmentation, CONFIG.with_options(**options), crop_size=32)
+    return OnlineUpdates(model.segmentation, CONFIG.replace(options), crop_size=32)
 
 
 def test_expected_quality_is_the_mean_of_the_best_three():
@@ -78,7 +80,7 @@ def test_what_is_not_trusted_is_not_learnt(model, video, monkeypatch):
     results = run(segmenter, video, range(FRAMES))
     assert torch.equal(weights(segmenter.updates.net), weights(model.segmentation))
     fixed = copy.copy(model)
-    fixed.config = CONFIG.with_options(update_every=0)
+    fixed.config = CONFIG.replace("online.update_every", 0)
     plain = make(fixed)
     assert plain.updates is None
     for (labels, masks, ids), found in zip(results, run(plain, video, range(FRAMES)), strict=True):
@@ -104,7 +106,7 @@ def test_a_stream_goes_on_with_what_it_has_learnt(model, video, trusting, groupe
 def test_a_state_with_updates_needs_a_segmenter_with_updates(model):
     state = stream_state(make(model))
     fixed = copy.copy(model)
-    fixed.config = CONFIG.with_options(update_every=0)
+    fixed.config = CONFIG.replace("online.update_every", 0)
     with pytest.raises(InputError, match="begin the video anew"):
         restore_stream(make(fixed), state)
     with pytest.raises(InputError, match="begin the video anew"):

@@ -37,7 +37,7 @@ CLIP = SimpleNamespace(
 def shrunken(name):
     """A preset and its network, of few channels and for small crops."""
     preset = dataclasses.replace(find_preset(name), crop_size=32, graph_frame_size=64)
-    config = preset.config.with_options(key_size=32)
+    config = preset.config.replace("temporal.key_size", 32)
     torch.manual_seed(0)
     if preset.size == "small":
         return preset, STGNet.small(config, width=8).eval()
@@ -160,7 +160,7 @@ def test_what_a_gpu_refuses_raises():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_frame_and_a_training_step_under_autocast(name, dtype, tmp_path):
     preset, model = shrunken(name)
-    model.config = model.config.with_options(memory_dtype="float16")
+    model.config = model.config.replace("memory.dtype", "float16")
     stream = VideoSegmenter(model, None, 32, mixed_precision=True)
     with torch.autocast("cpu", dtype=dtype):
         with torch.no_grad(), Tracer(model, tmp_path) as tracer:

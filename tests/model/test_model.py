@@ -61,7 +61,7 @@ def test_forward_does_not_change_its_input():
 @pytest.mark.parametrize("edge_iou", ["box", "mask"])
 @torch.no_grad()
 def test_nodes_are_propagated_by_the_weights_of_equation_3(edge_iou):
-    model = tiny(STGConfig(edge_iou=edge_iou))
+    model = tiny(STGConfig().replace({"spatial.edge_iou": edge_iou}))
     frame = frame_input(model, (FIRST,), (3,))
     (part,) = frame.proposals
     part.masks = part.masks * (part.masks.cumsum(dim=2) > 6)  # other IoUs than those of the boxes
@@ -72,14 +72,14 @@ def test_nodes_are_propagated_by_the_weights_of_equation_3(edge_iou):
     source, target = output.graphs.edge_index
     weight = 0.7 * F.cosine_similarity(features[target], features[source]) + 0.3 * pairs[target, source]
     torch.testing.assert_close(output.nodes, MaskPropagation(2)(part.masks, output.graphs.edge_index, weight))
-    other = tiny(STGConfig(alpha=0.1, edge_iou=edge_iou))(frame)
+    other = tiny(STGConfig().replace({"spatial.alpha": 0.1, "spatial.edge_iou": edge_iou}))(frame)
     assert not torch.allclose(other.nodes, output.nodes, atol=1e-3)
 
 
 @torch.no_grad()
 def test_number_of_steps_reaches_the_layer():
     frame = frame_input(tiny())
-    outputs = [tiny(STGConfig(num_steps=steps))(frame).nodes for steps in (0, 1, 2, 40)]
+    outputs = [tiny(STGConfig().replace({"spatial.num_steps": steps}))(frame).nodes for steps in (0, 1, 2, 40)]
     assert torch.equal(outputs[0], torch.cat([part.masks for part in frame.proposals]))
     assert not torch.allclose(outputs[1], outputs[2], atol=1e-4)
     spread = [nodes[:3].std(dim=0).amax() for nodes in outputs]
@@ -88,13 +88,13 @@ def test_number_of_steps_reaches_the_layer():
 
 @pytest.mark.parametrize("name", ["mask_propagation", "MaskPropagation", "Mask-Propagation", "symmetric", "gru"])
 def test_number_of_steps_reaches_every_own_layer_that_has_steps(name):
-    assert tiny(STGConfig(num_steps=5, spatial_conv=name)).spatial_conv.num_steps == 5
+    assert tiny(STGConfig().replace({"spatial.num_steps": 5, "spatial.conv": name})).spatial_conv.num_steps == 5
 
 
 @torch.no_grad()
 def test_without_the_spatial_graph_nodes_are_the_proposals():
     for config in (STGConfig(), GATED):
-        model, plain = tiny(config), tiny(config.with_options(use_spatial=False))
+        model, plain = tiny(config), tiny(config.replace("spatial.enabled", False))
         frame = frame_input(model)
         full, output = model(frame), plain(frame)
         assert torch.equal(output.nodes, torch.cat([part.masks for part in frame.proposals]))
@@ -106,7 +106,7 @@ def test_without_the_spatial_graph_nodes_are_the_proposals():
 @torch.no_grad()
 def test_without_the_temporal_graph_masks_are_the_chosen():
     for config in (STGConfig(), GATED):
-        model, plain = tiny(config), tiny(config.with_options(use_temporal=False))
+        model, plain = tiny(config), tiny(config.replace("temporal.enabled", False))
         frame = frame_input(model)
         full, output = model(frame), plain(frame)
         assert torch.equal(output.masks, output.chosen)
@@ -116,9 +116,9 @@ def test_without_the_temporal_graph_masks_are_the_chosen():
 
 
 def test_motion_option_changes_the_motion_model_alone():
-    with_motion, without = tiny(), tiny(STGConfig(use_motion=False))
+    with_motion, without = tiny(), tiny(STGConfig().replace({"motion.enabled": False}))
     assert isinstance(with_motion.motion, MotionModel) and with_motion.motion.n == 10
-    assert tiny(STGConfig(motion_steps=3)).motion.n == 3
+    assert tiny(STGConfig().replace({"motion.steps": 3})).motion.n == 3
     assert isinstance(without.motion, LastBox)
     frame = frame_input(with_motion)
     with torch.no_grad():
@@ -127,7 +127,7 @@ def test_motion_option_changes_the_motion_model_alone():
 
 @torch.no_grad()
 def test_masks_are_refined_from_the_memory():
-    model = tiny(STGConfig(thr=0.5))
+    model = tiny(STGConfig().replace({"selection.thr": 0.5}))
     frame = frame_input(model, (FIRST,), (1,), memory=1)
     ones = MemoryBank()
     keys = frame.banks[0].read()[1]
@@ -157,7 +157,7 @@ def test_gated_refinement_keeps_what_is_outside_of_the_window():
 
 @torch.no_grad()
 def test_best_proposal_is_selected():
-    model = tiny(STGConfig(use_spatial=False, use_temporal=False))
+    model = tiny(STGConfig().replace({"spatial.enabled": False, "temporal.enabled": False}))
     frame = frame_input(model)
     for part in frame.proposals:
         part.masks = part.masks.flip(0)
@@ -174,7 +174,9 @@ def test_lambda1_weighs_the_box():
         torch.stack([box_mask(8, 8, 12, 30) + box_mask(24, 8, 28, 30), box_mask(8, 8, 28, 22)])
     )
     for lambda1, expected in ((1.0, 0), (0.0, 1)):
-        model = tiny(STGConfig(use_spatial=False, use_temporal=False, lambda1=lambda1))
+        model = tiny(
+            STGConfig().replace({"spatial.enabled": False, "temporal.enabled": False, "selection.lambda1": lambda1})
+        )
         frame = frame_input(model, (FIRST,), (2,))
         frame.proposals = [inside]
         assert model(frame).selected.tolist() == [expected]
@@ -184,7 +186,7 @@ def test_lambda1_weighs_the_box():
 def test_gate_helps_to_select():
     twins = Proposals.from_masks(box_mask(*FIRST).repeat(2, 1, 1), torch.tensor([0.1, 0.9]))
     for weight, expected in ((0.0, 0), (0.5, 1)):
-        model = tiny(GATED.with_options(use_temporal=False, quality_weight=weight))
+        model = tiny(GATED.replace({"temporal.enabled": False, "selection.quality_weight": weight}))
         frame = frame_input(model, (FIRST,), (2,))
         frame.proposals = [twins]
         output = model(frame)
@@ -231,7 +233,9 @@ def test_absent_object_stays_absent():
         assert not output.masks[0].any() and output.masks[1].any()
 
 
-@pytest.mark.parametrize("config", [STGConfig(), GATED, STGConfig(use_spatial=False)], ids=["paper", "gated", "row"])
+@pytest.mark.parametrize(
+    "config", [STGConfig(), GATED, STGConfig().replace({"spatial.enabled": False})], ids=["paper", "gated", "row"]
+)
 @pytest.mark.parametrize("counts", [(3, 2), (1, 4), (3, 0)])
 @torch.no_grad()
 def test_objects_together_equal_one_by_one(config, counts, with_scatter):
@@ -275,13 +279,20 @@ def loss_of(model, frame):
     output = model(frame)
     config = model.config
     return stg_loss_batched(
-        output.nodes, output.masks, target, frame.p, frame.q + 0.0, output.batch, gamma=config.gamma, thr=config.thr
+        output.nodes,
+        output.masks,
+        target,
+        frame.p,
+        frame.q + 0.0,
+        output.batch,
+        gamma=config.loss.gamma,
+        thr=config.selection.thr,
     ).total
 
 
 @pytest.mark.parametrize("update", ["paper", "gated"])
 def test_gradient_of_equation_9_reaches_every_part(update):
-    model = tiny(GATED.with_options(temporal_update=update)).train()
+    model = tiny(GATED.replace("temporal.update", update)).train()
     frame = frame_input(model)
     frame.q = torch.stack([box_mask(6, 10, 26, 32), box_mask(36, 16, 60, 42)])
     loss = loss_of(model, frame)
@@ -301,7 +312,7 @@ def test_gradient_of_equation_9_reaches_every_part(update):
 
 
 def test_training_lowers_equation_9():
-    model = tiny(GATED.with_options(gamma=1.0)).train()
+    model = tiny(GATED.replace("loss.gamma", 1.0)).train()
     frame = frame_input(model)
     frame.q = torch.stack([box_mask(6, 10, 26, 32), box_mask(36, 16, 60, 42)])
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
@@ -316,7 +327,7 @@ def test_training_lowers_equation_9():
 
 
 def test_while_training_the_true_mask_selects():
-    model = tiny(STGConfig(use_spatial=False, use_temporal=False))
+    model = tiny(STGConfig().replace({"spatial.enabled": False, "temporal.enabled": False}))
     frame = frame_input(model, (FIRST,), (3,))
     frame.target = frame.proposals[0].masks[2:]
     assert model(frame).selected.tolist() == [0]
@@ -326,7 +337,7 @@ def test_while_training_the_true_mask_selects():
 @pytest.mark.parametrize("name", ["stg", "mean", "GCNConv", "GraphConv"])
 @torch.no_grad()
 def test_spatial_layer_by_name(name, with_scatter):
-    model = tiny(GATED.with_options(spatial_conv=name))
+    model = tiny(GATED.replace("spatial.conv", name))
     frame = frame_input(model)
     output = model(frame)
     assert output.nodes.shape == (5, HEIGHT, WIDTH) and bool(output.nodes.isfinite().all())
@@ -354,7 +365,9 @@ def test_memory_attention_can_be_replaced():
     attention = MemoryAttention(normalize_keys=True, temperature=0.5)
     model = tiny(memory_attention=attention)
     assert model.memory_attention is attention
-    default = tiny(STGConfig(normalize_keys=True, temperature=0.5, temporal_update="gated")).memory_attention
+    default = tiny(
+        STGConfig().replace({"temporal.normalize_keys": True, "temporal.temperature": 0.5, "temporal.update": "gated"})
+    ).memory_attention
     assert (default.normalize_keys, default.temperature, default.update_rule) == (True, 0.5, "gated")
 
 
@@ -399,12 +412,12 @@ def test_small_networks_of_one_seed_are_equal():
 @pytest.fixture(scope="module")
 def paper():
     torch.manual_seed(0)
-    return STGNet.paper(STGConfig.paper().with_options(key_size=64), grid=8).eval()
+    return STGNet.paper(STGConfig.paper().replace("temporal.key_size", 64), grid=8).eval()
 
 
 @torch.no_grad()
 def test_paper_network_on_proposals_from_outside(paper):
-    assert paper.config.thr == 0.2 and paper.segmentation is None and paper.node_gate is None
+    assert paper.config.selection.thr == 0.2 and paper.segmentation is None and paper.node_gate is None
     assert paper.feature_encoder.mode == "roi" and paper.feature_encoder.out_features == 2048
     assert paper.key_encoder.out_channels == 1024
     frame = frame_input(paper, memory=1)
@@ -444,14 +457,14 @@ class EdgeColumns(nn.Module):
 @pytest.mark.parametrize("config", [STGConfig(), STGConfig.small()], ids=["paper", "small"])
 @torch.no_grad()
 def test_layers_get_the_cosine_and_the_iou_of_the_configuration(config):
-    model = tiny(config.with_options(min_edge_iou=0.0), spatial_conv=EdgeColumns())
+    model = tiny(config.replace("spatial.min_edge_iou", 0.0), spatial_conv=EdgeColumns())
     frame = frame_input(model, (FIRST,), (3,))
     (part,) = frame.proposals
     part.masks = part.masks * (part.masks.cumsum(dim=2) > 6)  # other IoUs than those of the boxes
     graphs = model(frame).graphs
     edge_attr, boxes = model.spatial_conv.seen
     source, target = graphs.edge_index
-    iou = box_iou(part.boxes, part.boxes) if config.edge_iou == "box" else soft_mask_iou(part.masks)
+    iou = box_iou(part.boxes, part.boxes) if config.spatial.edge_iou == "box" else soft_mask_iou(part.masks)
     expected = torch.stack([F.cosine_similarity(graphs.feat[target], graphs.feat[source]), iou[target, source]], dim=1)
     torch.testing.assert_close(edge_attr, expected)
     assert torch.equal(boxes, part.boxes)
@@ -459,7 +472,7 @@ def test_layers_get_the_cosine_and_the_iou_of_the_configuration(config):
 
 @torch.no_grad()
 def test_opposite_features_make_finite_masks():
-    model = tiny(STGConfig(features="given", alpha=1.0))
+    model = tiny(STGConfig().replace({"spatial.features": "given", "spatial.alpha": 1.0}))
     frame = frame_input(model, (FIRST,), (3,))
     (part,) = frame.proposals
     part.feats = torch.tensor([[1.0], [-1.0], [-1.0]]) * torch.eye(8)[0]

@@ -27,19 +27,22 @@ class Keep(torch.nn.Module):
 @pytest.mark.parametrize("name", LAYERS)
 @torch.no_grad()
 def test_by_name(name, config, with_scatter):
-    model = tiny(config.with_options(temporal_conv=name))
+    model = tiny(config.replace("temporal.conv", name))
     frame = frame_input(model)
     check_output(model(frame), frame)
     layer = model.memory_attention
     assert type(layer) is type(tiny(config, temporal_conv=name).memory_attention) is LAYERS[name]
-    assert layer.update_rule == config.temporal_update
+    assert layer.update_rule == config.temporal.update
     if name != "mean":
-        assert (layer.normalize_keys, layer.temperature) == (config.normalize_keys, config.temperature)
+        assert (layer.normalize_keys, layer.temperature) == (
+            config.temporal.normalize_keys,
+            config.temporal.temperature,
+        )
     assert str(tiny(config, memory_attention=name).memory_attention) == str(layer)
 
 
 def test_layers_give_different_masks():
-    models = [tiny(STGConfig(temporal_conv=name)) for name in LAYERS]
+    models = [tiny(STGConfig().replace({"temporal.conv": name})) for name in LAYERS]
     with torch.no_grad():
         first, second, third = (model(frame_input(model)).masks for model in models)
     assert not torch.allclose(first, second, atol=1e-3) and not torch.allclose(first, third, atol=1e-3)
@@ -59,7 +62,7 @@ def test_by_instance():
 
 def test_what_is_refused():
     with pytest.raises(InputError, match="unknown temporal layer 'nothing'"):
-        tiny(STGConfig(temporal_conv="nothing"))
+        tiny(STGConfig().replace({"temporal.conv": "nothing"}))
     with pytest.raises(InputError, match="has no method forward_graph"):
         tiny(temporal_conv=torch.nn.Identity())
     with pytest.raises(InputError, match="give one of them"):
@@ -70,7 +73,7 @@ def test_the_gate_is_the_same_in_all_checkpoints():
     state = tiny(GATED).state_dict()
     assert "memory_attention.gate.out.weight" in state
     for name in LAYERS:
-        tiny(GATED.with_options(temporal_conv=name)).load_state_dict(state)
+        tiny(GATED.replace("temporal.conv", name)).load_state_dict(state)
 
 
 def video():
@@ -81,7 +84,7 @@ def video():
 def run(config, folder=None):
     """The results of a video, and the segmenter."""
     torch.manual_seed(0)
-    model = STGNet.small(config.with_options(gaps=(1, 2)), width=8).eval()
+    model = STGNet.small(config.replace("warping.gaps", (1, 2)), width=8).eval()
     stream, frames = VideoSegmenter(model, crop_size=32), video()
     tracer = Tracer(model, folder) if folder is not None else None
     results = []
@@ -99,9 +102,9 @@ def run(config, folder=None):
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_memory_of_half_precision(name, dtype):
-    config = STGConfig.small().with_options(temporal_conv=name)
+    config = STGConfig.small().replace("temporal.conv", name)
     whole, first = run(config)
-    half, second = run(config.with_options(memory_dtype=dtype))
+    half, second = run(config.replace("memory.dtype", dtype))
     keys = [stream.objects[0].bank.read()[1] for stream in (first, second)]
     assert keys[0].dtype == torch.float32 and keys[1].dtype == getattr(torch, dtype)
     assert keys[0].nbytes == 2 * keys[1].nbytes
@@ -112,8 +115,8 @@ def test_a_memory_of_half_precision(name, dtype):
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_memory_of_coarse_cells(name, tmp_path):
-    config = STGConfig.small().with_options(temporal_conv=name, memory_cell=1)
-    (whole, first), (coarse, second) = run(config), run(config.with_options(memory_cell=2), tmp_path)
+    config = STGConfig.small().replace({"temporal.conv": name, "memory.cell": 1})
+    (whole, first), (coarse, second) = run(config), run(config.replace("memory.cell", 2), tmp_path)
     keys = [stream.objects[0].bank.read()[1] for stream in (first, second)]
     assert keys[0].shape[-1] == 2 * keys[1].shape[-1]
     torch.testing.assert_close(whole[1].masks, coarse[1].masks, rtol=0, atol=0.1)
@@ -125,12 +128,12 @@ def test_a_memory_of_coarse_cells(name, tmp_path):
 
 def test_cells_have_to_divide_the_grid_of_the_keys():
     with pytest.raises(InputError, match="memory_cell = 3 does not divide the 32 pixels"):
-        STGNet.small(STGConfig.small().with_options(memory_cell=3), width=8)
+        STGNet.small(STGConfig.small().replace("memory.cell", 3), width=8)
 
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_traces(tmp_path, name):
-    config = STGConfig.small().with_options(temporal_conv=name, memory_dtype="float16")
+    config = STGConfig.small().replace({"temporal.conv": name, "memory.dtype": "float16"})
     results, _ = run(config, tmp_path)
     trace = read_trace(tmp_path / "00003.npz")
     assert trace.obj_ids == results[3].obj_ids

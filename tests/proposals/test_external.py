@@ -31,7 +31,7 @@ def test_each_object_gets_its_proposals_also_of_encoded_ones():
 def test_most_nodes_are_those_nearest_to_p_in_their_order():
     masks = [block(x, 0, x + 10, 10) for x in (8, 0, 4, 2)]
     (own,) = proposals_of_objects(
-        of(*masks), torch.tensor([[0.0, 0, 10, 10]]), masks[1][None], PAPER.with_options(max_nodes=2)
+        of(*masks), torch.tensor([[0.0, 0, 10, 10]]), masks[1][None], PAPER.replace("assignment.max_nodes", 2)
     )
     assert own.boxes[:, 0].tolist() == [0, 2]
 
@@ -50,7 +50,7 @@ def test_rejection_by_box_and_by_mask(rule, expected):
     boxes = torch.cat([proposals.boxes, p[None]])
     known = torch.tensor([True, True, True, False])
     proposals = Proposals(boxes, torch.cat([proposals.masks, 0 * q[None]]), torch.ones(4), has_mask=known)
-    assert accepted(proposals, p, q, PAPER.with_options(**rule)).tolist() == expected
+    assert accepted(proposals, p, q, PAPER.replace(rule)).tolist() == expected
 
 
 def test_pieces_inside_q_are_put_together():

@@ -92,13 +92,13 @@ def pass_behind(video, hidden=2):
 
 @pytest.mark.parametrize("complete", [True, False])
 def test_an_object_that_comes_out_behind_something_is_whole_again(complete):
-    result, both = pass_behind(segmenter(PLAIN.with_options(complete=complete), RedRule()))
+    result, both = pass_behind(segmenter(PLAIN.replace("recovery.complete", complete), RedRule()))
     share = label_iou(result.labels == 1, both)
     assert share > 0.9 if complete else share < 0.4
 
 
 def test_proposals_from_outside_are_left_alone():
-    video = segmenter(PLAIN.with_options(complete=True), RedRule())
+    video = segmenter(PLAIN.replace("recovery.complete", True), RedRule())
     whole = bar((4, 44))
     video.step(picture(whole), masks=label_map(o1=whole))
     video.objects[0].masks[0] = bar((4, 12))  # what Q is made of
@@ -110,7 +110,7 @@ def test_parts_are_not_learned_from(monkeypatch):
     monkeypatch.setattr("stg_pyg.video.segmenter.is_trusted", lambda quality, agreement: agreement >= 0)
     net = RedRule()
     net.weight = torch.nn.Parameter(torch.zeros(1))
-    video, seen = segmenter(PLAIN.with_options(update_every=8), net), []
+    video, seen = segmenter(PLAIN.replace("online.update_every", 8), net), []
     video.updates.see = lambda t, image, labels, ids: seen.append(ids)
     video.updates.learn = lambda t: False
     whole = bar((4, 24))

@@ -28,7 +28,15 @@ def video():
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    config = STGConfig.small().with_options(gaps=(1, 2), memory_frames=3, redetect=False, thr=0.3, min_mask_iou=0.0)
+    config = STGConfig.small().replace(
+        {
+            "warping.gaps": (1, 2),
+            "memory.frames": 3,
+            "recovery.redetect": False,
+            "selection.thr": 0.3,
+            "assignment.min_mask_iou": 0.0,
+        }
+    )
     return STGNet.small(config, width=8).eval()
 
 

@@ -61,7 +61,7 @@ def test_the_usual_area_is_the_median_of_the_history():
 
 
 def test_an_object_that_left_is_found_whole_when_it_comes_back():
-    video = segmenter(PLAIN.with_options(redetect=True), RedRule())
+    video = segmenter(PLAIN.replace("recovery.redetect", True), RedRule())
     leave(video, frames=36)
     for _ in range(4):  # searches pause
         back = square(40, 10)

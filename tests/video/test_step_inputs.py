@@ -86,7 +86,14 @@ def test_proposals_of_another_range_are_refused(value):
 
 def run(updates, frames=5):
     torch.manual_seed(0)
-    config = STGConfig.small().with_options(key_size=32, gaps=(1,), update_every=2 if updates else 0, update_steps=1)
+    config = STGConfig.small().replace(
+        {
+            "temporal.key_size": 32,
+            "warping.gaps": (1,),
+            "online.update_every": 2 if updates else 0,
+            "online.update_steps": 1,
+        }
+    )
     model = STGNet.small(config, width=8).eval()
     stream = VideoSegmenter(model, None, 32)
     results = [stream.step(IMAGE, masks=LABELS)]

@@ -105,7 +105,7 @@ def test_frames_that_change_size(tensor):
 def test_numpy_and_torch_frames_give_the_same():
     results = []
     for convert in (lambda x: x, lambda x: torch.from_numpy(x).permute(2, 0, 1).float() / 255):
-        video = VideoSegmenter(tiny(STGConfig.small().with_options(thr=0.5), RedRule()), crop_size=32)
+        video = VideoSegmenter(tiny(STGConfig.small().replace("selection.thr", 0.5), RedRule()), crop_size=32)
         video.step(convert(picture(square(4, 4))), masks=label_map(o1=square(4, 4)))
         results.append([video.step(convert(picture(square(4 + 3 * t, 4))), None) for t in (1, 2)])
     for a, b in zip(*results, strict=True):

@@ -32,7 +32,7 @@ def test_ids_of_the_user_are_kept():
 
 def test_objects_may_come_later():
     first, second = square(4, 4), square(40, 20)
-    video = segmenter(PLAIN.with_options(gaps=(1, 2)), RedRule())
+    video = segmenter(PLAIN.replace("warping.gaps", (1, 2)), RedRule())
     video.step(picture(first), masks=label_map(o5=first))
     video.step(picture(first), nothing())
     result = video.step(picture(first, second), nothing(), masks=label_map(o2=second))
@@ -98,7 +98,7 @@ def test_moved_by_flow_alone():
 
 def test_flow_is_asked_for_the_frames_of_the_gaps():
     flow = Shift()
-    video = segmenter(PLAIN.with_options(gaps=(1, 3)), RedRule(), flow)
+    video = segmenter(PLAIN.replace("warping.gaps", (1, 3)), RedRule(), flow)
     frames = [picture(square(4 + t, 4)) for t in range(5)]
     video.step(frames[0], masks=label_map(o1=square(4, 4)))
     for t in range(1, 5):
@@ -114,7 +114,7 @@ def test_flow_is_asked_for_the_frames_of_the_gaps():
 def test_motion_predicts_where_the_object_is_looked_for():
     boxes = {}
     for use_motion in (True, False):
-        video = segmenter(PLAIN.with_options(use_motion=use_motion), flow=Shift(3, 0))
+        video = segmenter(PLAIN.replace("motion.enabled", use_motion), flow=Shift(3, 0))
         video.step(picture(), masks=label_map(o1=square(4, 10)))
         for _ in range(3):
             result = video.step(picture(), nothing())
@@ -132,7 +132,7 @@ def absent_frames(video, count):
 
 
 def test_absent_object_freezes_its_history_and_comes_back():
-    video = segmenter(PLAIN.with_options(memory_frames=4))
+    video = segmenter(PLAIN.replace("memory.frames", 4))
     video.step(picture(), masks=label_map(o6=square(10, 10)))
     video.step(picture(), proposals(square(12, 10)))
     (state,) = video.objects
@@ -155,7 +155,7 @@ def test_absent_object_freezes_its_history_and_comes_back():
 
 
 def test_object_that_left_by_flow_comes_back_by_its_looks():
-    video = segmenter(PLAIN.with_options(gaps=(1, 2)), RedRule())
+    video = segmenter(PLAIN.replace("warping.gaps", (1, 2)), RedRule())
     video.step(picture(square(10, 10)), masks=label_map(o1=square(10, 10)))
     counts = [int(video.step(picture()).labels.sum()) for _ in range(3)]
     assert counts == [0, 0, 0]
@@ -166,7 +166,7 @@ def test_object_that_left_by_flow_comes_back_by_its_looks():
 def test_lost_object_is_found_elsewhere_with_redetection_alone():
     found = {}
     for redetect in (True, False):
-        video = segmenter(PLAIN.with_options(redetect=redetect), RedRule())
+        video = segmenter(PLAIN.replace("recovery.redetect", redetect), RedRule())
         video.step(picture(square(4, 4)), masks=label_map(o1=square(4, 4)))
         labels = [video.step(picture(square(44, 30))).labels for _ in range(6)]
         found[redetect] = iou(labels[-1] == 1, square(44, 30) > 0.5)
@@ -174,7 +174,7 @@ def test_lost_object_is_found_elsewhere_with_redetection_alone():
 
 
 def test_redetection_leaves_proposals_from_outside_alone():
-    video = segmenter(PLAIN.with_options(redetect=True), RedRule())
+    video = segmenter(PLAIN.replace("recovery.redetect", True), RedRule())
     video.step(picture(square(4, 4)), masks=label_map(o1=square(4, 4)))
     for _ in range(3):
         result = video.step(picture(square(44, 30)), nothing())
@@ -203,7 +203,7 @@ def test_one_pixel_and_everything_are_carried():
 
 def test_many_objects():
     masks = {f"o{10 * k + 1}": square(8 * (k % 8), 8 * (k // 8), 7) for k in range(24)}
-    video = segmenter(PLAIN.with_options(use_temporal=True))
+    video = segmenter(PLAIN.replace("temporal.enabled", True))
     video.step(picture(), masks=label_map(**masks))
     result = video.step(picture(), proposals(*masks.values()))
     assert result.obj_ids == sorted(int(name[1:]) for name in masks)

@@ -41,7 +41,7 @@ def test_proposals_of_one_object_may_all_be_rejected():
 def test_boxes_that_hardly_overlap_can_be_rejected():
     counts = []
     for least in (0.0, 0.5):
-        video = segmenter(PLAIN.with_options(min_box_iou=least))
+        video = segmenter(PLAIN.replace("assignment.min_box_iou", least))
         video.step(picture(), masks=label_map(o3=square(4, 4)))
         result = video.step(picture(), proposals(square(14, 14), square(5, 4)))
         counts.append(len(result.frame.proposals[0]))
@@ -49,7 +49,7 @@ def test_boxes_that_hardly_overlap_can_be_rejected():
 
 
 def test_masks_that_hardly_overlap_can_be_rejected():
-    video = segmenter(PLAIN.with_options(min_mask_iou=0.5))
+    video = segmenter(PLAIN.replace("assignment.min_mask_iou", 0.5))
     video.step(picture(), masks=label_map(o3=square(4, 4)))
     frame_of_box = square(4, 4) - square(5, 5, 12)
     result = video.step(picture(), proposals(frame_of_box, square(5, 4)))
@@ -57,7 +57,7 @@ def test_masks_that_hardly_overlap_can_be_rejected():
 
 
 def test_no_proposals_in_any_frame():
-    video = segmenter(PLAIN.with_options(use_temporal=True, temporal_update="gated"))
+    video = segmenter(PLAIN.replace({"temporal.enabled": True, "temporal.update": "gated"}))
     video.step(picture(square(4, 4)), masks=label_map(o1=square(4, 4)))
     for _ in range(6):
         result = video.step(picture(square(4, 4)), nothing())
@@ -91,7 +91,7 @@ def test_proposals_of_another_size():
 @pytest.mark.parametrize("gaps", [(), (2,), (2, 4), (1, 0)])
 def test_gaps_without_a_q_are_refused(gaps):
     with pytest.raises(InputError, match="gaps"):
-        PLAIN.with_options(gaps=gaps)
+        PLAIN.replace("warping.gaps", gaps)
 
 
 def foreign(*masks, feats=None):
@@ -99,7 +99,7 @@ def foreign(*masks, feats=None):
 
 
 def test_own_proposals_join_foreign_ones_with_features():
-    config = PLAIN.with_options(own_evidence=True)
+    config = PLAIN.replace("proposals.own_evidence", True)
     stream, mask = segmenter(config, RedRule()), square(10, 10)
     stream.step(picture(mask), masks=mask.numpy().astype(np.uint8))
     result = stream.step(picture(mask), foreign(mask, square(12, 10), feats=torch.ones(2, 5)))
@@ -121,14 +121,14 @@ def test_a_box_without_a_mask_is_segmented_and_a_mask_kept():
 
 
 def test_all_boxes_are_segmented_again_on_demand():
-    stream, mask = segmenter(PLAIN.with_options(resegment=True), RedRule()), square(10, 10)
+    stream, mask = segmenter(PLAIN.replace("proposals.resegment", True), RedRule()), square(10, 10)
     stream.step(picture(mask), masks=mask.numpy().astype(np.uint8))
     masks = stream.step(picture(mask), foreign(square(8, 8, 18))).frame.proposals[0].masks
     assert iou(masks[0] > 0.5, mask > 0.5) > 0.9
 
 
 def test_given_features_are_x_and_the_likest_proposal_is_the_anchor():
-    stream, mask = segmenter(PLAIN.with_options(features="given")), square(10, 10)
+    stream, mask = segmenter(PLAIN.replace("spatial.features", "given")), square(10, 10)
     far = square(40, 30)
     feats = torch.tensor([[1.0, 0], [0, 1.0]])
     stream.step(picture(mask), foreign(far, mask, feats=feats), mask.numpy().astype(np.uint8))
@@ -138,17 +138,17 @@ def test_given_features_are_x_and_the_likest_proposal_is_the_anchor():
 
 
 def test_given_features_must_be_given():
-    stream, mask = segmenter(PLAIN.with_options(features="given")), square(10, 10)
+    stream, mask = segmenter(PLAIN.replace("spatial.features", "given")), square(10, 10)
     stream.step(picture(mask), masks=mask.numpy().astype(np.uint8))
     with pytest.raises(InputError, match="no features"):
         stream.step(picture(mask), foreign(mask))
 
 
 def test_disjoint_proposals_do_not_vote_on_each_other():
-    config = PLAIN.with_options(edge_iou="mask", alpha=0.5, num_steps=1)
+    config = PLAIN.replace({"spatial.edge_iou": "mask", "spatial.alpha": 0.5, "spatial.num_steps": 1})
     whole, parts = square(10, 10), [square(10, 10), square(30, 10), square(10, 30)]
     for pruned, equal in ((0.0, False), (0.2, True)):
-        stream = segmenter(config.with_options(min_edge_iou=pruned))
+        stream = segmenter(config.replace("spatial.min_edge_iou", pruned))
         stream.step(picture(whole), masks=whole.numpy().astype(np.uint8))
         proposals = foreign(*[torch.maximum(part, 0 * part) for part in parts])
         nodes = stream.step(
@@ -158,7 +158,7 @@ def test_disjoint_proposals_do_not_vote_on_each_other():
 
 
 def test_a_lost_object_is_found_among_foreign_proposals():
-    stream, first = segmenter(PLAIN.with_options(redetect=True)), square(5, 5)
+    stream, first = segmenter(PLAIN.replace("recovery.redetect", True)), square(5, 5)
     labels = first.numpy().astype(np.uint8)
     stream.step(picture(first), masks=labels)
     gone = picture()
@@ -170,7 +170,7 @@ def test_a_lost_object_is_found_among_foreign_proposals():
 
 
 def test_a_proposal_that_is_unlike_q_passes_if_it_looks_like_the_object():
-    config = PLAIN.with_options(min_mask_iou=0.6)
+    config = PLAIN.replace("assignment.min_mask_iou", 0.6)
     jumped, dull = square(18, 12), square(18, 12)
     for scene, expected in ((picture(jumped), 1), (picture(), 0)):
         stream, first = segmenter(config), square(10, 10)

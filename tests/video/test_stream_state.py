@@ -20,7 +20,7 @@ def video():
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    return STGNet.small(STGConfig.small().with_options(gaps=(1, 3), memory_frames=4), width=8).eval()
+    return STGNet.small(STGConfig.small().replace({"warping.gaps": (1, 3), "memory.frames": 4}), width=8).eval()
 
 
 def make(model, grouped=False):
@@ -42,7 +42,7 @@ def test_a_stream_goes_on_as_if_never_stopped(model, video, grouped):
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_a_memory_of_half_precision_goes_on(video, dtype):
     torch.manual_seed(0)
-    config = STGConfig.small().with_options(gaps=(1, 3), memory_frames=4, memory_dtype=dtype)
+    config = STGConfig.small().replace({"warping.gaps": (1, 3), "memory.frames": 4, "memory.dtype": dtype})
     model = STGNet.small(config, width=8).eval()
     expected = run(make(model), video, range(FRAMES))
     first, second = make(model), make(model)

@@ -55,7 +55,7 @@ def test_videos_on_one_model_do_not_influence_each_other(synthetic):
 
 
 def test_history_is_bounded():
-    config = STGConfig.small().with_options(memory_frames=4, gaps=(1, 3), redetect=True)
+    config = STGConfig.small().replace({"memory.frames": 4, "warping.gaps": (1, 3), "recovery.redetect": True})
     video = segmenter(config, RedRule(), Shift(1, 0))
     video.step(picture(square(2, 8)), masks=label_map(o1=square(2, 8)))
     storage = []
@@ -65,9 +65,9 @@ def test_history_is_bounded():
             (state,) = video.objects
             assert len(state.bank) <= 4 and state.bank.frames[0] == 0
             assert len(state.masks) <= 4 and len(video._images) <= 3
-            assert max(len(state.boxes), len(state.whole_boxes)) <= config.motion_steps + 1
+            assert max(len(state.boxes), len(state.whole_boxes)) <= config.motion.steps + 1
             storage.append(state.bank.read()[1].untyped_storage().nbytes())
-    assert len(state.boxes) == config.motion_steps + 1 and len(state.bank) == 4
+    assert len(state.boxes) == config.motion.steps + 1 and len(state.bank) == 4
     assert state.bank.frames[1:] and max(state.bank.frames) >= 35
     assert len(set(storage[6:])) == 1
     assert len(state.areas) <= 50
@@ -94,7 +94,7 @@ def test_small_network_runs_through_whole_videos(synthetic):
 
 
 def test_history_carries_no_gradients():
-    config = STGConfig.small().with_options(memory_frames=None)
+    config = STGConfig.small().replace("memory.frames", None)
     video = segmenter(config, RedRule())
     video.step(picture(square(4, 4)), masks=label_map(o1=square(4, 4)))
     for t in range(1, 4):
@@ -110,7 +110,9 @@ def test_history_carries_no_gradients():
 
 @pytest.mark.parametrize("update", ["paper", "gated"])
 def test_gradients_of_a_clip_survive_the_history(update):
-    config = STGConfig(node_gate=True, temporal_update=update, memory_frames=3, normalize_keys=True)
+    config = STGConfig().replace(
+        {"spatial.node_gate": True, "temporal.update": update, "memory.frames": 3, "temporal.normalize_keys": True}
+    )
     video = segmenter(config, RedRule(), Shift(1, 0))
     video.model.train()
     with torch.no_grad():

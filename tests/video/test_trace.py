@@ -11,16 +11,18 @@ from stg_pyg.video.grouped import GroupedSegmenter
 from stg_pyg.video.trace import Tracer, pooled_attention, shown_slots
 from stg_pyg.video.trace_files import read_trace
 
-CONFIG = PLAIN.with_options(
-    use_temporal=True,
-    node_gate=True,
-    edge_iou="mask",
-    quality_weight=0.5,
-    temporal_update="gated",
-    normalize_keys=True,
-    temperature=0.1,
-    memory_frames=3,
-    gaps=(1, 2),
+CONFIG = PLAIN.replace(
+    {
+        "temporal.enabled": True,
+        "spatial.node_gate": True,
+        "spatial.edge_iou": "mask",
+        "selection.quality_weight": 0.5,
+        "temporal.update": "gated",
+        "temporal.normalize_keys": True,
+        "temporal.temperature": 0.1,
+        "memory.frames": 3,
+        "warping.gaps": (1, 2),
+    }
 )
 VIDEO = SyntheticVideos("test", num_videos=1, num_frames=6, height=48, width=64, seed=7, max_objects=2)[0]
 NAMES = VIDEO.frame_names
@@ -66,8 +68,8 @@ def test_terms_add_up_to_the_score(traced):
         for k, node in enumerate(trace.selected):
             own = np.flatnonzero(trace.batch == k)
             assert node in own and trace.total[node] == trace.total[own].max()
-        assert torch.equal(trace.nodes, result.output.nodes > CONFIG.thr)
-        assert torch.equal(trace.refined, result.output.masks > CONFIG.thr)
+        assert torch.equal(trace.nodes, result.output.nodes > CONFIG.selection.thr)
+        assert torch.equal(trace.refined, result.output.masks > CONFIG.selection.thr)
         assert torch.equal(trace.q, result.frame.q > 0.5)
         np.testing.assert_array_equal(trace.p, result.frame.p)
         assert set(trace.origin) >= {"q1", "p", "first"}
@@ -150,7 +152,7 @@ def test_a_run_that_goes_on_writes_the_same(traced, tmp_path):
 
 
 def test_no_spatial_and_no_temporal_graph(tmp_path):
-    model = tiny(PLAIN.with_options(use_spatial=False), RedRule())
+    model = tiny(PLAIN.replace("spatial.enabled", False), RedRule())
     stream = VideoSegmenter(model, Shift(), crop_size=32)
     with torch.no_grad(), Tracer(model, tmp_path) as tracer:
         stream.step(VIDEO.image(0), masks=VIDEO.labels(0))

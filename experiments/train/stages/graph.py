@@ -164,10 +164,10 @@ def frame_loss(model: STGNet, result: StepResult, target: Tensor) -> tuple[Tenso
         frame.p,
         frame.q,
         output.batch,
-        gamma=config.gamma,
-        lambda1=config.lambda1,
-        thr=config.thr,
-        reading=config.loss_reading,  # type: ignore[arg-type]
+        gamma=config.loss.gamma,
+        lambda1=config.selection.lambda1,
+        thr=config.selection.thr,
+        reading=config.loss.reading,  # type: ignore[arg-type]
     )
     loss = eq9.total
     values = {"distance": float(eq9.distance.detach()), "bce": float(eq9.bce.detach()), "gate": 0.0}

@@ -166,7 +166,7 @@ def _evaluation_crops(
     center, size = box_center_size(masks_to_boxes(masks))
     center = center + 0.05 * size * torch.from_numpy(rng.standard_normal(center.shape)).float()
     size = size * torch.from_numpy(np.exp(0.05 * rng.standard_normal(size.shape))).float()
-    windows = crop_windows(boxes_from_center_size(center, size), preset.config.crop_margin)
+    windows = crop_windows(boxes_from_center_size(center, size), preset.config.proposals.crop_margin)
     image = torch.from_numpy(np.ascontiguousarray(current)).permute(2, 0, 1).float()[None] / 255
     q, owner = warp(old.float(), flow(current, previous)), torch.arange(len(ids))
     maps = torch.stack([q, masks.float()], dim=1)

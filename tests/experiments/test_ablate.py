@@ -467,7 +467,7 @@ def test_pictures_and_text_of_parts_of_a_result():
     assert "| full model | 80.0 | 82.0 | 81.0 ± 0.5 |  | 0.20 |" in text and "| 0.0 | 0.20 |" in text
     assert "seeds 0, 1" in text and "A note." in text and "Table 4" not in text and "5 frames" not in text
     own = draw(result)
-    result["curves"] = {"n": {"parameter": "motion_steps", "own": 2, "points": [point, {**point, "value": 2}]}}
+    result["curves"] = {"n": {"parameter": "motion.steps", "own": 2, "points": [point, {**point, "value": 2}]}}
     both = draw(result)
     text = to_markdown(result)
     assert "| **2** | 80.0 |" in text and "| 1 | 80.0 |" in text and "the first 5 frames for the curves" in text

@@ -12,6 +12,7 @@ from experiments.common import checkpoints
 from experiments.common.presets import PRESETS
 from stg_pyg.config import STGConfig
 from stg_pyg.errors import InputError
+from stg_pyg.model.checkpoint import FORMAT
 
 PRESET = dataclasses.replace(PRESETS["synthetic-small"], width=16)
 CONTENT = {"kind": "graph", "step": 3, "log": [{"loss": 0.5}], "state": {"w": torch.arange(6.0).view(2, 3)}}
@@ -69,7 +70,7 @@ def test_another_kind_or_version(tmp_path):
     checkpoints.save(path, CONTENT)
     assert "not a segmentation checkpoint" in refused(path, "segmentation")
     torch.save({**CONTENT, "format": "stg_pyg-0"}, path)
-    assert checkpoints.FORMAT in refused(path)
+    assert FORMAT in refused(path)
     torch.save(CONTENT["state"], path)
     assert "not a graph checkpoint" in refused(path)
     torch.save(torch.zeros(3), path)
@@ -88,7 +89,7 @@ class Trap:
 
 def test_loading_runs_no_code(tmp_path):
     path, sprung = tmp_path / "graph.pt", tmp_path / "sprung"
-    torch.save({**CONTENT, "format": checkpoints.FORMAT, "trap": Trap(sprung)}, path)
+    torch.save({**CONTENT, "format": FORMAT, "trap": Trap(sprung)}, path)
     refused(path)
     path.write_bytes(pickle.dumps(Trap(sprung), protocol=2))
     refused(path)
@@ -182,7 +183,13 @@ def test_models_that_do_not_fit(stored, tmp_path):
     "changes",
     [
         pytest.param({"preset": "of-the-future"}, id="preset"),
-        pytest.param({"config": {**STGConfig.small().to_dict(), "of_the_future": 1}}, id="option"),
+        pytest.param({"config": {**STGConfig.small().to_dict(), "of_the_future": {"x": 1}}}, id="part"),
+        pytest.param({"config": {"spatial": {"of_the_future": 1}}}, id="constant"),
+        pytest.param({"config": {"alpha": 0.1}}, id="flat"),
+        pytest.param({"config": 3}, id="no configuration"),
+        pytest.param({"network": {"name": "of-the-future"}}, id="network"),
+        pytest.param({"network": {"name": "small", "of_the_future": 1}}, id="option of the network"),
+        pytest.param({"crop_size": None}, id="crop size"),
     ],
 )
 def test_models_of_another_version(stored, tmp_path, changes):

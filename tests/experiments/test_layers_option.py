@@ -157,8 +157,7 @@ def test_training_refuses_unknown_names(tiny, capsys, tmp_path, option):
 
 def test_checkpoints_without_the_field_have_the_layer_of_the_paper(tiny, checkpoint, tmp_path):
     content = torch.load(checkpoint, weights_only=True)
-    for name in ("temporal_conv", "memory_dtype"):
-        del content["config"][name]
+    del content["config"]["temporal"]["conv"], content["config"]["memory"]["dtype"]
     torch.save(content, tmp_path / "old.pt")
     model, _ = checkpoints.load_model(tmp_path / "old.pt")
     assert model.config == STGConfig.from_dict(content["config"]) == BASE

@@ -87,9 +87,12 @@ def learned_keys(seed):
     return learn_keys_online(model.key_encoder, model.memory_attention, *FRAME, **options)
 
 
+TRUSTING = {"online.trusted_quality": -1.0, "online.trusted_agreement": -1.0}
+
+
 def learned_in_updates(seed):
     model = tiny_model(0)
-    model.config = model.config.replace({"online.update_every": 2, "online.update_steps": 1})
+    model.config = model.config.replace({"online.update_every": 2, "online.update_steps": 1, **TRUSTING})
     model.segmentation = large()
     stream = VideoSegmenter(model.eval(), crop_size=32, seed=seed)
     with torch.no_grad():
@@ -99,14 +102,8 @@ def learned_in_updates(seed):
     return stream.updates.net
 
 
-@pytest.fixture
-def trusting(monkeypatch):
-    for name in ("MIN_QUALITY", "MIN_AGREEMENT"):
-        monkeypatch.setattr(online_updates, name, -1.0)
-
-
 @pytest.mark.parametrize("learn", [learned_online, learned_keys, learned_in_updates])
-def test_learning_on_a_video_depends_on_the_seed_alone(learn, trusting):
+def test_learning_on_a_video_depends_on_the_seed_alone(learn):
     first = learn(5)
     torch.manual_seed(123)
     assert_same_weights(first, learn(5))

@@ -140,15 +140,18 @@ def test_rows_add_one_part_at_a_time():
     config = find_preset("davis2017").config
     rows = {row.name: row.config for row in table_rows(config)}
     assert rows["flow"] is None and rows["temporal"] == config
-    switches = ("use_motion", "use_spatial", "use_temporal")
-    steps = [tuple(getattr(rows[name], s) for s in switches) for name in ("baseline", "motion", "spatial", "temporal")]
+    switches = ("motion.enabled", "spatial.enabled", "temporal.enabled")
+    steps = [tuple(rows[name].get(s) for s in switches) for name in ("baseline", "motion", "spatial", "temporal")]
     assert steps == [(False, False, False), (True, False, False), (True, True, False), (True, True, True)]
     for name in ("baseline", "motion", "spatial"):
         assert rows[name].replace(dict.fromkeys(switches, True)) == config, "nothing else changes"
     paper = STGConfig.paper()
     printed = rows["printed"]
-    for option in ("alpha", "lambda1", "num_steps", "thr", "temporal_update", "edge_iou", "node_gate", "loss_reading"):
-        assert getattr(printed, option) == getattr(paper, option)
+    for path in (
+        *("spatial.alpha", "spatial.num_steps", "spatial.edge_iou", "spatial.node_gate"),
+        *("selection.lambda1", "selection.thr", "temporal.update", "loss.reading"),
+    ):
+        assert printed.get(path) == paper.get(path)
 
 
 def test_rows_share_the_size_of_the_keys():

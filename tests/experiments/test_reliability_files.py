@@ -123,10 +123,10 @@ def text_weight(content: dict) -> None:
 CHECKPOINTS = {
     "NaN": (nan_weight, "not finite"),
     "text": (text_weight, "has no weights"),
-    "other configuration": (lambda c: c["config"].update(key_size="large"), "key_size"),
+    "other configuration": (lambda c: c["config"]["temporal"].update(key_size="large"), "temporal.key_size"),
     "other network": (lambda c: c["model"].popitem(), "another network configuration"),
     "other version": (lambda c: c.update(format="stg_pyg-0"), "of this version"),
-    "newer version": (lambda c: c["config"].update(of_the_future=1), "of_the_future"),
+    "newer version": (lambda c: c["config"]["spatial"].update(of_the_future=1), "spatial.of_the_future"),
     "other kind": (lambda c: c.update(kind="graph"), "not a model checkpoint"),
     "without weights": (lambda c: c.pop("model"), "has no model"),
     "code": (lambda c: c.update(preset=Path("code")), "not a readable checkpoint"),

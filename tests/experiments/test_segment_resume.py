@@ -14,7 +14,6 @@ from segment_cases import COUNT, FIRST, FRAMES, VIDEO, checkpoint, clip, film, f
 from experiments.common import checkpoints
 from experiments.runs import learning as online
 from experiments.segment import resume as segment_resume
-from stg_pyg.learning import updates as online_updates
 from stg_pyg.learning.first_frame import learn_online
 from stg_pyg.utils.images import write_label_map
 from stg_pyg.video.segmenter import VideoSegmenter
@@ -63,8 +62,7 @@ def results(out: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("after", [False, True])
 def test_a_run_that_is_killed_again_and_again_comes_to_the_same_end(run, monkeypatch, tmp_path, clip, masks, after):
     """Killed at every sixth write of a file, a frame having five with its state; the network is updated on the way."""
-    for name in ("MIN_QUALITY", "MIN_AGREEMENT"):
-        monkeypatch.setattr(online_updates, name, -1.0)
+    monkeypatch.setattr("stg_pyg.video.segmenter.is_trusted", lambda quality, agreement, config: quality > -1)
     everything = ("--online", "--online-steps", 2, "--update-every", 2, "--alpha", "--coco", "--overlay")
     with one_thread():
         expected = results(run(clip, masks, *everything, out="whole"))

@@ -7,7 +7,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ from experiments.runs.rows import Row
 from experiments.runs.settings import differences, digest, fingerprint, path_state, plain, reason_of, state_digest
 from experiments.segment.resume import RunSettings
 from experiments.train.begun import StageSettings, check_begun
-from stg_pyg.config import STGConfig
+from stg_pyg.config import STGConfig, paths
 from stg_pyg.errors import InputError
 from stg_pyg.lucid.samples import LucidConfig
 from stg_pyg.utils import images as io
@@ -100,7 +100,7 @@ def variants(value: Any, files: Path, field: str = "") -> Iterator[tuple[tuple[s
 
 def is_declared(cls: Any, names: tuple[str, ...]) -> bool:
     """Whether one of the fields on the way to a leaf says that it has no influence."""
-    nested = {"preset": Preset, "rows": Row, "config": STGConfig}
+    nested = {"preset": Preset, "rows": Row, "config": STGConfig, **get_type_hints(STGConfig)}
     for name in names:
         reason = reason_of(next(f for f in dataclasses.fields(cls) if f.name == name))
         if reason is not None:
@@ -126,7 +126,7 @@ def test_every_field_takes_part(files, cls, declared):
     assert cls is ProposalSettings or {names for names, _ in leaves} >= {
         *((("preset", f.name)) for f in dataclasses.fields(Preset) if f.name not in ("config", "lucid", "fine_lucid")),
         *((("preset", "fine_lucid", f.name)) for f in dataclasses.fields(LucidConfig)),
-        *((("preset", "config", f.name)) for f in dataclasses.fields(STGConfig)),
+        *(("preset", "config", *path.split(".")) for path in paths()),
     }
 
 
@@ -140,7 +140,6 @@ OF_OTHERS = {
     "segmentation": FINE | GRAPH | DETECTOR | SCORING | {"config"},
     "graph": SEGMENTATION | FINE | DETECTOR | SCORING | {"coco_steps"},
 }
-ONLINE = {"online_steps", "online_key_steps", "update_every", "update_steps", "update_rate"}
 
 
 @pytest.mark.parametrize("stage", OF_OTHERS)
@@ -149,7 +148,7 @@ def test_stages_of_training_look_at_all_but_other_stages(files, stage):
     for names, changed in variants(before, files):
         if names == ("stage",):
             continue
-        other = names[0] == "preset" and (names[1] in OF_OTHERS[stage] or (names[1] == "config" and names[2] in ONLINE))
+        other = names[0] == "preset" and (names[1] in OF_OTHERS[stage] or names[1:3] == ("config", "online"))
         assert (plain(changed) == plain(before)) == other, names
 
 

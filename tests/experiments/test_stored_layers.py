@@ -82,7 +82,7 @@ def test_spatial_layers_come_back(case):
     run_spatial(layer)  # shapes what is lazy
     before = run_spatial(changed(layer))
     config = with_named_layers(CONFIG, layer, make_temporal("mean", CONFIG))
-    back = make_spatial(type(CONFIG).from_dict(config.to_dict()).spatial_conv, config)
+    back = make_spatial(type(CONFIG).from_dict(config.to_dict()).spatial.conv, config)
     back.load_state_dict(layer.state_dict())
     assert torch.equal(run_spatial(back), before) and type(back) is type(layer)
 
@@ -168,7 +168,8 @@ def test_a_file_with_layers_of_ones_own(tmp_path, monkeypatch):
         ("own_layers:torch", "no torch.nn.Module"),
         ("subprocess:Popen:args=ls", "no layer is there"),
     ):
-        torch.save({**content, "config": {**content["config"], "spatial_conv": text}}, tmp_path / "other.pt")
+        content["config"]["spatial"]["conv"] = text
+        torch.save(content, tmp_path / "other.pt")
         with pytest.raises(InputError, match=message) as error:
             checkpoints.load_model(tmp_path / "other.pt")
         assert str(error.value).startswith(f"{tmp_path / 'other.pt'}: ")

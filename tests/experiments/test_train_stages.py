@@ -321,7 +321,7 @@ def scaled(preset: Preset, **rates: float) -> Preset:
         ({"preset": dataclasses.replace(TINY, segmentation_steps=9, graph_steps=36)}, "steps"),
         ({"preset": dataclasses.replace(TINY, batch_size=2, graph_batch_size=3)}, "batch_size"),
         ({"preset": scaled(TINY, learning_rate=2, graph_learning_rate=2)}, "learning_rate"),
-        ({"preset": dataclasses.replace(TINY, config=TINY.config.replace("spatial.conv", "mean"))}, "spatial_conv"),
+        ({"preset": dataclasses.replace(TINY, config=TINY.config.replace("spatial.conv", "mean"))}, "spatial.conv"),
     ],
 )
 def test_what_was_begun_with_other_options_is_refused(tmp_path, begun, changes, name):
@@ -331,7 +331,7 @@ def test_what_was_begun_with_other_options_is_refused(tmp_path, begun, changes, 
         ("g.pt", run_graph, tiny_model(0)),
     ):
         shutil.copy(begun / file, tmp_path)
-        if (file, name) == ("s.pt", "spatial_conv"):  # which the segmentation network knows nothing of
+        if (file, name) == ("s.pt", "spatial.conv"):  # which the segmentation network knows nothing of
             go_on(network, tmp_path / file, resume=True, **changes)
         else:
             with pytest.raises(InputError, match=words):

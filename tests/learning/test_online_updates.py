@@ -8,8 +8,7 @@ from stream_state_cases import FRAMES, STOP, run, through_a_file
 from datasets import SyntheticVideos
 from stg_pyg import InputError, STGConfig, STGNet, VideoSegmenter
 from stg_pyg.learning import steps as training
-from stg_pyg.learning import updates as online_updates
-from stg_pyg.learning.updates import OnlineUpdates, agreement, expected_quality
+from stg_pyg.learning.updates import OnlineUpdates, agreement, expected_quality, is_trusted
 from stg_pyg.proposals.base import Proposals
 from stg_pyg.video.grouped import GroupedSegmenter
 from stg_pyg.video.snapshot import restore_stream, stream_state
@@ -31,10 +30,10 @@ def model():
 
 
 @pytest.fixture
-def trusting(monkeypatch):
+def trusting(monkeypatch, model):
     """Every result is trusted, also those of a network that knows nothing."""
-    for name in ("MIN_QUALITY", "MIN_AGREEMENT"):
-        monkeypatch.setattr(online_updates, name, -1.0)
+    least = {"online.trusted_quality": -1.0, "online.trusted_agreement": -1.0}
+    monkeypatch.setattr(model, "config", CONFIG.replace(least))
 
 
 def weights(net):
@@ -47,7 +46,8 @@ def make(model, grouped=False):
 
 
 def updates(model, **options):
-    return OnlineUpdates(model.segmentation, CONFIG.replace(options), crop_size=32)
+    config = CONFIG.replace({f"online.{name}": value for name, value in options.items()})
+    return OnlineUpdates(model.segmentation, config.online, crop_size=32)
 
 
 def test_expected_quality_is_the_mean_of_the_best_three():
@@ -75,7 +75,7 @@ def test_a_video_learns_and_the_model_stays_as_it_is(model, video, trusting):
 
 
 def test_what_is_not_trusted_is_not_learnt(model, video, monkeypatch):
-    monkeypatch.setattr(online_updates, "MIN_QUALITY", 2.0)
+    monkeypatch.setattr(model, "config", CONFIG.replace("online.trusted_quality", 2.0))
     segmenter = make(model)
     results = run(segmenter, video, range(FRAMES))
     assert torch.equal(weights(segmenter.updates.net), weights(model.segmentation))
@@ -122,7 +122,7 @@ def test_grouped_objects_are_trusted_one_by_one(model, video):
     with torch.no_grad():
         segmenter.step(video.image(0), masks=two)
         result = segmenter.step(video.image(1))
-    good = online_updates.is_trusted(result.quality, result.agreement)
+    good = is_trusted(result.quality, result.agreement, CONFIG.online)
     assert result.quality.shape == result.agreement.shape == (2,)
     assert seen == [[i for i, yes in zip([3, 7], good.tolist(), strict=True) if yes]]
 

@@ -156,7 +156,7 @@ def test_keys_learn_online_only_for_layers_that_compare_them(layer):
 
 
 def test_configurations_of_earlier_versions():
-    values = STGConfig.small().to_dict()
-    old = {name: value for name, value in values.items() if name not in ("temporal_conv", "memory_dtype")}
+    old = STGConfig.small().to_dict()
+    del old["temporal"]["conv"], old["memory"]["dtype"]
     assert STGConfig.from_dict(old) == STGConfig.small()
     assert type(tiny(STGConfig.from_dict(old)).memory_attention) is MemoryAttention

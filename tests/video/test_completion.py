@@ -8,9 +8,11 @@ from stream_cases import PLAIN, RedRule, label_map, nothing, picture, segmenter
 from stream_cases import WIDTH as STREAM_WIDTH
 from stream_cases import iou as label_iou
 
+from stg_pyg.config import RecoveryConfig
 from stg_pyg.proposals.appearance import ColourModel
 from stg_pyg.video.completion import find_rest, is_part
 
+CONFIG = RecoveryConfig()
 WHOLE, PART, BESIDE, FIRST = (8, 10, 38, 30), (8, 10, 16, 30), (16, 10, 38, 30), (8, 10, 28, 30)
 FRAME = scene(((40, 4, 60, 20), GREEN), (FIRST, RED))
 COLOURS = ColourModel(FRAME, box_mask(*FIRST))
@@ -19,7 +21,7 @@ LIKENESS = float(COLOURS.likeness(FRAME, box_mask(*FIRST)[None])[0])
 
 def rest(*things, part=PART, rule=None, taken=(0, 0, 0, 0), area=600.0):
     image, size = scene(((40, 4, 60, 20), GREEN), *things), torch.tensor([30.0, 20.0])
-    return find_rest(proposer(rule), image, box_mask(*part), size, area, COLOURS, LIKENESS, box_mask(*taken))
+    return find_rest(proposer(rule), image, box_mask(*part), size, area, COLOURS, LIKENESS, box_mask(*taken), CONFIG)
 
 
 @pytest.mark.parametrize(
@@ -27,7 +29,7 @@ def rest(*things, part=PART, rule=None, taken=(0, 0, 0, 0), area=600.0):
     [(0, 100, False), (74, 100, True), (76, 100, False), (200, 100, False)],
 )
 def test_parts_are_far_smaller_than_usual_but_not_empty(area, usual, part):
-    assert is_part(area, usual) is part
+    assert is_part(area, usual, CONFIG) is part
 
 
 @pytest.mark.parametrize("part", [PART, (30, 10, 38, 30), (8, 10, 38, 16), (18, 14, 28, 24)])
@@ -107,7 +109,7 @@ def test_proposals_from_outside_are_left_alone():
 
 
 def test_parts_are_not_learned_from(monkeypatch):
-    monkeypatch.setattr("stg_pyg.video.segmenter.is_trusted", lambda quality, agreement: agreement >= 0)
+    monkeypatch.setattr("stg_pyg.video.segmenter.is_trusted", lambda quality, agreement, config: agreement >= 0)
     net = RedRule()
     net.weight = torch.nn.Parameter(torch.zeros(1))
     video, seen = segmenter(PLAIN.replace("online.update_every", 8), net), []

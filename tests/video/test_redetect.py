@@ -2,9 +2,11 @@ import pytest
 import torch
 from proposer_cases import GREEN, HEIGHT, RED, WIDTH, box_mask, colour_rule, iou, proposer, scene
 
+from stg_pyg.config import RecoveryConfig
 from stg_pyg.proposals.appearance import ColourModel
 from stg_pyg.video.redetect import find_again, has_collapsed
 
+CONFIG = RecoveryConfig()
 FIRST, MOVED, PATCH = (8, 10, 28, 30), (66, 38, 86, 58), (40, 4, 60, 20)
 FRAME = scene((PATCH, GREEN), (FIRST, RED))
 COLOURS = ColourModel(FRAME, box_mask(*FIRST))
@@ -13,7 +15,7 @@ LIKENESS = float(COLOURS.likeness(FRAME, box_mask(*FIRST)[None])[0])
 
 def search(*reds, rule=None, taken=(0, 0, 0, 0), size=(20.0, 20.0)):
     image = scene((PATCH, GREEN), *((place, RED) for place in reds))
-    return find_again(proposer(rule), image, torch.tensor(size), COLOURS, LIKENESS, box_mask(*taken))
+    return find_again(proposer(rule), image, torch.tensor(size), COLOURS, LIKENESS, box_mask(*taken), CONFIG)
 
 
 @pytest.mark.parametrize(
@@ -32,7 +34,7 @@ def search(*reds, rule=None, taken=(0, 0, 0, 0), size=(20.0, 20.0)):
 def test_collapse_is_relative_to_the_first_frame_and_the_usual_area(box, median_area, first_likeness, collapsed):
     mask = box_mask(*box)
     likeness = float(COLOURS.likeness(FRAME, mask[None])[0])
-    assert has_collapsed(float(mask.sum()), median_area, likeness, first_likeness) is collapsed
+    assert has_collapsed(float(mask.sum()), median_area, likeness, first_likeness, CONFIG) is collapsed
 
 
 @pytest.mark.parametrize("place", [MOVED, (0, 0, 20, 20), (76, 44, 96, 64), (40, 24, 60, 44)])

@@ -8,7 +8,6 @@ from stream_cases import HEIGHT, PLAIN, WIDTH, RedRule, picture, segmenter, squa
 from torch import nn
 
 from stg_pyg import InputError, Proposals, STGConfig, STGNet, VideoSegmenter
-from stg_pyg.learning import updates as online_updates
 from stg_pyg.learning.first_frame import learn_online
 from stg_pyg.lucid.samples import LucidConfig
 from stg_pyg.nn.backbones.segmentation import SmallSegmentationNet
@@ -92,6 +91,8 @@ def run(updates, frames=5):
             "warping.gaps": (1,),
             "online.update_every": 2 if updates else 0,
             "online.update_steps": 1,
+            "online.trusted_quality": -1.0,
+            "online.trusted_agreement": -1.0,
         }
     )
     model = STGNet.small(config, width=8).eval()
@@ -102,9 +103,7 @@ def run(updates, frames=5):
 
 
 @pytest.mark.parametrize("updates", [False, True])
-def test_inference_mode_gives_the_same(updates, monkeypatch):
-    monkeypatch.setattr(online_updates, "MIN_QUALITY", -1.0)
-    monkeypatch.setattr(online_updates, "MIN_AGREEMENT", -1.0)
+def test_inference_mode_gives_the_same(updates):
     with torch.no_grad():
         _, expected = run(updates)
     with torch.inference_mode():

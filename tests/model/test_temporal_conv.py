@@ -127,7 +127,7 @@ def test_a_memory_of_coarse_cells(name, tmp_path):
 
 
 def test_cells_have_to_divide_the_grid_of_the_keys():
-    with pytest.raises(InputError, match="memory_cell = 3 does not divide the 32 pixels"):
+    with pytest.raises(InputError, match=r"memory\.cell = 3 does not divide the 32 pixels"):
         STGNet.small(STGConfig.small().replace("memory.cell", 3), width=8)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from datasets.base import VideoSequence
 from experiments.common import checkpoints, cli
+from experiments.common.constants import add_constants, check_weights, with_constants
 from experiments.common.layers_option import add_layers, check_layers, with_layers
 from experiments.common.presets import PRESETS, Preset, benchmark_alpha, find_preset, open_split
 from experiments.runs.job import Job
@@ -65,6 +66,7 @@ def parse() -> argparse.Namespace:
     )
     cli.add_update_every(parser)
     add_layers(parser, "the checkpoint's")
+    add_constants(parser)
     parser.add_argument("--overlays", action="store_true", help="also write the masks drawn over the frames")
     parser.add_argument(
         "--trace",
@@ -156,12 +158,14 @@ def evaluate_model(
     if args.temporal_conv is not None and not config.temporal.enabled:
         where = "without --checkpoint" if args.checkpoint is None else f"in the configuration of {args.checkpoint}"
         raise InputError(f"--temporal-conv: there is no temporal graph {where}")
-    config = with_layers(config, args.spatial_conv, args.temporal_conv)
+    config = with_constants(with_layers(config, args.spatial_conv, args.temporal_conv), args.set)
     rows = {row.name: row for row in table_rows(config)}
     if args.row not in rows:
         raise InputError(f"--row {args.row}: choose one of {', '.join(rows)}")
     if (row_config := rows[args.row].config) is not None:
         check_layers(model, row_config, args.checkpoint)
+        if args.set:
+            check_weights(model, preset, row_config, args.checkpoint)
     device = cli.choose_device(args.device)
     names = [video.name for video in videos]
     if args.proposals is not None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.common import checkpoints, cli
+from experiments.common.constants import add_constants
 from experiments.common.layers_option import add_layers
 from experiments.runs.settings import digest
 from experiments.segment.frame_source import PICTURES, VideoFile, pixels
@@ -122,6 +123,7 @@ def _add_how(group: argparse._ArgumentGroup) -> None:
         "non-commercial use (with --proposals no network); none: a small network learns from what is given alone",
     )
     add_layers(group, "the checkpoint's")
+    add_constants(group)
     group.add_argument(
         "--proposals", type=Path, metavar="FILE", help="COCO results JSON, or a folder of experiments.proposals"
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from experiments.common import checkpoints, cli
+from experiments.common.constants import check_weights, with_constants
 from experiments.common.layers_option import check_layers, exchanged, with_layers
 from experiments.common.presets import Preset, find_preset
 from experiments.segment.frame_source import FrameSource
@@ -62,22 +63,23 @@ def choose_model(args: argparse.Namespace) -> tuple[STGNet, Preset]:
     else:
         preset = find_preset(PRESET)
         model = checkpoints.build_model(preset, preset.config.without_learned_parts()).eval()
-    model = _with_layers(args, model, preset)
+    model = _as_asked(args, model, preset)
     if args.memory_frames is not None:
         model.config = model.config.replace("memory.frames", args.memory_frames)
     model.config = cli.with_updates(model.config, args.update_every, args.online_steps)
     return model, preset
 
 
-def _with_layers(args: argparse.Namespace, model: STGNet, preset: Preset) -> STGNet:
-    """The model with the layers of ``--spatial-conv`` and ``--temporal-conv``."""
-    if args.spatial_conv is None and args.temporal_conv is None:
+def _as_asked(args: argparse.Namespace, model: STGNet, preset: Preset) -> STGNet:
+    """The model with the layers of ``--spatial-conv`` and ``--temporal-conv`` and the constants of ``--set``."""
+    if args.spatial_conv is None and args.temporal_conv is None and not args.set:
         return model
     if args.temporal_conv is not None and not model.config.temporal.enabled:
         where = "without --checkpoint" if args.checkpoint is None else f"in the configuration of {args.checkpoint}"
         raise InputError(f"--temporal-conv: there is no temporal graph {where}; take a checkpoint that has one")
-    config = with_layers(model.config, args.spatial_conv, args.temporal_conv)
+    config = with_constants(with_layers(model.config, args.spatial_conv, args.temporal_conv), args.set)
     check_layers(model, config, args.checkpoint)
+    check_weights(model, preset, config, args.checkpoint)
     return exchanged(model, preset, config)
 
 

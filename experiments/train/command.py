@@ -16,6 +16,7 @@ from torch.nn.parameter import is_lazy
 from datasets.cache import cached
 from datasets.coco import COCO
 from experiments.common import checkpoints, cli, distributed
+from experiments.common.constants import add_constants, with_constants
 from experiments.common.layers_option import add_layers, with_layers
 from experiments.common.presets import PRESETS, Preset, find_preset, open_split
 from experiments.runs.rows import format_table, table_rows
@@ -76,6 +77,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--online-steps", type=cli.whole, help="steps of online learning on a first frame")
     add_layers(parser, "the preset's")
+    add_constants(parser)
     parser.add_argument(
         "--weights",
         metavar="auto|none|PATH",
@@ -135,7 +137,8 @@ def preset_of(args: argparse.Namespace) -> Preset:
     preset = dataclasses.replace(preset, **{name: value for name, value in changes.items() if value is not None})
     if args.online_steps is not None:
         preset = dataclasses.replace(preset, config=preset.config.replace("online.steps", args.online_steps))
-    preset = dataclasses.replace(preset, config=with_layers(preset.config, args.spatial_conv, args.temporal_conv))
+    config = with_constants(with_layers(preset.config, args.spatial_conv, args.temporal_conv), args.set)
+    preset = dataclasses.replace(preset, config=config)
     for option in ("batch_size", "graph_batch_size", "accumulate"):
         if getattr(args, option) == 0:
             raise InputError(f"--{option.replace('_', '-')} 0: give at least 1")

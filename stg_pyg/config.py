@@ -207,7 +207,11 @@ class OnlineConfig:
     """Learning from the frames of the video at hand."""
 
     steps: int = 0
-    """Steps of online learning on the first frame (OL of Table 4)."""
+    """Steps of online learning on the first frame (OL of Table 4),"""
+    batch: int = 12
+    """their samples,"""
+    rate: float = 5e-4
+    """and their highest learning rate."""
     key_steps: int = 0
     """Steps of online learning of the memory keys, where there is any online learning."""
     update_every: int = 0
@@ -229,7 +233,7 @@ class OnlineConfig:
     given_frames: int = 4
     """Given frames that are learned from: the first one and the latest others."""
     dream_share: float = 0.3
-    """Samples of given frames that are lucid dreams."""
+    """Share of the samples of given frames that are lucid dreams."""
 
 
 @dataclass(frozen=True)
@@ -356,9 +360,9 @@ def _type_of(path: str) -> Any:
 
 def _checked(path: str, value: Any) -> Any:
     kind = _type_of(path)
-    if get_origin(kind) is tuple and isinstance(value, list | tuple):
-        value = tuple(value)
-        fits = all(_fits(get_args(kind)[0], item) for item in value)
+    if get_origin(kind) is tuple:
+        fits = isinstance(value, list | tuple) and all(_fits(get_args(kind)[0], item) for item in value)
+        value = tuple(value) if fits else value
     else:
         fits = any(_fits(option, value) for option in get_args(kind) or (kind,))
     if not fits:

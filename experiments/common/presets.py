@@ -50,8 +50,6 @@ class Preset:
     graph_learning_rate: float = 1e-3
     graph_frame_size: int = 480
     """Longer side of the frames while the graph is trained, so that flow and pasting cost less."""
-    online_batch_size: int = 12
-    online_learning_rate: float = 5e-4
     size: str = "small"
     """``small``: random weights, for a CPU; ``paper``: ResNet-101/50 and pretrained weights."""
     detector_width: int = 24
@@ -140,7 +138,9 @@ def _large(name: str, train: str = "train", val: str = "val") -> Preset:
         name,
         train,
         val,
-        config=STGConfig.small().replace({"online.steps": 300, "online.update_every": 8, "temporal.key_size": 256}),
+        config=STGConfig.small().replace(
+            {"online.steps": 300, "online.rate": 2e-4, "online.update_every": 8, "temporal.key_size": 256}
+        ),
         size="paper",
         crop_size=256,
         lucid=LucidConfig(size=192),
@@ -150,7 +150,6 @@ def _large(name: str, train: str = "train", val: str = "val") -> Preset:
         fine_steps=6_000,
         fine_learning_rate=2.5e-4,
         graph_learning_rate=2e-4,
-        online_learning_rate=2e-4,
     )
 
 

@@ -14,10 +14,10 @@ from PIL import Image
 
 from datasets.base import VideoSequence
 from experiments.common.presets import find_preset, open_split
-from experiments.segment.frame_source import FrameSource, open_source
 from stg_pyg.errors import InputError
 from stg_pyg.proposals.store import META, StoredProposals
 from stg_pyg.utils.images import UInt8Array, natural_sort_key, read_label_map
+from stg_pyg.video.frames import FrameSource, open_source
 from stg_pyg.video.trace_files import FrameTrace, read_trace
 
 NO_SEQUENCES = {"overlays", "trace", "alpha"}

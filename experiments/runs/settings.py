@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from experiments.common import cli
-from stg_pyg.config import STGConfig
+from stg_pyg.config import STGConfig, paths
 from stg_pyg.model.layers import source_files
 
 _REASON, _SEEN_AS = "no influence", "seen as"
@@ -55,9 +55,10 @@ def plain(value: Any) -> Any:
     Raises:
         TypeError: a value of another kind, which might look the same where it is not.
     """
+    if isinstance(value, STGConfig):
+        return {path: plain(value.get(path)) for path in paths()} | {"layers": plain(source_files(value))}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        layers = {"layers": plain(source_files(value))} if isinstance(value, STGConfig) else {}
-        return {f.name: plain(_seen(value, f)) for f in dataclasses.fields(value) if reason_of(f) is None} | layers
+        return {f.name: plain(_seen(value, f)) for f in dataclasses.fields(value) if reason_of(f) is None}
     if isinstance(value, dict):
         return {str(name): plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):

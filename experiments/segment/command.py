@@ -11,7 +11,6 @@ from experiments.common import checkpoints, cli
 from experiments.common.constants import add_constants
 from experiments.common.layers_option import add_layers
 from experiments.runs.settings import digest
-from experiments.segment.frame_source import PICTURES, VideoFile, pixels
 from experiments.segment.masks import earlier_stand, frame_names, make_masks
 from experiments.segment.options import CONFIDENCE, OVERLAY, RESULTS, STEPS_FROM_NOTHING, STEPS_ONLINE
 from experiments.segment.outputs import Scores, lost_objects, write_coco, write_confidence, write_overlay
@@ -19,6 +18,7 @@ from experiments.segment.resume import Stand
 from experiments.segment.run import Run
 from stg_pyg.errors import InputError
 from stg_pyg.utils.images import write_json
+from stg_pyg.video.frames import PICTURES, VideoFile, pixels
 
 SMALLEST_SIDE = 32
 _MOST_NOTES = 6

@@ -13,7 +13,6 @@ from experiments.common import checkpoints, cli
 from experiments.common.constants import check_weights, with_constants
 from experiments.common.layers_option import check_layers, exchanged, with_layers
 from experiments.common.presets import Preset, find_preset
-from experiments.segment.frame_source import FrameSource
 from experiments.segment.given.masks import Given, GivenMasks
 from experiments.segment.given.shapes import GivenShapes
 from stg_pyg.errors import InputError
@@ -21,6 +20,7 @@ from stg_pyg.flow.interface import FlowEstimator, flow_for_sequence
 from stg_pyg.flow.sources import resolve_flow
 from stg_pyg.model.stgnet import STGNet
 from stg_pyg.utils.images import is_inside
+from stg_pyg.video.frames import FrameSource
 
 PRESET = "davis2016-small"
 """Sizes and constants where there is no checkpoint."""

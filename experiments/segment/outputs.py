@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from experiments.segment.frame_source import FrameSource
 from experiments.segment.overlay_video import OverlayVideo
 from stg_pyg.errors import InputError
 from stg_pyg.proposals.rle import encode_masks, mask_boxes
 from stg_pyg.utils.images import UInt8Array, read_label_map, write_atomic, write_json
+from stg_pyg.video.frames import FrameSource
 
 Scores = dict[int, list[float | None]]
 BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}]"

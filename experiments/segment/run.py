@@ -15,9 +15,7 @@ import cv2
 import torch
 
 from experiments.common import cli
-from experiments.runs.learning import Lesson, adapted_networks
 from experiments.runs.settings import fingerprint
-from experiments.segment.frame_source import open_source
 from experiments.segment.frames import FrameResult, InputFrame, reduce_frame, reduced_size
 from experiments.segment.given.masks import reduce_labels
 from experiments.segment.given.proposals import VideoProposals
@@ -36,9 +34,11 @@ from experiments.segment.progress import progress_of
 from experiments.segment.resume import RunSettings, SavedRun
 from stg_pyg.flow.ahead import flow_ahead, prepare_flow
 from stg_pyg.flow.interface import FlowEstimator
+from stg_pyg.learning.lesson import Lesson, adapted_networks
 from stg_pyg.proposals.guided import GuidedProposer
 from stg_pyg.utils.images import UInt8Array
 from stg_pyg.utils.read_ahead import ReadAhead
+from stg_pyg.video.frames import open_source
 from stg_pyg.video.grouped import GroupedSegmenter
 from stg_pyg.video.segmenter import VideoSegmenter
 from stg_pyg.video.snapshot import restore_stream, stream_state
@@ -141,10 +141,11 @@ class Run:
             self.steps,
             self.args.online_seconds,
             preset.online_lucid,
-            preset.online_batch_size,
-            preset.learning_rate if fresh else preset.online_learning_rate,
+            self.model.config.online.batch,
+            preset.learning_rate if fresh else self.model.config.online.rate,
             self.device,
             zlib.crc32(self.sequence.encode(errors="surrogateescape")) ^ self.args.seed,
+            cli.bfloat16_is_fast(self.device),
         )
 
     def _frames_to_learn(self) -> tuple[list[UInt8Array], list[UInt8Array]]:

@@ -15,7 +15,7 @@ from experiments.runs.settings import differences, fingerprint, plain, seen_as, 
 from experiments.train import process_group
 from stg_pyg.errors import InputError
 
-_SCORING = ("val_split", "test_alpha", "online_")
+_SCORING = ("val_split", "test_alpha")
 _OF_OTHER_STAGES = {
     "detector": (
         "config",
@@ -58,7 +58,7 @@ class StageSettings:
 def preset_of_stage(stage: str, preset: Preset) -> dict[str, Any]:
     """The plain values of a preset that a stage looks at."""
     values: dict[str, Any] = plain(preset)
-    values["config"] = {part: named for part, named in values["config"].items() if part != "online"}
+    values["config"] = {path: value for path, value in values["config"].items() if not path.startswith("online.")}
     left_out = (*_SCORING, *_OF_OTHER_STAGES[stage])
     return {name: value for name, value in values.items() if not name.startswith(left_out)}
 

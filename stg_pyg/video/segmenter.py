@@ -26,11 +26,11 @@ from stg_pyg.proposals.base import Proposals
 from stg_pyg.proposals.guided import GuidedProposer, ObjectView
 from stg_pyg.proposals.outside import ProposalSet, feature_of_mask, joined, proposals_of_objects
 from stg_pyg.utils.timing import stage
-from stg_pyg.video.completion import is_part
 from stg_pyg.video.inputs import check_proposals, given_masks, image_forms, outside_inference_mode
 from stg_pyg.video.merge import merge_objects
 from stg_pyg.video.objects import ObjectState, is_cut, is_familiar
-from stg_pyg.video.second_look import look_again
+from stg_pyg.video.recovery.completion import is_part
+from stg_pyg.video.recovery.second_look import look_again
 
 
 @dataclass

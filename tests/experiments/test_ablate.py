@@ -82,7 +82,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> Done:
         found["scored"].append((job.out.name, name))
         record(job, records, name, learned)
 
-    monkeypatch.setattr("experiments.runs.learning.learn_online", learn)
+    monkeypatch.setattr("stg_pyg.learning.lesson.learn_online", learn)
     monkeypatch.setattr(ablation_runs, "record_video", counting)
     monkeypatch.setattr(ablation_runs, "ProcessPoolExecutor", InProcess)
     monkeypatch.setattr(torch, "set_num_threads", lambda _: None)

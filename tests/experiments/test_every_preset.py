@@ -31,11 +31,12 @@ TEST_ONLY = [name for name in REAL if PRESETS[name].test_only]
 def reduced(name: str) -> Preset:
     """The preset with crops, batches and steps of a test."""
     preset = PRESETS[name]
-    config = preset.config.replace({"temporal.key_size": 32, "online.steps": min(preset.config.online.steps, 1)})
+    steps = min(preset.config.online.steps, 1)
+    config = preset.config.replace({"temporal.key_size": 32, "online.steps": steps, "online.batch": 2})
     changes = {"config": config, "crop_size": 32, "lucid": LucidConfig(size=32), "batch_size": 2, "width": 8}
     if preset.fine is not None:
         changes |= {"fine_lucid": LucidConfig(size=32, dream_share=0.5), "fine_steps": 2}
-    return dataclasses.replace(preset, segmentation_steps=2, graph_steps=6, online_batch_size=2, **changes)
+    return dataclasses.replace(preset, segmentation_steps=2, graph_steps=6, **changes)
 
 
 def light_paper(config: STGConfig | None = None, features=None, keys=None, segmentation=None, grid: int = 8) -> STGNet:

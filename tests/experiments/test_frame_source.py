@@ -13,9 +13,9 @@ import pytest
 from picture_cases import with_a_late_note
 from PIL import Image
 
-from experiments.segment.frame_source import PictureFolder, VideoFile, open_source
 from stg_pyg.errors import InputError
 from stg_pyg.utils.images import write_image
+from stg_pyg.video.frames import PictureFolder, VideoFile, open_source
 
 ROOT = Path(__file__).resolve().parents[2]
 HEIGHT, WIDTH = 48, 64
@@ -365,7 +365,7 @@ def test_one_line_is_all_there_is_about_a_broken_video(tmp_path):
     path = make_video(tmp_path / "clip.mp4", code="mp4v")
     path.write_bytes(path.read_bytes()[:200])
     assert str(path) in error(path)
-    program = "import pathlib, sys; from experiments import cli; from experiments.segment import frame_source as f\n"
+    program = "import pathlib, sys; from experiments import cli; from stg_pyg.video import frames as f\n"
     program += "cli.run(lambda: f.open_source(pathlib.Path(sys.argv[1])))"
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", program, path], cwd=ROOT, capture_output=True, text=True, check=False

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.segment.frame_source import PictureFolder
 from experiments.segment.given.masks import GivenMasks
 from experiments.segment.given.names import frames_of_masks
 from stg_pyg.errors import InputError
+from stg_pyg.video.frames import PictureFolder
 
 MASK = np.zeros((24, 32), np.uint8)
 MASK[6:16, 8:20] = 255

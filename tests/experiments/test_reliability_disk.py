@@ -19,11 +19,11 @@ from train_cases import InProcess, make_tiny
 
 from experiments.common import checkpoints
 from experiments.runs import scoring
-from experiments.segment.frame_source import open_source
 from experiments.segment.outputs import write_overlay
 from stg_pyg.errors import InputError
 from stg_pyg.nn.detector.mask_rcnn import Detector
 from stg_pyg.utils.images import write_image, write_label_map
+from stg_pyg.video.frames import open_source
 
 TIMES = ("fps", "online_seconds", "seconds_per_frame")
 

@@ -18,12 +18,12 @@ from experiments.report.details import MOST_CONTOURS, cell_attention, object_att
 from experiments.report.folder import Pictures
 from experiments.report.scores import SequenceScores, lowest, moments
 from experiments.report.sequence import LEVELS, choose_frames, pack_pictures, shrink, thin
-from experiments.segment.frame_source import open_source
 from stg_pyg import InputError, Proposals
 from stg_pyg.evaluation.metrics import contour_accuracy, region_similarity
 from stg_pyg.proposals.rle import EncodedProposals
 from stg_pyg.proposals.store import ProposalWriter
 from stg_pyg.utils.images import write_image, write_json, write_label_map
+from stg_pyg.video.frames import open_source
 from stg_pyg.video.trace_files import read_trace
 
 __all__ = ["davis", "evaluated"]

@@ -25,12 +25,12 @@ from segment_cases import (
 )
 
 from experiments.common import checkpoints, cli
-from experiments.runs import learning as online
 from experiments.segment import options as segment_options
-from experiments.segment.frame_source import open_source
 from experiments.segment.frames import FrameResult
 from stg_pyg.flow.flo_files import write_flo
+from stg_pyg.learning import lesson as online
 from stg_pyg.utils.images import davis_palette, write_image, write_label_map
+from stg_pyg.video.frames import open_source
 from stg_pyg.video.segmenter import StepResult, VideoSegmenter
 
 
@@ -224,7 +224,7 @@ def test_online_learning_changes_the_network(run, monkeypatch, clip, first):
     out = run(clip, first, "--online-steps", 2)
     ((before, after),) = learnt
     assert any(not torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True))
-    assert (steps[0]["steps"], steps[0]["peak"]) == (2, PRESET.online_learning_rate)
+    assert (steps[0]["steps"], steps[0]["peak"]) == (2, PRESET.config.online.rate)
     assert json.loads((out / "run.json").read_text())["online_seconds"] > 0
 
 

@@ -13,7 +13,7 @@ from commands import command, error_line
 from killed_runs import files_in, run_killed
 from segment_cases import COUNT, FIRST, FRAMES, HEIGHT, VIDEO, WIDTH, checkpoint, clip, film, first, labels_in, run
 
-from experiments.segment import frame_source, options
+from experiments.segment import options
 from experiments.segment import resume as segment_resume
 from experiments.segment import run as segment_run
 from stg_pyg.flow import ahead as flow_ahead
@@ -21,6 +21,7 @@ from stg_pyg.flow.dis import DISFlow
 from stg_pyg.flow.flo_files import write_flo
 from stg_pyg.utils import read_ahead
 from stg_pyg.utils.images import write_image, write_label_map
+from stg_pyg.video import frames as frame_source
 from stg_pyg.video.segmenter import VideoSegmenter
 
 

@@ -24,9 +24,9 @@ from segment_cases import (
 )
 
 from experiments.common import checkpoints
-from experiments.runs import learning as online
 from experiments.segment.given.masks import reduce_labels
 from experiments.segment.given.proposals import resize_proposals
+from stg_pyg.learning import lesson as online
 from stg_pyg.proposals.base import Proposals
 from stg_pyg.proposals.coco import write_coco_results
 from stg_pyg.proposals.rle import EncodedProposals

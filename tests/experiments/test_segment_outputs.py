@@ -31,13 +31,13 @@ from tqdm import tqdm
 
 from experiments.segment import command as segment
 from experiments.segment import run as segment_run
-from experiments.segment.frame_source import VideoFile, open_source
 from experiments.segment.frames import FrameResult
 from experiments.segment.outputs import BAR, lost_objects, read_confidence, write_coco, write_overlay
 from experiments.segment.overlay_video import OverlayVideo
 from stg_pyg.errors import InputError
 from stg_pyg.proposals.coco import read_coco_results
 from stg_pyg.utils.images import write_image, write_label_map
+from stg_pyg.video.frames import VideoFile, open_source
 from stg_pyg.video.grouped import GroupedSegmenter
 from stg_pyg.video.segmenter import StepResult, VideoSegmenter
 

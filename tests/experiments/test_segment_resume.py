@@ -12,8 +12,8 @@ from killed_runs import files_in, one_thread, run_killed
 from segment_cases import COUNT, FIRST, FRAMES, VIDEO, checkpoint, clip, film, first, labels_in, run
 
 from experiments.common import checkpoints
-from experiments.runs import learning as online
 from experiments.segment import resume as segment_resume
+from stg_pyg.learning import lesson as online
 from stg_pyg.learning.first_frame import learn_online
 from stg_pyg.utils.images import write_label_map
 from stg_pyg.video.segmenter import VideoSegmenter

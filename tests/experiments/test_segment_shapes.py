@@ -26,10 +26,10 @@ from segment_cases import (
 from torch import nn
 
 from experiments.common import checkpoints
-from experiments.runs import learning as online
 from experiments.segment import run as segment_run
 from experiments.segment.given.shapes import read_boxes, read_points
 from stg_pyg.errors import InputError
+from stg_pyg.learning import lesson as online
 from stg_pyg.nn.backbones.segmentation import SegmentationOutput
 from stg_pyg.utils.images import write_label_map
 

@@ -134,7 +134,7 @@ SEGMENTATION = {"segmentation_steps", "batch_size", "learning_rate", "lucid"}
 FINE = {"fine_lucid", "fine_steps", "fine_learning_rate"}
 GRAPH = {"graph_steps", "graph_batch_size", "graph_learning_rate", "graph_frame_size"}
 DETECTOR = {"detector_width", "detector_size", "detector_steps", "detector_batch_size", "detector_learning_rate"}
-SCORING = {"val_split", "test_alpha", "online_batch_size", "online_learning_rate"}
+SCORING = {"val_split", "test_alpha"}
 OF_OTHERS = {
     "detector": SEGMENTATION | FINE | GRAPH | SCORING | {"config", "width", "crop_size"},
     "segmentation": FINE | GRAPH | DETECTOR | SCORING | {"config"},

@@ -63,7 +63,7 @@ def measured(out: Path) -> dict[str, list[dict[str, str]]]:
 def test_all_benchmarks(monkeypatch, capsys, tmp_path, data, checkpoint):
     steps = []
     monkeypatch.setattr(
-        "experiments.runs.learning.learn_online", lambda net, *args, **options: steps.append(options["steps"]) or net
+        "stg_pyg.learning.lesson.learn_online", lambda net, *args, **options: steps.append(options["steps"]) or net
     )
     out = tmp_path / "out"
     assert run(monkeypatch, checkpoint, out, "--root", data, "--split", "dev", "--online-steps", 7) == 0

@@ -24,11 +24,12 @@ CPU = torch.device("cpu")
 SYNTHETIC = PRESETS["synthetic-small"]
 TINY = dataclasses.replace(
     SYNTHETIC,
-    config=SYNTHETIC.config.replace({"online.steps": 2, "warping.gaps": (1, 2), "temporal.key_size": 64}),
+    config=SYNTHETIC.config.replace(
+        {"online.steps": 2, "online.batch": 4, "warping.gaps": (1, 2), "temporal.key_size": 64}
+    ),
     width=8,
     crop_size=32,
     lucid=LucidConfig(size=32),
-    online_batch_size=4,
     segmentation_steps=5,
     batch_size=3,
     graph_steps=18,

@@ -14,12 +14,12 @@ from strategies import anything, damaged, few, nearly, parses, some, to_json
 
 from experiments.common import checkpoints
 from experiments.runs.store import Records
-from experiments.segment.frame_source import open_source
 from experiments.segment.given.masks import GivenMasks
 from experiments.segment.resume import SavedRun, Stand
 from stg_pyg.config import STGConfig
 from stg_pyg.errors import InputError
 from stg_pyg.utils.images import read_image, read_label_map, write_image, write_label_map
+from stg_pyg.video.frames import open_source
 
 
 @pytest.fixture(scope="module")

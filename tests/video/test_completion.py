@@ -10,7 +10,7 @@ from stream_cases import iou as label_iou
 
 from stg_pyg.config import RecoveryConfig
 from stg_pyg.proposals.appearance import ColourModel
-from stg_pyg.video.completion import find_rest, is_part
+from stg_pyg.video.recovery.completion import find_rest, is_part
 
 CONFIG = RecoveryConfig()
 WHOLE, PART, BESIDE, FIRST = (8, 10, 38, 30), (8, 10, 16, 30), (16, 10, 38, 30), (8, 10, 28, 30)

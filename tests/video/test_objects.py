@@ -4,8 +4,8 @@ import pytest
 import torch
 from stream_cases import PLAIN, RedRule, iou, label_map, picture, segmenter, square
 
-from stg_pyg.video.completion import is_part
 from stg_pyg.video.objects import is_cut
+from stg_pyg.video.recovery.completion import is_part
 
 
 @pytest.mark.parametrize(

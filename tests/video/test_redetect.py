@@ -4,7 +4,7 @@ from proposer_cases import GREEN, HEIGHT, RED, WIDTH, box_mask, colour_rule, iou
 
 from stg_pyg.config import RecoveryConfig
 from stg_pyg.proposals.appearance import ColourModel
-from stg_pyg.video.redetect import find_again, has_collapsed
+from stg_pyg.video.recovery.redetect import find_again, has_collapsed
 
 CONFIG = RecoveryConfig()
 FIRST, MOVED, PATCH = (8, 10, 28, 30), (66, 38, 86, 58), (40, 4, 60, 20)

@@ -8,12 +8,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from experiments.segment.frame_source import FrameSource, pixels
 from experiments.segment.given.names import frames_of_masks, position_in_name
 from stg_pyg.errors import InputError
 from stg_pyg.utils.images import UInt8Array, natural_sort_key
 from stg_pyg.utils.label_maps import LabelMaps
 from stg_pyg.utils.mask_rules import MASK_SUFFIXES
+from stg_pyg.video.frames import FrameSource, pixels
 
 MOST_OBJECTS = 255
 MOST_NOTES = 3

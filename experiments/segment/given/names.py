@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.segment.frame_source import FrameSource
 from stg_pyg.errors import InputError
+from stg_pyg.video.frames import FrameSource
 
 
 def frames_of_masks(files: Sequence[Path], source: FrameSource) -> dict[Path, int]:

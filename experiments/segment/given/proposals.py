@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 import torch
 
-from experiments.segment.frame_source import FrameSource
 from stg_pyg.errors import InputError
 from stg_pyg.proposals.rle import EncodedProposals, encode_masks
 from stg_pyg.proposals.store import open_proposals
+from stg_pyg.video.frames import FrameSource
 
 _NAMES_SHOWN = 5
 

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.segment.frame_source import FrameSource, pixels
 from experiments.segment.given.masks import MOST_OBJECTS, Given
 from stg_pyg.errors import InputError
 from stg_pyg.proposals.guided import GuidedProposer
 from stg_pyg.proposals.prompts import mask_of_box, mask_of_points
 from stg_pyg.utils.images import UInt8Array, load_json
+from stg_pyg.video.frames import FrameSource, pixels
 from stg_pyg.video.merge import merge_objects
 
 Row = tuple[int, list[float]]

@@ -14,9 +14,9 @@ from stg_pyg.proposals.base import Proposals
 from stg_pyg.proposals.guided import GuidedProposer
 from stg_pyg.proposals.outside import ProposalSet
 from stg_pyg.utils.timing import stage
-from stg_pyg.video.completion import find_rest, is_part
 from stg_pyg.video.objects import ObjectState
-from stg_pyg.video.redetect import find_again, find_among, has_collapsed
+from stg_pyg.video.recovery.completion import find_rest, is_part
+from stg_pyg.video.recovery.redetect import find_again, find_among, has_collapsed
 
 
 @stage("search")

@@ -1,0 +1,1 @@
+"""Looking again for objects that are lost, or there in part only."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from datasets.base import UInt8Array, VideoDataset, VideoSequence
 from datasets.files import (
@@ -24,7 +25,7 @@ from datasets.files import (
     find_folders,
 )
 from stg_pyg.errors import InputError
-from stg_pyg.utils.images import natural_sort_key, read_image
+from stg_pyg.utils.images import natural_sort_key, read_image, read_mask
 
 _TREE = (
     "JPEGImages/<sequence>/*.{png,bmp,jpg} and GroundTruth/<sequence>/*.png (or GroundTruth/<sequence>/1/*.png, ...)"
@@ -32,13 +33,27 @@ _TREE = (
 
 
 def read_binary_mask(path: Path) -> NDArray[np.bool_]:
-    """A black and white picture as bool [H, W]: object where it is brighter than middle grey, so that soft edges and
-    the noise of JPEG do not matter.
+    """The one object of a mask file as bool [H, W], by the rules of :mod:`stg_pyg.mask_rules`.
+
+    Where they see several ids or none, as in the noise of JPEG, it is what is brighter than middle grey.
 
     Raises:
-        InputError: the file is missing or no picture.
+        InputError: the file is missing or no picture, its transparency tells no object, or several ids are all dark.
     """
-    return np.asarray(read_image(path).max(axis=2) >= 128)
+    bright = np.asarray(read_image(path).max(axis=2) >= 128)
+    try:
+        labels = read_mask(path).labels
+    except InputError:
+        with Image.open(path) as image:
+            if image.has_transparency_data:
+                raise
+        return bright
+    ids = np.flatnonzero(np.bincount(labels.ravel(), minlength=1)[1:]) + 1
+    if len(ids) < 2:
+        return labels > 0
+    if not bright.any():
+        raise InputError(f"{path}: has objects {ids[0]} and {ids[1]}, and is to hold one; save it in black and white")
+    return bright
 
 
 class SegTrackSequence(FileSequence):

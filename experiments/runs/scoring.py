@@ -78,13 +78,16 @@ def score_folder(
     The ids of masks that are of no object of the video, and so count as background, are added to ``foreign``.
 
     Raises:
-        InputError: a frame that is scored is missing, or has another size.
+        InputError: a frame that is scored is missing, has another size, or is black and white for several objects.
     """
     scored = set(scored_frames(dataset, video))
     maps = LabelMaps(folder / f"{video.frame_names[t]}.png" for t in sorted(scored))
 
     def read(name: str) -> np.ndarray:
         labels = maps.read(folder / f"{name}.png")
+        if maps.white and len(video.first_frame_of) > 1:
+            count = len(video.first_frame_of)
+            raise InputError(f"{maps.white}: is black and white, and {video.name} has {count} objects; save their ids")
         if foreign is not None:
             foreign.update({int(i) for i in np.flatnonzero(np.bincount(labels.ravel()))} - {0, *video.first_frame_of})
         if labels.shape != video.size:

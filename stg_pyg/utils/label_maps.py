@@ -26,11 +26,13 @@ class LabelMaps:
 
     Attributes:
         notes: what was decided so far, a line by file.
+        white: the last file whose white became object 1 as no mask holds ids.
     """
 
     def __init__(self, files: Iterable[Path], soft: bool = False) -> None:
         self._files, self._soft = list(files), soft
         self.notes: dict[Path, str] = {}
+        self.white: Path | None = None
 
     def read(self, file: Path) -> UInt8Array:
         """Object ids uint8 [H, W] of one of the files.
@@ -47,6 +49,7 @@ class LabelMaps:
             return mask.labels
         ids, other = self._ids
         if not ids:
+            self.white = file
             return mask.labels
         if _WHITE not in ids and ids != {1}:
             raise InputError(

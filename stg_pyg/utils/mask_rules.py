@@ -133,7 +133,8 @@ def _of_indices(image: Image.Image, path: PathLike) -> Mask:
     rgb = palette[indices]
     greys = (rgb == rgb[..., :1]).all()
     white = _white_object(rgb[..., 0]) if greys else None
-    mask = _davis_objects(rgb) or (white if used[-1] == 255 else None) or (_soft_object(rgb[..., 0]) if greys else None)
+    mask = _davis_objects(rgb) if len(np.unique(_codes(palette[None, used]))) == len(used) else None
+    mask = mask or (white if used[-1] == 255 else None) or (_soft_object(rgb[..., 0]) if greys else None)
     if mask is not None:
         return mask
     black = [int(index) for index in used if not palette[index].any()]

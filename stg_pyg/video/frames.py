@@ -159,6 +159,7 @@ class VideoFile(FrameSource):
         self._stated, self._stated_exactly = 0, False
         self._damaged = self._left_out = 0
         self._spacings: Counter[int] = Counter()
+        self._end: int | None = None
         first = next(self._decoded(), None)
         if first is None:
             raise InputError(f"{path}: holds no frame that can be decoded; convert it to MP4 or to a folder of PNG")
@@ -237,6 +238,8 @@ class VideoFile(FrameSource):
                         spacings[frame.pts - before] += 1
                     before = frame.pts
                     yield frame
+        if before is not None and self._end is not None:
+            spacings[self._end - before] += 1
         self._counted, self._damaged, self._left_out, self._spacings = found, damaged, left_out, spacings
 
     def _upright_rgb(self, frame: av.VideoFrame) -> UInt8Array:
@@ -259,6 +262,7 @@ class VideoFile(FrameSource):
         if seconds is None and container.duration is not None:
             seconds = Fraction(container.duration, av.time_base)
         self._stated = stream.frames or round((seconds or 0) * (rate or 0))
+        self._end = _end_of_matroska(stream)
 
 
 def open_source(path: Path, every: int = 1) -> FrameSource:
@@ -331,6 +335,15 @@ def _room_between(spacings: Counter[int]) -> int:
     if usual <= 0 or sum(long.values()) > 0.1 * spacings.total():
         return 0
     return sum(count * (round(spacing / usual) - 1) for spacing, count in long.items())
+
+
+def _end_of_matroska(stream: av.VideoStream) -> int | None:
+    """When the last frame ends, in the time base of the stream, where Matroska or WebM says so."""
+    found = re.fullmatch(r"(\d+):(\d+):(\d+\.?\d*)", stream.metadata.get("DURATION", ""), re.ASCII)
+    if found is None or not stream.time_base:
+        return None
+    hours, minutes, seconds = map(Fraction, found.groups())
+    return round((3600 * hours + 60 * minutes + seconds) / stream.time_base)
 
 
 def _packets(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet | None]:

@@ -10,6 +10,7 @@ from datasets import SegTrackV2
 from datasets.fixtures import write_fixture
 from datasets.segtrack import read_binary_mask
 from stg_pyg.errors import InputError
+from stg_pyg.utils.mask_rules import davis_palette
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +82,33 @@ def test_lossy_and_coloured_masks(root):
 def test_masks_are_brighter_than_middle_grey(tmp_path):
     Image.fromarray(np.array([[0, 127, 128, 255]], np.uint8)).save(tmp_path / "mask.png")
     np.testing.assert_array_equal(read_binary_mask(tmp_path / "mask.png"), [[False, False, True, True]])
+
+
+@pytest.mark.parametrize("form", ["0 and 1", "16 bits", "index", "alpha", "dark noise"])
+def test_masks_are_read_by_the_rules_of_all_masks(tmp_path, form):
+    inside = np.zeros((12, 16), bool)
+    inside[3:9, 4:12] = True
+    levels = np.where(inside, 255, np.arange(16) // 4).astype(np.uint8)
+    pictures = {
+        "0 and 1": Image.fromarray(inside.astype(np.uint8)),
+        "16 bits": Image.fromarray(np.where(inside, 65535, 0).astype(np.uint16)),
+        "index": Image.fromarray(inside.astype(np.uint8) * np.uint8(8)).convert("P"),
+        "alpha": Image.merge("LA", [Image.new("L", (16, 12)), Image.fromarray(inside).convert("L")]),
+        "dark noise": Image.fromarray(levels),
+    }
+    pictures["index"].putpalette(davis_palette().tobytes())  # object 8 is (64, 0, 0)
+    pictures[form].save(tmp_path / "mask.png")
+    np.testing.assert_array_equal(read_binary_mask(tmp_path / "mask.png"), inside)
+
+
+def test_several_dark_ids_and_unclear_transparency_are_refused(tmp_path):
+    ids = np.zeros((12, 16), np.uint8)
+    ids[3:9, 2:7], ids[3:9, 9:14] = 1, 2
+    Image.fromarray(ids).save(tmp_path / "ids.png")
+    assert "has objects 1 and 2" in message_of(lambda: read_binary_mask(tmp_path / "ids.png"))
+    white = Image.fromarray((ids == 1).astype(np.uint8) * np.uint8(255))
+    Image.merge("LA", [white, Image.fromarray((ids == 2).astype(np.uint8) * np.uint8(255))]).save(tmp_path / "la.png")
+    assert "where it is transparent" in message_of(lambda: read_binary_mask(tmp_path / "la.png"))
 
 
 def test_missing_parts_are_named(root):

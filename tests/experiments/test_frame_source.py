@@ -309,6 +309,18 @@ def test_gaps_in_files_that_do_not_count_their_frames_are_told(tmp_path):
     assert "has 6 frames in the time of 16" in slow.losses()
 
 
+def test_the_end_of_a_long_file_that_was_cut_short_is_told(tmp_path):
+    """Few frames of many are lost, and no packet is broken: only the end that the file states tells."""
+    path = write_frames(tmp_path / "clip.mkv", "mjpeg", "yuvj420p", range(24))
+    assert (open_source(path).count(), open_source(path).losses()) == (24, "")
+    with av.open(str(path)) as container:
+        start = [packet.pos for packet in container.demux(video=0) if packet.pos][-2]
+    path.write_bytes(path.read_bytes()[:start])
+    source = open_source(path)
+    assert source.count() == 22
+    assert source.losses() == f"{path} has 22 frames in the time of 24; are some lost, or shown for longer?"
+
+
 def test_damage_in_the_middle_is_told_with_both_numbers(tmp_path):
     path = write_frames(tmp_path / "clip.mp4", "libx264", "yuv420p", range(12))
     content = bytearray(path.read_bytes())

@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from train_cases import InProcess
 
 from datasets import SyntheticVideos, VideoSequence
@@ -176,6 +177,16 @@ def test_ids_that_no_object_has_are_found_and_count_as_background(tmp_path):
     foreign: set[int] = set()
     scores = score_folder(tmp_path, video, "davis2017", foreign)
     assert list(scores) == [1] and scores[1]["J"]["mean"] == 1 and foreign == {2, 255}
+
+
+def test_black_and_white_masks_of_several_objects_are_refused(tmp_path):
+    video = Dense()
+    for t in range(6):
+        Image.fromarray(np.uint8(255) * (video.labels(t) > 0)).save(tmp_path / f"{t}.png")
+    assert score_folder(tmp_path, video, "davis2017")[1]["J"]["mean"] == 1
+    video.first_frame_of = {1: 0, 2: 0}
+    with pytest.raises(InputError, match=r"1\.png: is black and white, and .* has 2 objects; save their ids"):
+        score_folder(tmp_path, video, "davis2017")
 
 
 def result(scores: dict, category: str, annotated: bool = True) -> dict:

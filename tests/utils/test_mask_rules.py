@@ -76,6 +76,7 @@ TURNED = np.array([2, 1, 0], np.uint8)[TWO]
         (indexed(1 - ONE, (255, 255, 255), BLACK), ONE),
         (indexed(ONE * 255, *[BLACK] * 255, (255, 255, 255)), ONE),
         (indexed(TWO, BLACK, BLACK, BLACK), TWO),
+        (indexed(TWO, BLACK, RED, RED), TWO),
         (np.array([0, 85, 255], np.uint8)[TWO], np.array([0, 85, 255])[TWO]),
         (np.array([0, 1, 255], np.uint8)[TWO], np.array([0, 1, 255])[TWO]),
     ],
@@ -88,6 +89,7 @@ def test_objects_that_can_be_told(tmp_path, picture, expected):
     ("picture", "words"),
     [
         (indexed(TURNED, (0, 255, 0), PURE_RED, BLACK), "black is index 2, so its background cannot be told"),
+        (indexed(ONE, BLACK, BLACK, RED), "black is index 1"),
         (indexed(TURNED, (0, 255, 0), PURE_RED, (255, 255, 255)), "index 0 is not black"),
         (Image.fromarray(PHOTO).convert("P"), "colours that fill no areas"),
         (indexed(*shades()), "colours that fill no areas"),

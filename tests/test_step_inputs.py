@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from stream_cases import HEIGHT, PLAIN, WIDTH, RedRule, picture, segmenter, square
+from stream_cases import HEIGHT, PLAIN, WIDTH, RedRule, Shift, picture, segmenter, square, tiny
 from torch import nn
 
 from stg_pyg import InputError, Proposals, STGConfig, STGNet, VideoSegmenter, online_updates
+from stg_pyg.grouped_stream import GroupedSegmenter
 from stg_pyg.lucid import LucidConfig
 from stg_pyg.nn.segmentation import SmallSegmentationNet
 from stg_pyg.online import learn_online
@@ -122,3 +123,39 @@ def test_gradients_flow_outside_of_inference_mode():
     scale = nn.Parameter(torch.ones(()))
     stream.proposer.segment = lambda image, evidence: (evidence.q * scale, evidence.q.mean(dim=(1, 2)))
     assert stream.step(IMAGE).masks.requires_grad
+
+
+class FailingOnce(Shift):
+    """A flow that fails where it is called for the n-th time."""
+
+    def __init__(self, n):
+        super().__init__()
+        self.left = n
+
+    def __call__(self, current, previous):
+        self.left -= 1
+        if not self.left:
+            raise InputError("no flow")
+        return super().__call__(current, previous)
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_a_frame_whose_step_failed_is_taken_again(grouped):
+    """Frame 2 is given three times: first its flow, then its proposals are no good. Object 3 was lost and a search for
+    it is due, which the failed steps must not put off."""
+    model = tiny(STGConfig.small().with_options(gaps=(1, 2), thr=0.5), RedRule())
+    two = LABELS + 5 * square(42, 30, 8).numpy().astype(np.uint8)
+    frames = [picture(MASK, square(42, 30, 8)), picture(), picture(MASK), picture(MASK)]
+    results = []
+    for failing in (False, True):
+        flow = FailingOnce(2 if failing else -1)
+        stream = GroupedSegmenter(model, flow, 32, max_objects=1) if grouped else VideoSegmenter(model, flow, 32)
+        stream.step(frames[0], masks=two)
+        stream.step(frames[1])
+        if failing:
+            with pytest.raises(InputError, match="no flow"):
+                stream.step(frames[2])
+            assert stream.frame_idx == 1
+        results.append([stream.step(frame) for frame in frames[2:]])
+    for expected, found in zip(*results, strict=True):
+        assert torch.equal(found.labels, expected.labels) and torch.equal(found.masks, expected.masks)

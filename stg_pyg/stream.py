@@ -284,9 +284,7 @@ class VideoSegmenter:
         return Proposals(boxes, masks, scores, proposals.feats, proposals.origin)
 
     @torch.no_grad()
-    def _new_objects(
-        self, image: Tensor, given: dict[int, Tensor], proposals: ProposalSet | None
-    ) -> list[ObjectState]:
+    def _new_objects(self, image: Tensor, given: dict[int, Tensor], proposals: ProposalSet | None) -> list[ObjectState]:
         """The beginning of the history of the objects that are given for the first time."""
         known, added = {state.obj_id for state in self.objects}, []
         for obj_id, mask in given.items():

@@ -104,7 +104,7 @@ def untrained_model(preset_name: str = "davis2016-small") -> STGNet:
 
 
 def save_model(path: Path, model: STGNet, preset: Preset, seed: int) -> None:
-    """Writes a model with what is needed to build and run it again, its weights in half precision.
+    """Writes a model with what is needed to build and run it again, its weights in half precision if that holds them.
 
     Raises:
         InputError: one of its layers cannot be named, see :func:`stg_pyg.layers.with_named_layers`, or has weights that
@@ -114,9 +114,17 @@ def save_model(path: Path, model: STGNet, preset: Preset, seed: int) -> None:
         config = with_named_layers(model.config, model.spatial_conv, model.memory_attention)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    state = {name: v.half() if v.is_floating_point() else v for name, v in model.state_dict().items()}
+    state = {name: _halved(value) for name, value in model.state_dict().items()}
     made_of = {"preset": preset.name, "crop_size": preset.crop_size, "config": config.to_dict(), "seed": seed}
     save(path, {"kind": "model", **made_of, "model": state})
+
+
+def _halved(value: Tensor) -> Tensor:
+    """The tensor in half precision, as it is where that would overflow."""
+    if not value.is_floating_point():
+        return value
+    half = value.half()
+    return half if bool((half.isfinite() | ~value.isfinite()).all()) else value
 
 
 def load_model(path: str | Path) -> tuple[STGNet, Preset]:

@@ -179,8 +179,8 @@ class MaskPropagation(MessagePassing):
         return edge_weight / norm[edge_index[1]], norm.reciprocal()
 
     def _observed(self) -> str | None:
-        """The backend that calls the hooks of message passing that there are, the explainer, or the steps that a derived
-        class has overridden; None without any."""
+        """The backend that calls the hooks of message passing that there are, the explainer, or the steps that a
+        derived class has overridden; None without any."""
         overridden = [name for name in _STEPS if getattr(type(self), name) is not getattr(MaskPropagation, name)]
         if overridden:
             return "fused" if overridden == ["message_and_aggregate"] else "edgewise"

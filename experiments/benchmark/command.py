@@ -103,6 +103,13 @@ def earlier_result(path: Path, parts: list[str]) -> Row:
         raise InputError(f"{path}: is not of this version or broken; delete it or choose another --out") from error
 
 
+def options_text(args: argparse.Namespace) -> str:
+    """The options that a part is measured with, as they are given on a command line; parts of one file may differ."""
+    given = {name: value for name, value in vars(args).items() if name not in ("out", "only")}
+    words = [(f"--{name.replace('_', '-')}", value) for name, value in given.items() if value not in (None, False)]
+    return " ".join(name if value is True else f"{name} {value}" for name, value in words)
+
+
 def machine() -> Row:
     """What the times depend on."""
     found: Row = {"processor": platform.processor() or platform.machine(), "torch": torch.__version__}
@@ -145,7 +152,7 @@ def main() -> None:
     for part in parts:
         cli.seed_everything(args.seed)
         result |= run_part(part, args, devices, setup)
-        result["machines"][part] = machine()
+        result["machines"][part] = machine() | {"options": options_text(args)}
         write_json(args.out / "benchmark.json", result)  # at once, so that an interruption costs one part only
         write_text(args.out / "benchmark.md", markdown(result))
         for key in TABLES:

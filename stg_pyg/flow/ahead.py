@@ -44,7 +44,7 @@ class FlowAhead:
         ValueError: when there is no gap, or one is less than 1.
 
     Example:
-        >>> flow = FlowAhead(DISFlow("medium", 480), model.config.gaps)
+        >>> flow = FlowAhead(DISFlow("medium", 480), model.config.warping.gaps)
         >>> video = VideoSegmenter(model, flow)
         >>> for t, image in enumerate(images[:-1]):
         ...     flow.prepare(t, image)

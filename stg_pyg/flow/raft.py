@@ -96,7 +96,8 @@ class RAFTFlow:
 
     def _prepare(self, frames: NDArray[np.uint8], size: tuple[int, int]) -> Tensor:
         """[B, 3, h, w] in [-1, 1], reduced, right and lower border repeated to sides that the network takes."""
-        images = torch.from_numpy(np.ascontiguousarray(frames)).to(self.device).permute(0, 3, 1, 2).float()
+        # A copy, as NumPy calls a mirrored frame one pixel wide contiguous, and PyTorch takes no negative stride.
+        images = torch.from_numpy(np.array(frames, order="C")).to(self.device).permute(0, 3, 1, 2).float()
         if images.shape[2:] != size:
             images = F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
         missing = [max(RAFT_MIN_SIDE, -(-side // RAFT_STRIDE) * RAFT_STRIDE) - side for side in size]
@@ -107,9 +108,11 @@ class RAFTFlow:
 
 
 def _network(name: str, weights: str | os.PathLike[str]) -> nn.Module:
-    """The network in evaluation mode, with its weights."""
+    """The network in evaluation mode, with its weights; random ones are the same in every process."""
     state = load_torchvision(name, os.fspath(weights))
-    network: nn.Module = getattr(optical_flow, name)(weights=None, progress=False)
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        network: nn.Module = getattr(optical_flow, name)(weights=None, progress=False)
     if state is not None:
         network.load_state_dict(state)
     return network.eval().requires_grad_(False)

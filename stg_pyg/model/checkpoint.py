@@ -80,7 +80,7 @@ def load_weights(module: nn.Module, state: dict[str, Any], path: Path) -> None:
 
 
 def save_model(path: str | os.PathLike[str], model: STGNet, **about: Any) -> None:
-    """Writes a model with what is needed to build and run it again, its weights in half precision.
+    """Writes a model with what is needed to build and run it again, its weights in half precision if that holds them.
 
     Args:
         path: of the file.
@@ -97,9 +97,17 @@ def save_model(path: str | os.PathLike[str], model: STGNet, **about: Any) -> Non
         config = with_named_layers(model.config, model.spatial_conv, model.memory_attention)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    state = {name: v.half() if v.is_floating_point() else v for name, v in model.state_dict().items()}
+    state = {name: _halved(value) for name, value in model.state_dict().items()}
     made_of = {"network": model.made_of, "crop_size": model.crop_size, "config": config.to_dict()}
     save(Path(path), {"kind": "model", **made_of, **about, "model": state})
+
+
+def _halved(value: Tensor) -> Tensor:
+    """The tensor in half precision, as it is where that would overflow."""
+    if not value.is_floating_point():
+        return value
+    half = value.half()
+    return half if bool((half.isfinite() | ~value.isfinite()).all()) else value
 
 
 def load_model(path: str | os.PathLike[str] = "shipped") -> STGNet:

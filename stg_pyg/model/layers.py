@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -64,13 +66,30 @@ def with_named_layers(config: STGConfig, spatial: nn.Module, temporal: nn.Module
 
 
 def source_files(config: STGConfig) -> list[Path]:
-    """The files that the classes of layers from elsewhere are in, which results depend on.
+    """The files that the classes of layers from elsewhere are in, and those beside them that they take classes,
+    functions or modules from, which results depend on.
 
     Raises:
         InputError: such a class cannot be imported.
     """
     names = [parse_layer(text)[0] for text in (config.spatial.conv, config.temporal.conv)]
-    return [Path(inspect.getfile(find_class(name))) for name in names if ":" in name]
+    files: set[Path] = set()
+    for cls in (find_class(name) for name in names if ":" in name):
+        own = Path(inspect.getfile(cls))
+        files.add(own)
+        root = own.parents[cls.__module__.count(".")]  # what it takes from modules beside it counts, too
+        _add_imported(sys.modules[cls.__module__], root, files)
+    return sorted(files)
+
+
+def _add_imported(module: ModuleType, root: Path, files: set[Path]) -> None:
+    """Adds the files below ``root`` of the modules that a module takes something from, and that these do."""
+    for value in list(vars(module).values()):
+        origin = value if isinstance(value, ModuleType) else sys.modules.get(str(getattr(value, "__module__", "")))
+        file = Path(getattr(origin, "__file__", None) or ".")
+        if origin is not None and root in file.parents and "site-packages" not in file.parts and file not in files:
+            files.add(file)
+            _add_imported(origin, root, files)
 
 
 def _text_of(

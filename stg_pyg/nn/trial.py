@@ -17,6 +17,10 @@ from stg_pyg.ops.regions import RegionLayout
 _FEATURES = 8
 _SIZES = ((7, 5), (9, 6))
 """(H, W) of the frames."""
+_REPEATED = (
+    "called again it makes something else: it uses what it has kept of an earlier call, so turn its cache off "
+    "(cached=False), or it draws random numbers, which only training may"
+)
 _HELP = "see 'Your own layer' in docs/layers.md"
 
 Call = dict[str, Tensor]
@@ -62,17 +66,51 @@ def _check_values(layer: torch.nn.Module, like: Tensor) -> None:
     for number, size in enumerate(_SIZES):
         call = _call(layer, like, size, seed=number)
         out = _run(_fresh(layer), call, f"on masks {list(call['x'].shape)}")
-        again = _run(used, call, "when it is called again, with other edges and sizes" if number else "at first")
-        _same(again, out, "it uses what it has kept of an earlier call; turn its cache off (cached=False)")
+        if number:
+            again = _run(used, call, "when it is called again, with other edges and sizes")
+            _same(again, out, _REPEATED)
+        else:
+            torch.manual_seed(0)  # for what a lazy layer draws
+            first = _run(used, call, "at first")
+            kept = _state(used)
+            for again in (first, _run(used, call, "when it is called again")):
+                _same(again, out, _REPEATED)
         order = torch.tensor([2, 0, 1, 3], device=like.device)
         turned = _run(_fresh(layer), _reordered(call, order), "on proposals in another order")
         _same(turned, out[order], "it depends on the order of the proposals; send messages along dimension 0")
         for nodes in (slice(0, 3), slice(3, 4)):
             alone = _run(_fresh(layer), _part(call, nodes), f"on an object of {nodes.stop - nodes.start} proposals")
             _same(alone, out[nodes], "it mixes the objects of a frame; keep to the edges, or use batch")
+    if _state(used) != kept:
+        raise Refused("a call changes its buffers or numbers in evaluation mode; keep nothing between calls")
     _run(_fresh(layer), _part(call, slice(0, 0)), "without proposals")
     if computes_regions(type(layer)):
         _check_regions(layer, call, out)
+
+
+@torch.no_grad()
+def check_made_again(layer: torch.nn.Module, twin: torch.nn.Module, name: str) -> None:
+    """Sees to it that a layer made anew with the same arguments and weights is the same, as checkpoints need.
+
+    Args:
+        layer: that has passed the trial.
+        twin: made as ``layer`` was; it gets the weights.
+        name: of it, for the message.
+
+    Raises:
+        InputError: it is another.
+    """
+    parameter = next((p for p in layer.parameters() if p.is_floating_point()), torch.empty(0))
+    call = _call(layer, parameter, _SIZES[0], seed=0)
+    with torch.random.fork_rng([parameter.device] if parameter.is_cuda else []):
+        try:
+            twin.load_state_dict(layer.state_dict())
+            _same(_run(_fresh(twin), call, "when it is made again"), _run(_fresh(layer), call, "on masks"), "")
+        except (Refused, RuntimeError) as error:
+            raise InputError(
+                f"{name} does not fit: made again with the same arguments and weights it is another layer; keep all "
+                f"that it draws in parameters or buffers; {_HELP}"
+            ) from error
 
 
 def _check_regions(layer: torch.nn.Module, call: Call, out: Tensor) -> None:
@@ -109,8 +147,17 @@ def _fresh(layer: torch.nn.Module) -> torch.nn.Module:
     return copy.deepcopy(layer).eval()
 
 
+def _state(layer: torch.nn.Module) -> list[Any]:
+    """Buffers and numbers of a layer and its parts."""
+    buffers = [(name, value.tolist()) for name, value in layer.named_buffers()]
+    parts = [(name, vars(module)) for name, module in layer.named_modules()]
+    numbers = [(name, key, v) for name, own in parts for key, v in own.items() if isinstance(v, bool | int | float)]
+    return [*buffers, *numbers]
+
+
 def _run(layer: torch.nn.Module, call: Call, where: str) -> Tensor:
     x = call["x"]
+    given = x.detach().clone()
     try:
         out: Any = call_spatial_conv(layer, **call)
     except Exception as error:
@@ -120,6 +167,8 @@ def _run(layer: torch.nn.Module, call: Call, where: str) -> Tensor:
         raise Refused(f"it makes {got} of masks {list(x.shape)}; return one mask a proposal")
     if out.dtype != x.dtype:
         raise Refused(f"it makes {out.dtype} of masks of {x.dtype}; return their dtype")
+    if not torch.equal(x, given):
+        raise Refused("it writes into the masks that it is given; return new ones")
     if not bool(out.isfinite().all()):
         raise Refused(f"{where} it makes values that are not finite; weights may be negative, and a proposal alone")
     return out

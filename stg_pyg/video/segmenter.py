@@ -61,7 +61,7 @@ class VideoSegmenter:
         crop_size: side of the crops of the segmentation network; None: the model's.
         mixed_precision: run the segmentation network in bfloat16.
         first_frame: position of the first frame in its sequence, for flow that is stored by frame.
-        seed: of what the updates of the segmentation network draw (``config.update_every``).
+        seed: of what the updates of the segmentation network draw (``config.online.update_every``).
 
     Example:
         >>> video = VideoSegmenter(model)
@@ -116,7 +116,8 @@ class VideoSegmenter:
             target: [K, H, W] true masks, for training.
 
         Raises:
-            InputError: if sizes or values do not fit, or the first frame has no object.
+            InputError: if sizes or values do not fit, or the first frame has no object. After a step that failed in
+                making its result the segmenter is as it was before, and takes the frame again.
         """
         with outside_inference_mode():
             return self._step(image, proposals, masks, target)
@@ -141,15 +142,23 @@ class VideoSegmenter:
             check_proposals(proposals, tensor)
         self.frame_idx += 1
         result: StepResult | None = None
-        if self.objects:
-            result = self._segment(array, tensor, proposals, target)
+        searches = [state.search_from for state in self.objects]
+        try:
+            if self.objects:
+                result = self._segment(array, tensor, proposals, target)
+            added = self._new_objects(tensor, given, proposals)
+        except BaseException:  # the frame may be given again, so nothing of it is kept
+            self.frame_idx -= 1
+            for state, search_from in zip(self.objects, searches, strict=True):
+                state.search_from = search_from
+            raise
         labels = result.labels if result is not None else torch.zeros(tensor.shape[1:], dtype=torch.uint8)
         soft = {state.obj_id: mask for state, mask in zip(self.objects, result.masks, strict=True)} if result else {}
         for obj_id, mask in given.items():
             labels = torch.where(labels == obj_id, torch.zeros_like(labels), labels)
             labels = torch.where(mask.cpu() > 0.5, torch.tensor(obj_id, dtype=torch.uint8), labels)
             soft[obj_id] = mask
-        self._add_objects(tensor, given, proposals)
+        self.objects += added
         self._remember(tensor, labels.to(self.device), given, result.output if result else None)
         self._images.append(array)
         if self.updates is not None and proposals is None:
@@ -291,16 +300,17 @@ class VideoSegmenter:
         return Proposals(boxes, masks, scores, proposals.feats, proposals.origin)
 
     @torch.no_grad()
-    def _add_objects(self, image: Tensor, given: dict[int, Tensor], proposals: ProposalSet | None) -> None:
-        """Starts the history of the objects that are given for the first time."""
-        known = {state.obj_id for state in self.objects}
+    def _new_objects(self, image: Tensor, given: dict[int, Tensor], proposals: ProposalSet | None) -> list[ObjectState]:
+        """The beginning of the history of the objects that are given for the first time."""
+        known, added = {state.obj_id for state in self.objects}, []
         for obj_id, mask in given.items():
             if obj_id in known:
                 continue
             state = self._new_object(image, obj_id, mask)
             if self.config.spatial.features == "given" and proposals is not None:
                 state.anchor = feature_of_mask(proposals, mask, state.anchor)
-            self.objects.append(state)
+            added.append(state)
+        return added
 
     @stage("memory")
     @torch.no_grad()

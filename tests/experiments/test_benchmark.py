@@ -84,6 +84,9 @@ def test_parts_that_are_not_measured_stay(run, result, tmp_path, monkeypatch):
     assert run("--only", "frames", "--frames", 3) == 0
     after = result()
     assert after["rows"] == before["rows"] and set(after["machines"]) == {"layers", "frames"}
+    options = [after["machines"][part]["options"] for part in ("layers", "frames")]
+    assert ["--temporal-conv mean" in text for text in options] == [True, False]
+    assert ["--frames 3" in text for text in options] == [False, True]
     found = [(row["run"], row["objects"]) for row in after["frames"]]
     assert found == [("own", 1), ("stored", 1), ("own again", 1), ("own", 2), ("stored", 2)]
     assert (tmp_path / "out" / "stages.png").is_file()

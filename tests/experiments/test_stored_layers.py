@@ -191,3 +191,25 @@ def test_results_depend_on_the_program_of_a_layer_of_ones_own(tmp_path, monkeypa
     before = settings_of(job)
     (tmp_path / "changing_layers.py").write_text(text.replace("0.5 * self.share", "0.6 * self.share"))
     assert settings_of(job) != before
+
+
+def test_results_depend_on_what_a_layer_takes_from_modules_beside_it(tmp_path, monkeypatch):
+    package = tmp_path / "layers_of_parts"
+    package.mkdir()
+    text = Path(own_layers.__file__).read_text()
+    (package / "__init__.py").write_text("")
+    (package / "base.py").write_text(text)
+    (package / "blends.py").write_text("from layers_of_parts.base import Blend\n\n\nclass Mine(Blend):\n    pass\n")
+    (package / "other.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    config = CONFIG.replace("spatial.conv", "layers_of_parts.blends:Mine")
+    assert source_files(config) == [package / "base.py", package / "blends.py"]
+
+
+def test_weights_beyond_half_precision_are_kept_as_they_are(tmp_path, monkeypatch):
+    make_tiny(monkeypatch)
+    model = checkpoints.build_model(TINY, CONFIG.replace("spatial.conv", "own_layers:Blend"))
+    model.spatial_conv.share.data.fill_(1e5)
+    checkpoints.save_model(tmp_path / "c.pt", model, TINY, 0)
+    back, _ = checkpoints.load_model(tmp_path / "c.pt")
+    assert float(back.spatial_conv.share) == 1e5

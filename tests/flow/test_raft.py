@@ -58,6 +58,25 @@ def test_the_network_gets_what_its_own_transforms_make_padded(size, padded):
         np.testing.assert_allclose(picture[0, :, -1, -1], frame[-1, -1] / 127.5 - 1, atol=1e-6)
 
 
+@pytest.mark.parametrize("size", [(9, 1), (1, 9), (8, 7)])
+def test_mirrored_views_are_what_their_copies_are(size):
+    current, previous = frames(2, *size)
+    flow, copied = recorded(), recorded()
+    flow(current[::-1, ::-1], previous[::-1, ::-1])
+    copied(current[::-1, ::-1].copy(), previous[::-1, ::-1].copy())
+    assert torch.equal(flow.network.first, copied.network.first)
+    assert torch.equal(flow.network.second, copied.network.second)
+
+
+def test_random_weights_are_the_same_in_every_process_and_draw_nothing():
+    first = RAFTFlow("raft_small", "none").network.state_dict()
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    second = RAFTFlow("raft_small", "none").network.state_dict()
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
 def test_reduced_flow_is_in_pixels_of_the_full_size():
     current, previous = frames(2, 75, 100)
     flow = recorded(max_size=50)  # 75 rows become 38

@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 from torch_geometric import EdgeIndex
 from torch_geometric.explain import Explainer, GNNExplainer
-from torch_geometric.utils import to_torch_coo_tensor, to_torch_csr_tensor
+from torch_geometric.utils import scatter, to_torch_coo_tensor, to_torch_csr_tensor
 
 from stg_pyg.nn import MaskPropagation
 from stg_pyg.nn.spatial.mask_propagation import BACKENDS
@@ -57,6 +57,37 @@ def test_a_hook_can_change_the_messages(graph):
     own = graph[0] / norm.view(-1, 1, 1, 1)
     assert_close(conv(*graph, BATCH), own)
     assert_close(conv.regions(*graph, BATCH).to_frame(), own)
+
+
+class Halved(MaskPropagation):
+    def message(self, x_j, edge_weight):
+        return 0.5 * super().message(x_j, edge_weight)
+
+
+class Largest(MaskPropagation):
+    def aggregate(self, inputs, index, ptr=None, dim_size=None):
+        return scatter(inputs, index, dim=0, dim_size=dim_size, reduce="max")
+
+
+class Silent(MaskPropagation):
+    def message_and_aggregate(self, adj_t, x):
+        return torch.zeros_like(x)
+
+
+@pytest.mark.parametrize("cls", [Halved, Largest, Silent])
+def test_methods_that_a_derived_class_overrides_are_called(graph, cls):
+    """One step by hand: (h + m) / (1 + sum of W), with m of half the messages, of the largest one, and of none."""
+    x, (source, target), weight = graph
+    messages = weight.view(-1, 1, 1, 1) * x[source]
+    arrived = {
+        Halved: lambda v: 0.5 * messages[target == v].sum(dim=0),
+        Largest: lambda v: messages[target == v].amax(dim=0),
+        Silent: lambda v: torch.zeros_like(x[v]),
+    }[cls]
+    rows = [(x[v] + arrived(v)) / (1 + weight[target == v].sum()) for v in range(5)]
+    conv = cls(num_steps=1)
+    assert_close(conv(*graph, BATCH), torch.stack(rows))
+    assert_close(conv.regions(*graph, BATCH, layout=LAYOUT).to_frame(), torch.stack(rows))
 
 
 def test_an_explainer_finds_the_edge_that_counts():

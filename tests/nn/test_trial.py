@@ -68,7 +68,43 @@ def mean_of_neighbours(x, edge_index, *_):
     ).view(-1, 1, 1, 1)
 
 
-@pytest.mark.parametrize("layer", [Blend(), Plain(), Conv(), Own(lambda x, *_: x)])
+class Counting(Own):
+    """Makes something else from its 30th call on."""
+
+    calls = 0
+
+    def forward(self, x, edge_index, edge_weight=None, batch=None, edge_attr=None):
+        self.calls += 1
+        return x if self.calls < 30 else 0 * x
+
+
+class Lazy(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gate = nn.LazyLinear(1)
+
+    def forward(self, x, edge_index, edge_weight=None, batch=None, edge_attr=None):
+        return x + arrived(x, edge_index, self.gate(edge_attr))
+
+
+class Unstored(nn.Module):
+    """Draws a number that is no parameter."""
+
+    def __init__(self):
+        super().__init__()
+        self.share = torch.rand(())
+
+    def forward(self, x, edge_index, edge_weight=None, batch=None, edge_attr=None):
+        return x * self.share.to(x)
+
+
+def test_a_layer_that_no_checkpoint_can_hold():
+    with pytest.raises(InputError, match=r"made again .* another layer; keep all that it draws in parameters"):
+        resolve_spatial_conv(Unstored)
+    assert isinstance(resolve_spatial_conv(Lazy), Lazy)
+
+
+@pytest.mark.parametrize("layer", [Blend(), Plain(), Conv(), Lazy(), Own(lambda x, *_: x)])
 def test_passes(layer):
     before = torch.get_rng_state()
     assert resolve_spatial_conv(layer) is layer and layer.training
@@ -95,6 +131,9 @@ def test_passes(layer):
         (GCN(5, 8, 2, 5), "dimension 0"),
         (GCN(6, 8, 2, 6), "it fails on masks"),
         (Rows(), "send messages along dimension 0"),
+        (Own(lambda x, *_: x + torch.rand_like(x)), "draws random numbers, which only training may"),
+        (Own(lambda x, *_: x.mul_(0.5)), "writes into the masks"),
+        (Counting(None), "changes its buffers or numbers in evaluation mode"),
         (Half(), "its regions and its forward differ"),
         (EdgeMLPPropagation(3), "edges have 2 attributes .* give edge_dim=2"),
         (nn.Conv2d(1, 1, 1), "takes neither edge_weight nor edge_attr"),

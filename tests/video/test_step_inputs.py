@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from stream_cases import HEIGHT, PLAIN, WIDTH, RedRule, picture, segmenter, square
+from stream_cases import HEIGHT, PLAIN, WIDTH, RedRule, Shift, picture, segmenter, square, tiny
 from torch import nn
 
 from stg_pyg import InputError, Proposals, STGConfig, STGNet, VideoSegmenter
 from stg_pyg.learning.first_frame import learn_online
 from stg_pyg.lucid.samples import LucidConfig
 from stg_pyg.nn.backbones.segmentation import SmallSegmentationNet
+from stg_pyg.video.grouped import GroupedSegmenter
 
 MASK = square(20, 10)
 LABELS = (3 * MASK).numpy().astype(np.uint8)
@@ -129,3 +130,43 @@ def test_gradients_flow_outside_of_inference_mode():
     scale = nn.Parameter(torch.ones(()))
     stream.proposer.segment = lambda image, evidence: (evidence.q * scale, evidence.q.mean(dim=(1, 2)))
     assert stream.step(IMAGE).masks.requires_grad
+
+
+class FailingOnce(Shift):
+    """A flow that fails where it is called for the n-th time."""
+
+    def __init__(self, n):
+        super().__init__()
+        self.left = n
+
+    def __call__(self, current, previous):
+        self.left -= 1
+        if not self.left:
+            raise InputError("no flow")
+        return super().__call__(current, previous)
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_a_frame_whose_step_failed_is_taken_again(grouped, monkeypatch):
+    """Frame 1 is given three times: first its flow fails, then what comes after the search for the lost objects, whose
+    next search must not be put off by it."""
+    model = tiny(STGConfig.small().replace({"warping.gaps": (1, 2), "selection.thr": 0.5}), RedRule())
+    two = LABELS + 5 * square(42, 30, 8).numpy().astype(np.uint8)
+    frames = [picture(MASK, square(42, 30, 8)), picture(), picture(MASK), picture(MASK)]
+    results = []
+    for failing in (False, True):
+        flow = FailingOnce(1 if failing else -1)
+        stream = GroupedSegmenter(model, flow, 32, max_objects=1) if grouped else VideoSegmenter(model, flow, 32)
+        stream.step(frames[0], masks=two)
+        if failing:
+            with pytest.raises(InputError, match="no flow"):
+                stream.step(frames[1])
+            with monkeypatch.context() as patch, pytest.raises(TypeError):
+                patch.setattr("stg_pyg.video.segmenter.merge_objects", None)
+                stream.step(frames[1])
+            assert stream.frame_idx == 0 and [state.search_from for state in stream.objects] == [0, 0]
+        results.append([stream.step(frame) for frame in frames[1:]])
+        searches = [state.search_from for state in stream.objects]
+        assert max(searches) > 0, "an object was searched for"
+    for expected, found in zip(*results, strict=True):
+        assert torch.equal(found.labels, expected.labels) and torch.equal(found.masks, expected.masks)

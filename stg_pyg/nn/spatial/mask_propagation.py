@@ -15,6 +15,7 @@ from stg_pyg.ops.regions import MaskRegions, RegionLayout, region_product, windo
 
 BACKENDS = ("auto", "edgewise", "fused", "closed", "region")
 _SMALL_GRAPH = 64
+_STEPS = ("message", "aggregate", "update", "message_and_aggregate")
 
 
 @keeps_arguments
@@ -42,9 +43,9 @@ class MaskPropagation(MessagePassing):
             :obj:`"region"` does the same inside one window per graph, outside of which all its masks are 0; masks may
             be bool or uint8. :meth:`regions` returns the windows alone, which saves writing the zeros.
             :obj:`"auto"` takes :obj:`"fused"` for a sparse adjacency and for a large sparse edge list without
-            :obj:`batch`, and :obj:`"closed"` otherwise. Where a hook of message passing is registered, or an explainer
-            looks on, it takes what calls them: :obj:`"edgewise"`, or :obj:`"fused"` for hooks of
-            :meth:`message_and_aggregate`. (default: :obj:`"auto"`)
+            :obj:`batch`, and :obj:`"closed"` otherwise. Where a hook of message passing is registered, an explainer
+            looks on, or a derived class overrides one of its methods, it takes what calls them: :obj:`"edgewise"`, or
+            :obj:`"fused"` for :meth:`message_and_aggregate`. (default: :obj:`"auto"`)
 
     Shapes:
         - **input:** node masks :math:`(|\mathcal{V}|, *)`, edge indices :math:`(2, |\mathcal{E}|)`, also as an
@@ -178,7 +179,11 @@ class MaskPropagation(MessagePassing):
         return edge_weight / norm[edge_index[1]], norm.reciprocal()
 
     def _observed(self) -> str | None:
-        """The backend that calls the hooks of message passing that there are, or the explainer; None without any."""
+        """The backend that calls the hooks of message passing that there are, the explainer, or the steps that a
+        derived class has overridden; None without any."""
+        overridden = [name for name in _STEPS if getattr(type(self), name) is not getattr(MaskPropagation, name)]
+        if overridden:
+            return "fused" if overridden == ["message_and_aggregate"] else "edgewise"
         if self.explain or self._message_forward_pre_hooks or self._message_forward_hooks:
             return "edgewise"
         if self._aggregate_forward_pre_hooks or self._aggregate_forward_hooks:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from stg_pyg.nn.spatial.edge_mlp_propagation import EdgeMLPPropagation
 from stg_pyg.nn.spatial.gru_propagation import GRUPropagation
 from stg_pyg.nn.spatial.mask_propagation import MaskPropagation
 from stg_pyg.nn.spatial.symmetric_propagation import SymmetricPropagation
-from stg_pyg.nn.trial import check_spatial_layer
+from stg_pyg.nn.trial import check_made_again, check_spatial_layer
 from stg_pyg.ops.regions import MaskRegions, RegionLayout, graphs_of
 
 __all__ = ["ConvAdapter", "MeanPropagation", "call_spatial_conv", "call_spatial_regions", "resolve_spatial_conv"]
@@ -107,7 +108,14 @@ def resolve_spatial_conv(query: str | type | torch.nn.Module, **kwargs: Any) -> 
     parameters = inspect.signature(cls).parameters
     defaults = {"in_channels": 1, "out_channels": 1, "channels": 1, "edge_dim": EDGE_DIM}
     defaults = {key: value for key, value in defaults.items() if key in parameters}
-    return _checked(make_layer(cls, name, defaults | given | kwargs))
+    layer = _checked(make_layer(cls, name, defaults | given | kwargs))
+    if cls not in OWN.values():
+        with torch.random.fork_rng([]):
+            made = make_layer(cls, name, defaults | given | kwargs)
+        twin = copy.copy(layer)
+        twin._modules = twin._modules | {"conv": made}
+        check_made_again(layer, twin if isinstance(layer, ConvAdapter) else made, cls.__name__)
+    return layer
 
 
 def own_options(query: Any, **options: Any) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -78,3 +79,12 @@ def test_tests_import_no_tests():
         for node in ast.walk(ast.parse(path.read_text())):
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             assert not any(name.split(".")[-1].startswith("test_") for name in names), path
+
+
+def test_the_pictures_are_those_of_the_code():
+    spec = importlib.util.spec_from_file_location("architecture", ROOT / "docs" / "architecture.py")
+    assert spec is not None and spec.loader is not None
+    drawing = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(drawing)
+    text = drawing.PAGE.read_text()
+    assert drawing.drawn(text) == text, "draw them again: python docs/architecture.py"

@@ -21,12 +21,15 @@ class StageTimes:
     def __init__(self, device: torch.device | str = "cpu"):
         self.device = torch.device(device)
         self.seconds: dict[str, float] = {}
+        self.order: list[tuple[int, str]] = []
+        """(depth, name) of the stages in the order in which they began."""
         self._inner: list[float] = []
 
     @contextmanager
     def measure(self, name: str) -> Iterator[None]:
         """Adds the time of the block to the stage ``name``."""
         started = self._now()
+        self.order.append((len(self._inner), name))
         self._inner.append(0.0)
         try:
             yield

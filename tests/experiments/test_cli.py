@@ -153,7 +153,7 @@ def test_bfloat16_on_the_cpu_depends_on_its_instructions(monkeypatch, tiles, dot
 )
 def test_updates_go_with_online_learning_unless_they_are_asked_for(every, online_steps, expected):
     config = STGConfig.small().replace("online.update_every", 8)
-    assert cli.with_updates(config, every, online_steps).update_every == expected
+    assert cli.with_updates(config, every, online_steps).online.update_every == expected
 
 
 def test_make_folder(tmp_path):

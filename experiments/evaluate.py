@@ -37,7 +37,12 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--root", type=Path, help="folder of the data set (not for synthetic)")
     parser.add_argument("--split", help="videos to score; default: the preset's, val for most")
-    parser.add_argument("--checkpoint", type=Path, metavar="C", help="checkpoint.pt of experiments.train")
+    parser.add_argument(
+        "--checkpoint",
+        type=checkpoints.path_of,
+        metavar="C",
+        help="checkpoint.pt of experiments.train, or shipped, which comes with the package",
+    )
     parser.add_argument("--predictions", type=Path, metavar="D", help="folder with <sequence>/<frame>.png to score")
     parser.add_argument(
         "--proposals",

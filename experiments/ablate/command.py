@@ -43,7 +43,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--split", help="videos to score; default: the preset's, val for most")
     parser.add_argument("--sequences", type=names, metavar="NAMES", help="only these videos of the split: a,b,...")
     parser.add_argument(
-        "--checkpoint", type=Path, metavar="C", help="checkpoint.pt of experiments.train; default: random weights"
+        "--checkpoint",
+        type=checkpoints.path_of,
+        metavar="C",
+        help="checkpoint.pt of experiments.train, or shipped, which comes with the package; default: random weights",
     )
     parser.add_argument(
         "--base-checkpoint",

@@ -19,7 +19,7 @@ from experiments.benchmark.plots import write_pictures
 from experiments.benchmark.report import TABLES, csv_text, markdown
 from experiments.benchmark.scores import run_scores
 from experiments.benchmark.videos import Setup, make_setup, synthetic_video, video_of_split
-from experiments.common import cli
+from experiments.common import checkpoints, cli
 from experiments.common.layers_option import add_layers, with_layers
 from stg_pyg.config import STGConfig
 from stg_pyg.errors import InputError
@@ -61,7 +61,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--root", type=Path, help="folder of the data set; without it frames are of a synthetic video")
     parser.add_argument("--split", help="of frames and scores; default: the val split of the checkpoint's preset")
     text = "checkpoint.pt of experiments.train; default: the one that ships"
-    parser.add_argument("--checkpoint", type=Path, metavar="C", help=text)
+    parser.add_argument("--checkpoint", type=checkpoints.path_of, metavar="C", help=text)
     return parser.parse_args()
 
 

@@ -12,7 +12,22 @@ from stg_pyg.model import checkpoint
 from stg_pyg.model.checkpoint import SHIPPED, load, load_weights, save
 from stg_pyg.model.stgnet import STGNet
 
-__all__ = ["SHIPPED", "build_model", "load", "load_model", "load_weights", "save", "save_model", "untrained_model"]
+__all__ = [
+    "SHIPPED",
+    "build_model",
+    "load",
+    "load_model",
+    "load_weights",
+    "path_of",
+    "save",
+    "save_model",
+    "untrained_model",
+]
+
+
+def path_of(text: str) -> Path:
+    """A checkpoint as an argument; ``shipped`` is the one that comes with the package."""
+    return SHIPPED if text == "shipped" else Path(text)
 
 
 def build_model(preset: Preset, config: STGConfig | None = None, weights: str | Path = "none") -> STGNet:
@@ -52,7 +67,7 @@ def load_model(path: str | Path) -> tuple[STGNet, Preset]:
     Raises:
         InputError: as there, or the preset is unknown.
     """
-    path = SHIPPED if str(path) == "shipped" else Path(path)
+    path = path_of(str(path))
     model = checkpoint.load_model(path)
     try:
         preset = find_preset(load(path, "model")["preset"])

@@ -59,7 +59,11 @@ def parse() -> argparse.Namespace:
         help="folders of data sets, or a folder of such folders; which is which is told by their layouts",
     )
     parser.add_argument(
-        "--checkpoint", type=Path, required=True, metavar="C", help="checkpoint.pt of experiments.train"
+        "--checkpoint",
+        type=checkpoints.path_of,
+        required=True,
+        metavar="C",
+        help="checkpoint.pt of experiments.train, or shipped, which comes with the package",
     )
     parser.add_argument(
         "--split",

@@ -157,7 +157,7 @@ def test_all_layers_are_candidates():
     assert [layer for part, layer, _ in names[4:] if part == "spatial"] == list(SPATIAL)
     assert [layer for part, layer, _ in names if part == "temporal"] == ["off", *TEMPORAL]
     assert [one[1] for one in found if one[-1] == config] == ["stg", "memory_attention"]
-    assert (found[0][-1].use_spatial, found[-4][-1].use_temporal) == (False, False)
+    assert (found[0][-1].spatial.enabled, found[-4][-1].temporal.enabled) == (False, False)
 
 
 def test_scores_of_layers(setup, tmp_path, monkeypatch):

@@ -101,11 +101,11 @@ def test_temporal_layers_come_back(case):
 def test_texts_in_the_configuration():
     joint, named = JointMemoryAttention(top_k=2), make_spatial("GraphConv:aggr=mean", CONFIG)
     config = CONFIG.replace("spatial.conv", "GraphConv:aggr=mean")
-    assert with_named_layers(config, named, joint).spatial_conv == "GraphConv:aggr=mean"
+    assert with_named_layers(config, named, joint).spatial.conv == "GraphConv:aggr=mean"
     text = with_named_layers(CONFIG, MaskPropagation(3), joint)
-    assert text.spatial_conv == "stg:num_steps=3,backend=auto" and text.temporal_conv.startswith("joint:normalize_keys")
+    assert text.spatial.conv == "stg:num_steps=3,backend=auto" and text.temporal.conv.startswith("joint:normalize_keys")
     own = with_named_layers(CONFIG, resolve_spatial_conv(Blend, share=0.75), make_temporal("own_layers:Halved", CONFIG))
-    assert (own.spatial_conv, own.temporal_conv) == (
+    assert (own.spatial.conv, own.temporal.conv) == (
         "own_layers:Blend:share=0.75,kind=mean",
         "own_layers:Halved:share=0.5",
     )

@@ -163,7 +163,7 @@ CASES = {
         COMMON | MODEL | FLOW | {
             "preset": "davis2016", "split": "val", "proposals": "F/proposals-b", "join": "--no-join", "oracle": "",
             "row": "baseline", "online_steps": "3", "online_seconds": "4", "update_every": "3", "overlays": "",
-            "spatial_conv": "mean", "temporal_conv": "mean", "trace": "",
+            "spatial_conv": "mean", "temporal_conv": "mean", "trace": "", "set": "selection.thr=0.35",
         },
         {
             "out": HERE, "root": FILES, "processes": SPEED, "submit": AFTER, "unseen": AFTER,
@@ -204,7 +204,7 @@ CASES = {
             "preset": "composed", "split": "val", "coco": "F/coco2", "coco_split": "other", "coco_steps": "7",
             "segmentation_steps": "9", "fine_steps": "9", "graph_steps": "24", "init": "F/model-b", "batch_size": "6",
             "graph_batch_size": "2", "accumulate": "2", "precision": "bfloat16", "threads": "3", "spatial_conv": "mean",
-            "temporal_conv": "mean", "detector_steps": "9",
+            "temporal_conv": "mean", "detector_steps": "9", "set": "spatial.alpha=0.35",
         },
         {
             "out": HERE, "root": FILES, "stage": WHICH, "resume": "asks for what is kept", "tensorboard": AFTER,
@@ -223,7 +223,7 @@ CASES = {
             "online_seconds": "4",
             "update_every": "5", "every": "2", "max_size": "40", "max_objects_at_once": "1", "memory_frames": "3",
             "alpha": "", "trace": "", "spatial_conv": "mean", "temporal_conv": "mean", "boxes": "F/boxes-b",
-            "points": "F/points-b",
+            "points": "F/points-b", "set": "selection.thr=0.35",
         },
         {"out": HERE, "overlay": AFTER, "coco": AFTER},
         of_segment,

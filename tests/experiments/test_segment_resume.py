@@ -140,7 +140,7 @@ def test_another_command_begins_anew_and_says_so(run, capsys, tmp_path, clip, fi
     capsys.readouterr()
     assert results(run(clip, first, "--memory-frames", 2, out="killed")) == expected
     assert len(steps) == COUNT
-    assert "is of another run (other: --memory-frames), so this one begins anew" in capsys.readouterr().out
+    assert "is of another run (other: memory.frames), so this one begins anew" in capsys.readouterr().out
 
 
 def test_another_version_of_the_program_begins_anew(run, capsys, monkeypatch, clip, first):

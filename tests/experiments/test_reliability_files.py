@@ -15,6 +15,7 @@ from reliability_cases import NOISE, checkpoint, cut_short, data, emptied, evalu
 from train_cases import make_tiny
 
 from experiments.common import checkpoints
+from stg_pyg.model.checkpoint import FORMAT
 from stg_pyg.proposals.rle import EncodedProposals
 from stg_pyg.proposals.store import ProposalWriter
 from stg_pyg.utils.images import write_image
@@ -167,7 +168,7 @@ def test_broken_checkpoints(monkeypatch, capsys, evaluate, segment, tmp_path, ro
 def test_a_training_that_goes_on_from_something_else(monkeypatch, capsys, tmp_path, change, words):
     make_tiny(monkeypatch)
     path = tmp_path / "segmentation.pt"
-    torch.save({"format": checkpoints.FORMAT, "kind": "segmentation", "step": 1, "log": [], **change}, path)
+    torch.save({"format": FORMAT, "kind": "segmentation", "step": 1, "log": [], **change}, path)
     before = path.read_bytes()
     assert command(monkeypatch, "train", "--resume", "--workers", 0, "--device", "cpu", "--out", tmp_path) == 2
     line = error_line(capsys, alone=False)

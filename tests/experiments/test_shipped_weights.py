@@ -1,7 +1,10 @@
+import tomllib
 from pathlib import Path
 
 from experiments.common import checkpoints
 from experiments.common.presets import PRESETS
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_they_are_a_small_checkpoint_of_this_version_of_the_preset():
@@ -13,7 +16,11 @@ def test_they_are_a_small_checkpoint_of_this_version_of_the_preset():
     assert model.segmentation is not None and not model.training
 
 
-def test_their_page_names_the_licence_and_they_are_not_in_the_wheel():
-    page = checkpoints.SHIPPED.with_name("README.md").read_text()
-    assert "CC BY-NC 4.0" in page and checkpoints.SHIPPED.name in page
-    assert "stg_pyg" not in checkpoints.SHIPPED.relative_to(Path(checkpoints.__file__).parent).parts
+def test_they_travel_with_the_package_under_a_licence_of_their_own():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    folder = ROOT / "stg_pyg/weights"
+    assert checkpoints.SHIPPED.parent == folder and not checkpoints.SHIPPED.is_symlink()
+    assert "weights/*" in project["tool"]["setuptools"]["package-data"]["stg_pyg"]
+    assert "stg_pyg/weights/LICENSE" in project["project"]["license-files"]
+    for text in ((folder / "README.md").read_text(), (folder / "LICENSE").read_text()):
+        assert "CC BY-NC 4.0" in text and checkpoints.SHIPPED.name in text

@@ -1,7 +1,7 @@
 """Draws the two pictures of docs/architecture.md from the code: python docs/architecture.py
 
-The rooms are the packages of ``stg_pyg`` and the arrows its imports; the way of a frame is the order in which the stages
-of ``stg_pyg.utils.timing`` run in the second frame of a synthetic video.
+The rooms are the packages of ``stg_pyg`` and the arrows its imports; the way of a frame is the order in which the
+stages of ``stg_pyg.utils.timing`` run in the second frame of a synthetic video.
 """
 
 from __future__ import annotations

@@ -141,5 +141,7 @@ def changed(before: Fingerprint | None, now: Fingerprint) -> str:
     if before is None:
         return "or damaged"
     names = differences(before, now)
-    words = {name: f"--{name.replace('_', '-')}" for name in names} | {n: f"the {n}" for n in ("video", "program")}
+    words = {name: name if "." in name else f"--{name.replace('_', '-')}" for name in names} | {
+        n: f"the {n}" for n in ("video", "program")
+    }
     return f"other: {', '.join(words[name] for name in names)}"

@@ -141,9 +141,9 @@ def make_job(args: argparse.Namespace, config: STGConfig, run: Run, steps: int) 
     proposals = next((p for p in args.proposals if set(open_proposals(p).sequences) & set(names)), None)
     options: dict[str, Any] = {"online.steps": steps, "online.update_every": config.online.update_every if steps else 0}
     if alpha is not None:
-        options["alpha"] = alpha
+        options["spatial.alpha"] = alpha
     if proposals is not None:
-        options["own_evidence"] = True
+        options["proposals.own_evidence"] = True
     row = next(row for row in table_rows(config.replace(options)) if row.name == ROW)
     out = args.out / f"{run.target.dataset}-{run.split}" / ("online" if steps else "offline")
     return Job(

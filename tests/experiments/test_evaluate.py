@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from commands import command, error_line
-from evaluate_cases import FRAMES, HEIGHT, WIDTH, labels_of, make_davis, metrics_in
+from evaluate_cases import FRAMES, HEIGHT, WIDTH, checkpoint, labels_of, make_davis, metrics_in  # noqa: F401
 from PIL import Image
 from train_cases import InProcess
 
@@ -97,7 +97,7 @@ def test_incomplete_predictions_are_named(monkeypatch, capsys, tmp_path, root, p
     assert not (tmp_path / "out" / "metrics.json").exists()
 
 
-def test_bad_arguments(monkeypatch, capsys, tmp_path, root, predictions, checkpoint):
+def test_bad_arguments(monkeypatch, capsys, tmp_path, root, predictions, checkpoint):  # noqa: F811
     def line(*arguments: object) -> str:
         assert command(monkeypatch, "evaluate", "--out", tmp_path / "out", *arguments) == 2
         return error_line(capsys)
@@ -130,7 +130,7 @@ def test_half_copied_data(monkeypatch, capsys, tmp_path, root, predictions):
 
 
 @pytest.mark.parametrize("damage", ["cut", "nan", "kind", "version"])
-def test_bad_checkpoints(monkeypatch, capsys, tmp_path, root, checkpoint, damage):
+def test_bad_checkpoints(monkeypatch, capsys, tmp_path, root, checkpoint, damage):  # noqa: F811
     path = tmp_path / "checkpoint.pt"
     content = torch.load(checkpoint, weights_only=True)
     if damage == "nan":
@@ -143,7 +143,7 @@ def test_bad_checkpoints(monkeypatch, capsys, tmp_path, root, checkpoint, damage
     assert str(path) in error_line(capsys)
 
 
-def test_checkpoint_over_davis_with_any_number_of_processes(monkeypatch, tmp_path, root, checkpoint):
+def test_checkpoint_over_davis_with_any_number_of_processes(monkeypatch, tmp_path, root, checkpoint):  # noqa: F811
     arguments = ("--checkpoint", checkpoint, "--preset", "davis2017", "--root", root, "--overlays", "--online-steps", 1)
     found = []
     for processes in (1, 2):

@@ -177,7 +177,7 @@ def find_origin(folder: Path, run: Run) -> dict[str, Any]:
         for record in sorted((place / ".done").glob("*.json"))[:1]:
             settings, preset = entries(record, "settings"), entries(record, "settings", "preset")
             if preset:
-                root, seed = settings.get("root"), int(settings.get("seed") or 0)
+                root, seed = entries(record, "result").get("root"), int(settings.get("seed") or 0)
                 noted = {"root": None if root is None else Path(root), "split": settings.get("split"), "seed": seed}
                 return {"preset": preset.get("dataset"), "resolution": preset.get("resolution"), **noted}
     return {} if run.stored is None else {"preset": run.stored.meta.get("settings", {}).get("dataset")}

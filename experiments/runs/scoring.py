@@ -129,6 +129,7 @@ def score_video(job: Job, name: str, learned: Learned | None = None) -> dict[str
         "categories": video.categories,
         "first_frame_of": video.first_frame_of,
         "annotated": has_annotations([video]),
+        "root": None if job.root is None else str(job.root.resolve()),  # where reports find the frames
     }
     for row in job.rows:
         variant = None

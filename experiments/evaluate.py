@@ -24,6 +24,8 @@ from stg_pyg.flow.sources import resolve_flow
 from stg_pyg.proposals.store import open_proposals
 from stg_pyg.utils.images import remove_leftovers, write_json
 
+_OF_RUNS = ("proposals", "online_seconds", "spatial_conv", "temporal_conv", "set", "overlays", "trace", "oracle")
+
 
 def parse() -> argparse.Namespace:
     parser = cli.make_parser(
@@ -244,6 +246,11 @@ def main() -> None:
     cli.make_folder(args.out)
     if args.predictions is not None and args.checkpoint is not None:
         raise InputError("--checkpoint and --predictions exclude each other: run the one or score the other")
+    if args.predictions is not None and (idle := [name for name in _OF_RUNS if getattr(args, name)]):
+        option = f"--{idle[0].replace('_', '-')}"
+        raise InputError(
+            f"{option}: has no effect with --predictions, which scores masks that are stored; leave it out"
+        )
     if args.predictions is None and args.checkpoint is None and args.proposals is None:
         raise InputError("nothing to evaluate: give --checkpoint C, --proposals FILE or --predictions D")
     preset = choose_preset(args)

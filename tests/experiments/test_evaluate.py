@@ -113,6 +113,7 @@ def test_bad_arguments(monkeypatch, capsys, tmp_path, root, predictions, checkpo
     assert str(tmp_path / "none.pt") in message and "experiments.train" in message
     message = line("--checkpoint", checkpoint, "--preset", "davis2017", "--root", root, "--row", "magic")
     assert "magic" in message and "temporal" in message
+    assert "--trace: has no effect with --predictions" in line("--root", root, *stored, "--trace")
 
 
 def test_half_copied_data(monkeypatch, capsys, tmp_path, root, predictions):

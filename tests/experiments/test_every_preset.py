@@ -40,12 +40,14 @@ def reduced(name: str) -> Preset:
 
 
 def light_paper(config: STGConfig | None = None, features=None, keys=None, segmentation=None, grid: int = 8) -> STGNet:
-    return STGNet(
+    model = STGNet(
         config or STGConfig.paper(),
         ProposalEncoder(ResNetBackbone("resnet18", 5, features), mode="roi", pool="avg", size=16),
         KeyEncoder(ResNetBackbone("resnet18", 4, keys), grid=8),
         None if segmentation is None else DeepLabV3Plus.small(8),
     )
+    model.made_of = {"name": "paper", "grid": grid}
+    return model
 
 
 @pytest.fixture(autouse=True)

@@ -377,7 +377,7 @@ def test_one_line_is_all_there_is_about_a_broken_video(tmp_path):
     path = make_video(tmp_path / "clip.mp4", code="mp4v")
     path.write_bytes(path.read_bytes()[:200])
     assert str(path) in error(path)
-    program = "import pathlib, sys; from experiments import cli; from stg_pyg.video import frames as f\n"
+    program = "import pathlib, sys; from experiments.common import cli; from stg_pyg.video import frames as f\n"
     program += "cli.run(lambda: f.open_source(pathlib.Path(sys.argv[1])))"
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", program, path], cwd=ROOT, capture_output=True, text=True, check=False

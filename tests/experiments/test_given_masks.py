@@ -166,3 +166,11 @@ def test_one_mask_named_as_a_later_frame(tmp_path, video, name):
 def test_objects_without_any_background_are_told(tmp_path, video):
     full = GivenMasks(save(tmp_path / "masks", full=np.full_like(MASK, 3)) / "full.png", video)
     assert full.notes == ["objects cover all of frame 00000, where nothing is background (0)"]
+
+
+def test_a_mask_that_covers_nearly_all_is_asked_about(tmp_path, video):
+    inverted = np.ones_like(MASK)
+    inverted[:2] = 0
+    given = GivenMasks(save(tmp_path / "masks", first=inverted) / "first.png", video)
+    share = f"{inverted.mean():.0%}"
+    assert given.notes == [f"objects cover {share} of frame 00000; is the mask inverted?"]

@@ -214,7 +214,7 @@ def test_errors_of_the_system_are_one_line(monkeypatch, capsys, tmp_path, root, 
     def failing(*_: object) -> None:
         raise OSError(number, os.strerror(number), "some/file")
 
-    monkeypatch.setattr("experiments.evaluate.check_stored_masks", failing)
+    monkeypatch.setattr("experiments.evaluate.score_stored", failing)
     arguments = ("--preset", "davis2017", "--root", root, "--predictions", tmp_path, "--out", tmp_path / "out")
     assert command(monkeypatch, "evaluate", *arguments) == 2
     line = error_line(capsys)

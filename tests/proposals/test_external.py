@@ -40,8 +40,8 @@ def test_most_nodes_are_those_nearest_to_p_in_their_order():
     ("rule", "expected"),
     [
         ({}, [True, True, True, True]),
-        ({"min_box_iou": 0.5}, [True, True, False, True]),
-        ({"min_mask_iou": 0.6}, [True, False, False, True]),  # a box without a mask is not rejected by it
+        ({"assignment.min_box_iou": 0.5}, [True, True, False, True]),
+        ({"assignment.min_mask_iou": 0.6}, [True, False, False, True]),  # a box without a mask is not rejected by it
     ],
 )
 def test_rejection_by_box_and_by_mask(rule, expected):

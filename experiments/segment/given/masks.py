@@ -17,6 +17,7 @@ from stg_pyg.video.frames import FrameSource, pixels
 
 MOST_OBJECTS = 255
 MOST_NOTES = 3
+MOST_COVERED = 0.85  # of a frame, beyond which a mask is asked about
 
 
 class Given(ABC):
@@ -152,6 +153,9 @@ class GivenMasks(Given):
         labels = self.at(start)
         if labels is not None and labels.all():
             self.notes.append(f"objects cover all of frame {start}, where nothing is background (0)")
+        elif labels is not None and np.count_nonzero(labels) > MOST_COVERED * labels.size:
+            share = np.count_nonzero(labels) / labels.size
+            self.notes.append(f"objects cover {share:.0%} of frame {start}; is the mask inverted?")
         if 255 in self.object_ids and len(self.object_ids) > 1:
             self.notes.append("255 is taken for an object; where it is to be void, save it as background (0)")
 

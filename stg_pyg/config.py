@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, get_args, get_origin, get_type_hints
@@ -342,20 +343,24 @@ class STGConfig:
 
 def paths() -> list[str]:
     """The paths of all constants, in order."""
-    return [f"{part.name}.{f.name}" for part in fields(STGConfig) for f in fields(_part_type(part.name))]
+    return list(_types())
 
 
-def _part_type(part: str) -> Any:
-    return get_type_hints(STGConfig)[part]
+@functools.cache
+def _types() -> dict[str, Any]:
+    """The type of every constant, by its path."""
+    parts = get_type_hints(STGConfig).items()
+    return {f"{part}.{name}": kind for part, cls in parts for name, kind in get_type_hints(cls).items()}
 
 
 def _type_of(path: str) -> Any:
-    part, _, name = path.partition(".")
-    known = {f.name for f in fields(STGConfig)}
-    if part in known and name in (hints := get_type_hints(_part_type(part))):
-        return hints[name]
+    if path in _types():
+        return _types()[path]
     near = difflib.get_close_matches(path, paths(), n=3, cutoff=0.4)
-    raise InputError(f"there is no constant {path}; did you mean {', '.join(near) or ', '.join(sorted(known))}?")
+    remedy = (
+        f"did you mean {', '.join(near)}?" if near else f"the parts are {', '.join(f.name for f in fields(STGConfig))}"
+    )
+    raise InputError(f"there is no constant {path}; {remedy}")
 
 
 def _checked(path: str, value: Any) -> Any:

@@ -190,7 +190,7 @@ def test_unknown_paths_are_refused_with_near_ones(path, near):
 
 
 def test_a_path_like_no_other_is_refused_with_the_parts():
-    with pytest.raises(InputError, match=r"there is no constant zzz; did you mean .*memory, motion, .*warping"):
+    with pytest.raises(InputError, match=r"there is no constant zzz; the parts are motion, warping, .*online"):
         STGConfig().get("zzz")
 
 

@@ -8,7 +8,8 @@ import weakref
 
 import pytest
 
-from stg_pyg import InputError, read_ahead
+from stg_pyg import InputError
+from stg_pyg.utils import read_ahead
 from stg_pyg.utils.read_ahead import ReadAhead
 
 

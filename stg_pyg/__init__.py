@@ -4,7 +4,8 @@ from stg_pyg.config import STGConfig
 from stg_pyg.errors import InputError
 from stg_pyg.evaluation.metrics import contour_accuracy, region_similarity
 from stg_pyg.graph.memory import MemoryBank
-from stg_pyg.graph.spatial import MemoryGraph, SpatialGraph, build_spatial_graph, edge_weight
+from stg_pyg.graph.spatial import SpatialGraph, build_spatial_graph, edge_weight
+from stg_pyg.graph.temporal import MemoryGraph
 from stg_pyg.model.checkpoint import load_model, save_model
 from stg_pyg.model.losses import stg_loss
 from stg_pyg.model.motion import MotionModel

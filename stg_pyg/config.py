@@ -53,6 +53,11 @@ class ProposalConfig:
     evidence: tuple[str, ...] = ()
     """Names of the evidence of :meth:`stg_pyg.proposals.guided.GuidedProposer.look` that they come from, one that is
     always there among them; none: all of it."""
+    recall: bool = False
+    """Look where p is with what Eq. 7 retrieves there from the memory as a rough mask, too: evidence ``memory``, which
+    does not come from Q."""
+    compete: bool = False
+    """The score of an own proposal falls as far as its X resembles another object of the video more than its own."""
     own_evidence: bool = False
     """Where proposals come from outside, let the network add its own, as it does where none come."""
     resegment: bool = False
@@ -166,6 +171,10 @@ class RecoveryConfig:
     """Look for a lost object among all proposals of the frame that come from outside, or else on a grid of boxes."""
     complete: bool = False
     """Where a result is much smaller than the object usually is, look around it for the rest of the object."""
+    identity: bool = False
+    """What is found must resemble the object of the first frame in X, too, where the segmentation network makes X."""
+    min_same: float = 0.3
+    """With ``identity``, what is found is expected by X to have this IoU with the object of the first frame."""
     pause: int = 3
     """Frames between two searches for an object that was not found."""
     lost_area: float = 0.3
@@ -213,6 +222,10 @@ class OnlineConfig:
     """their samples,"""
     rate: float = 5e-4
     """and their highest learning rate."""
+    layers: str = "all"
+    """What learns on the first frame: ``all``, or ``decoder``, all but a pretrained backbone."""
+    enough: float = 0.0
+    """Learning on the first frame ends when the soft IoU with the masks of ten steps in a row is so much; 0: never."""
     key_steps: int = 0
     """Steps of online learning of the memory keys, where there is any online learning."""
     update_every: int = 0
@@ -221,6 +234,8 @@ class OnlineConfig:
     """Steps of each update,"""
     update_rate: float = 1.5e-4
     """their learning rate,"""
+    update_layers: str = "all"
+    """what learns in them, as ``layers``; with ``decoder`` X and K stay comparable with those of earlier frames,"""
     update_batch: int = 8
     """and their samples."""
     trusted_quality: float = 0.75
@@ -235,6 +250,10 @@ class OnlineConfig:
     """Given frames that are learned from: the first one and the latest others."""
     dream_share: float = 0.3
     """Share of the samples of given frames that are lucid dreams."""
+
+    def __post_init__(self) -> None:
+        _one_of("online.layers", self.layers, "all", "decoder")
+        _one_of("online.update_layers", self.update_layers, "all", "decoder")
 
 
 @dataclass(frozen=True)
@@ -260,7 +279,7 @@ class STGConfig:
                 'spatial.features="given" excludes proposals.own_evidence and proposals.resegment, whose proposals '
                 "have none"
             )
-        known = (*ALWAYS_THERE, *(f"q{gap}" for gap in self.warping.gaps))
+        known = (*ALWAYS_THERE, "memory", *(f"q{gap}" for gap in self.warping.gaps))
         if unknown := [name for name in self.proposals.evidence if name not in known]:
             raise InputError(f"proposals.evidence must be some of {', '.join(known)}, not {unknown[0]}")
         if self.proposals.evidence and not set(self.proposals.evidence) & set(ALWAYS_THERE):

@@ -96,6 +96,8 @@ OTHER_VALUES = {
     "memory.dtype": "float16",
     "proposals.evidence": ("q1", "blank"),
     "memory.frames": 3,
+    "online.layers": "decoder",
+    "online.update_layers": "decoder",
     "assignment.familiar_size": (0.5, 2.0),
 }
 

@@ -41,7 +41,9 @@ def build_model(preset: Preset, config: STGConfig | None = None, weights: str | 
         InputError: weights cannot be had.
     """
     config = config or preset.config
-    if preset.size == "small":
+    if preset.size == "small" and preset.backbone is not None:
+        model = STGNet.pretrained(config, preset.backbone, str(weights))
+    elif preset.size == "small":
         model = STGNet.small(config, preset.width)
     else:
         model = STGNet.paper(config, features=weights, keys=weights, segmentation=weights)
@@ -75,5 +77,6 @@ def load_model(path: str | Path) -> tuple[STGNet, Preset]:
         raise InputError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from error
     except (TypeError, AttributeError) as error:
         raise InputError(f"{path}: its preset is not of this version of stg_pyg; train again") from error
-    width = model.made_of.get("width", preset.width) if model.made_of else preset.width
-    return model, dataclasses.replace(preset, crop_size=model.crop_size, width=width)
+    made_of = model.made_of or {}
+    networks = {"width": made_of.get("width", preset.width), "backbone": made_of.get("backbone")}
+    return model, dataclasses.replace(preset, crop_size=model.crop_size, **networks)

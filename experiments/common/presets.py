@@ -17,6 +17,7 @@ from datasets.youtube_vos import YouTubeVOS
 from stg_pyg.config import STGConfig
 from stg_pyg.errors import InputError
 from stg_pyg.lucid.samples import LucidConfig
+from stg_pyg.nn.backbones.registry import LITE0
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,10 @@ class Preset:
     val_split: str
     """The same as ``train_split`` where the benchmark is for testing only: its model is trained elsewhere."""
     config: STGConfig = field(default_factory=STGConfig.small)
+    backbone: str | None = LITE0
+    """What the small networks look through, a model of timm; none: networks of their own, from random weights."""
     width: int = 32
-    """Channels of the first stage of the small networks."""
+    """Channels of the first stage of the small networks without a backbone."""
     crop_size: int = 128
     """Side of the crops of the segmentation network."""
     lucid: LucidConfig = field(default_factory=LucidConfig)
@@ -51,7 +54,7 @@ class Preset:
     graph_frame_size: int = 480
     """Longer side of the frames while the graph is trained, so that flow and pasting cost less."""
     size: str = "small"
-    """``small``: random weights, for a CPU; ``paper``: ResNet-101/50 and pretrained weights."""
+    """``small``: for a CPU; ``paper``: ResNet-101/50 and DeepLabv3+."""
     detector_width: int = 24
     """Channels of the first stage of the small detector."""
     detector_size: int = 240
@@ -69,7 +72,8 @@ class Preset:
     @property
     def online_lucid(self) -> LucidConfig:
         """How samples of online learning are drawn: as those of the last phase, at the size that is segmented at."""
-        return replace(self.fine_lucid or self.lucid, size=self.crop_size)
+        share = self.config.online.dream_share
+        return replace(self.fine_lucid or self.lucid, size=self.crop_size, dream_share=share, views=1)
 
     @property
     def fine(self) -> Preset | None:
@@ -109,18 +113,20 @@ def _paper(name: str, segmentation_steps: int, train: str = "train", val: str = 
 
 
 def _small(name: str, train: str = "train", val: str = "val") -> Preset:
-    """Networks for a CPU, trained from random weights, and online learning."""
+    """A pretrained backbone and a decoder that a CPU trains, and online learning of the decoder."""
     return Preset(
         f"{name}-small",
         name,
         train,
         val,
-        config=STGConfig.small().replace({"online.steps": 150, "online.update_every": 8}),
-        crop_size=128,
-        lucid=LucidConfig(size=96),
-        segmentation_steps=3600,
-        fine_lucid=LucidConfig(size=128, dream_share=0.3),
-        fine_steps=1500,
+        config=STGConfig.small().replace(
+            {"online.steps": 60, "online.update_every": 8, "online.update_layers": "decoder"}
+        ),
+        crop_size=192,
+        lucid=LucidConfig(size=128, dream_share=0.2, views=2),
+        segmentation_steps=4000,
+        learning_rate=1e-3,
+        graph_steps=900,
     )
 
 
@@ -167,11 +173,10 @@ PRESETS = {
             "train",
             "test",
             config=STGConfig.small().replace("temporal.key_size", 64),
-            width=16,
             crop_size=64,
-            lucid=LucidConfig(size=64),
-            segmentation_steps=1200,
-            batch_size=32,
+            lucid=LucidConfig(size=64, views=2),
+            segmentation_steps=700,
+            batch_size=24,
             graph_steps=250,
             graph_frame_size=160,
         ),

@@ -26,8 +26,7 @@ class Learned:
 
     def put_into(self, model: STGNet) -> None:
         """Replaces the networks of a model by these."""
-        for name, network in self.networks.items():
-            setattr(model, name, network)
+        model.put(self.networks)
 
 
 def learn(job: Job, model: STGNet, video: VideoSequence) -> Learned:
@@ -49,6 +48,8 @@ def learn(job: Job, model: STGNet, video: VideoSequence) -> Learned:
         device,
         zlib.crc32(video.name.encode(errors="surrogateescape")) ^ learning_seed(job),
         cli.bfloat16_is_fast(device),
+        online.layers,
+        online.enough,
     )
     networks = adapted_networks(model, [video.image(t)], [labels], lesson)
     return Learned(networks, time.perf_counter() - started)

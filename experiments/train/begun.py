@@ -19,6 +19,7 @@ _SCORING = ("val_split", "test_alpha")
 _OF_OTHER_STAGES = {
     "detector": (
         "config",
+        "backbone",
         "width",
         "crop_size",
         "lucid",

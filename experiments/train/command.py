@@ -15,6 +15,7 @@ from torch.nn.parameter import is_lazy
 
 from datasets.cache import cached
 from datasets.coco import COCO
+from datasets.stills import Stills
 from experiments.common import checkpoints, cli, distributed
 from experiments.common.constants import add_constants, with_constants
 from experiments.common.layers_option import add_layers, with_layers
@@ -80,9 +81,21 @@ def parse() -> argparse.Namespace:
     add_constants(parser)
     parser.add_argument(
         "--weights",
-        metavar="auto|none|PATH",
-        help="pretrained weights that the networks start from: auto, torchvision's; none; a folder with torchvision's "
-        "files, for --stage detector also a file; default: none for small presets, auto for the others",
+        metavar="auto|none|imagenet|PATH",
+        help="pretrained weights that the networks start from. Small presets: imagenet (default), installed for "
+        "tf_efficientnet_lite0 and timm's own for other backbones; none; a state dict of timm's model. Paper presets: "
+        "auto (default), torchvision's; none; a folder with torchvision's files, for --stage detector also a file",
+    )
+    parser.add_argument(
+        "--backbone",
+        help="what the networks of a small preset look through: a model of timm, or small, which is learned from "
+        "random weights; default: the preset's",
+    )
+    parser.add_argument(
+        "--static",
+        type=Path,
+        metavar="DIR",
+        help="pictures to train the segmentation network on beside the videos: DIR/images, DIR/masks/<name>.png",
     )
     parser.add_argument(
         "--init",
@@ -147,9 +160,15 @@ def preset_of(args: argparse.Namespace) -> Preset:
         raise InputError(f"--graph-steps {preset.graph_steps}: a step takes {frames} frames, give 0 or at least that")
     if find_preset(args.preset).test_only:
         raise InputError(f"--preset {args.preset}: has no videos to train on; train on another and evaluate there")
-    if preset.size == "small" and args.weights not in (None, "none"):
+    if args.backbone is not None:
+        if preset.size != "small":
+            raise InputError(f"--backbone {args.backbone}: preset {preset.name} has the paper's networks")
+        preset = dataclasses.replace(preset, backbone=None if args.backbone == "small" else args.backbone)
+    from_scratch = preset.size == "small" and (preset.backbone is None or args.stage == "detector")
+    if from_scratch and args.weights not in (None, "none"):
         raise InputError(
-            f"--weights {args.weights}: preset {preset.name} has no pretrained weights; choose a paper preset"
+            f"--weights {args.weights}: the networks of preset {preset.name} have no pretrained weights; choose a "
+            "--backbone or a paper preset"
         )
     if preset.size == "paper" and args.stage != "detector" and args.init is None:
         check_weights(args.weights, preset)
@@ -190,7 +209,7 @@ def build_model(args: argparse.Namespace, preset: Preset) -> STGNet:
     if args.init is None:
         return checkpoints.build_model(preset, weights=weights_of(args, preset))
     earlier, origin = checkpoints.load_model(args.init)
-    if (origin.size, origin.width) != (preset.size, preset.width):
+    if (origin.size, origin.width, origin.backbone) != (preset.size, preset.width, preset.backbone):
         raise InputError(f"{args.init}: is of preset {origin.name}, whose networks are not those of {preset.name}")
     model = checkpoints.build_model(preset)
     wanted = model.state_dict()
@@ -199,15 +218,18 @@ def build_model(args: argparse.Namespace, preset: Preset) -> STGNet:
 
 
 def weights_of(args: argparse.Namespace, preset: Preset) -> str:
-    """What ``--weights`` says: ``auto``, ``none`` or a path."""
-    return args.weights or ("auto" if preset.size == "paper" else "none")
+    """What ``--weights`` says: ``auto``, ``none``, ``imagenet`` or a path."""
+    if args.weights is not None and not (args.weights == "auto" and preset.size == "small"):
+        return str(args.weights)
+    return "auto" if preset.size == "paper" else "none" if preset.backbone is None else "imagenet"
 
 
 def origin_of(args: argparse.Namespace, preset: Preset) -> dict[str, Any]:
     """What the weights are before the training of a stage, as plain values."""
     spec = weights_of(args, preset)
-    weights = spec if spec in ("auto", "none") else path_state(Path(spec))
+    weights = spec if spec in ("auto", "none", "imagenet") else path_state(Path(spec))
     origin: dict[str, Any] = {"init": path_state(args.init), "weights": weights, "coco": None}
+    origin["static"] = args.static is not None  # its files are among those of the videos
     if args.coco is not None:
         origin["coco"] = [args.coco_split, state_digest([COCO.file_of(args.coco, args.coco_split)])]
     return origin
@@ -296,10 +318,11 @@ def train_stages(args: argparse.Namespace, preset: Preset, device: torch.device)
         name = preset.config.spatial.conv
         raise InputError(f"--graph-steps 0: the first step shapes the {name} layer; train it or take another")
     if args.stage in ("segmentation", "all"):
-        train_in_phases(train_segmentation, model.segmentation, videos, preset, "segmentation", args, in_batches)
+        shown = videos + (cached(list(Stills(args.static)), args.cache_gb / 4) if args.static is not None else [])
+        train_in_phases(train_segmentation, model.segmentation, shown, preset, "segmentation", args, in_batches)
         if preset.fine is not None:
             in_batches["origin"] = weights_digest(model.segmentation)
-            log = train_segmentation(model.segmentation, videos, preset.fine, args.out / FINE, **in_batches)
+            log = train_segmentation(model.segmentation, shown, preset.fine, args.out / FINE, **in_batches)
             write_log(args.out / "fine_log.json", log)
     elif args.stage == "graph":
         load_segmentation(model.segmentation, args.out / (FINE if preset.fine is not None else "segmentation.pt"))

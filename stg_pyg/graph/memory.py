@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stg_pyg.graph.temporal import MemoryGraph
+
 
 class MemoryBank:
     """The history of one object: the nodes r < t of the temporal graph of Liu et al., AAAI 2021, arXiv:2012.05499.
@@ -147,14 +149,13 @@ def _cat(parts: Sequence[Tensor]) -> Tensor:
         return torch.cat(list(parts))
 
 
-def read_batch(banks: Sequence[MemoryBank]) -> tuple[Tensor, Tensor, Tensor]:
-    """The memories of several objects as the bipartite temporal graph.
+def memory_graph(banks: Sequence[MemoryBank], mask: Tensor, key: Tensor) -> MemoryGraph:
+    """The temporal graph of several objects: every memory frame points at the current node of its object.
 
     Args:
         banks: K banks with keys of one shape; empty ones contribute no nodes.
-
-    Returns:
-        Masks [M, h, w], keys [M, C, h, w] and edge_index [2, M]: memory node -> position of its object in ``banks``.
+        mask: [K, h, w] current masks.
+        key: [K, C, h, w] current keys.
 
     Raises:
         ValueError: when all banks are empty.
@@ -166,5 +167,13 @@ def read_batch(banks: Sequence[MemoryBank]) -> tuple[Tensor, Tensor, Tensor]:
         _, masks, keys, _ = filled[0]
     else:
         masks, keys = _cat([entry[1] for entry in filled]), _cat([entry[2] for entry in filled])
-    owner = torch.tensor([position for position, _, _, frames in filled for _ in frames], device=masks.device)
-    return masks, keys, torch.stack([torch.arange(len(masks), device=masks.device), owner])
+    owner, frame_idx = zip(*((position, t) for position, _, _, frames in filled for t in frames), strict=True)
+    target = torch.tensor(owner, device=masks.device)
+    return MemoryGraph(
+        mask=mask,
+        key=key,
+        memory_mask=masks,
+        memory_key=keys,
+        edge_index=torch.stack([torch.arange(len(masks), device=masks.device), target]),
+        memory_frame_idx=torch.tensor(frame_idx),
+    )

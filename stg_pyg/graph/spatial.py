@@ -1,8 +1,7 @@
-"""The two graphs of the method: proposals of one object in a frame (Eq. 3), and its memory frames (Eq. 7)."""
+"""The spatial graph: the proposals of one object in a frame (Eq. 3)."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,48 +42,6 @@ class SpatialGraph(Data):
     def __cat_dim__(self, key: str, value: Any, *args: Any, **kwargs: Any) -> Any:
         """``None``, a new batch dimension, for what a graph holds once."""
         return None if key in ("q", "p") else super().__cat_dim__(key, value, *args, **kwargs)
-
-
-class MemoryGraph(Data):
-    r"""Bipartite temporal graph: memory nodes of earlier frames to the current nodes of the same objects.
-
-    Batches with :class:`torch_geometric.data.Batch`: memory nodes and current nodes are shifted apart, ``batch.batch``
-    counts current nodes, and ``follow_batch=["memory_mask"]`` adds the vector of the memory nodes.
-
-    Attributes:
-        mask: [B, h, w] masks :math:`h^t` of the current nodes, one for each object.
-        key: [B, C, h, w] keys :math:`\mathbf{K}^t`.
-        memory_mask: [M, h, w] masks :math:`h^r` of the memory nodes.
-        memory_key: [M, C, h, w] keys :math:`\mathbf{K}^r`.
-        edge_index: [2, E] memory node and current node of every edge.
-        obj_id: [B] ids of the objects.
-        frame_idx: [B] frame of every current node.
-        memory_frame_idx: [M] frame of every memory node.
-    """
-
-    def __init__(self, mask: Tensor | None = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        if mask is not None:
-            self.mask = mask
-            self.num_nodes = mask.size(0)
-
-    def __inc__(self, key: str, value: Any, *args: Any, **kwargs: Any) -> Any:
-        """Rows of ``edge_index`` are shifted by the numbers of memory and of current nodes."""
-        if key == "edge_index":
-            return torch.tensor([[self.memory_mask.size(0)], [self.mask.size(0)]])
-        return super().__inc__(key, value, *args, **kwargs)
-
-    def validate(self, raise_on_error: bool = True) -> bool:
-        """Whether every edge goes from a memory node to a current node; warns where not, or raises ValueError."""
-        sizes = torch.tensor([[self.memory_mask.size(0)], [self.mask.size(0)]], device=self.edge_index.device)
-        if self.edge_index.shape[:-1] == (2,) and bool(((self.edge_index >= 0) & (self.edge_index < sizes)).all()):
-            return True
-        counts = " and ".join(str(n) for n in sizes.flatten().tolist())
-        problem = f"'edge_index' must be [2, E] with numbers of the {counts} memory and current nodes of {self}"
-        if raise_on_error:
-            raise ValueError(problem)
-        warnings.warn(problem, stacklevel=2)
-        return False
 
 
 def fully_connected_edge_index(num_nodes: int, device: torch.device | str | None = None) -> Tensor:
@@ -171,40 +128,6 @@ def build_spatial_graph(
         q=q,
         p=p,
         window=None if window is None else torch.tensor([window]),
-    )
-
-
-def build_memory_graph(
-    mask: Tensor,
-    key: Tensor,
-    memory_masks: Tensor,
-    memory_keys: Tensor,
-    *,
-    obj_id: int = 0,
-    frame_idx: int = 0,
-    memory_frame_idx: Tensor | None = None,
-) -> MemoryGraph:
-    """The temporal graph of one object: every memory frame points at the one current node.
-
-    Args:
-        mask: [h, w].
-        key: [C, h, w].
-        memory_masks: [R, h, w].
-        memory_keys: [R, C, h, w].
-        obj_id: id of the object as the user numbers it.
-        frame_idx: number of the current frame.
-        memory_frame_idx: [R] numbers of the memory frames.
-    """
-    source = torch.arange(memory_masks.size(0), device=mask.device)
-    return MemoryGraph(
-        mask=mask.unsqueeze(0),
-        key=key.unsqueeze(0),
-        memory_mask=memory_masks,
-        memory_key=memory_keys,
-        edge_index=torch.stack([source, torch.zeros_like(source)]),
-        obj_id=torch.tensor([obj_id], device=mask.device),
-        frame_idx=torch.tensor([frame_idx], device=mask.device),
-        memory_frame_idx=memory_frame_idx,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import time
+from collections import deque
 from collections.abc import Callable
 
 import numpy as np
@@ -13,8 +14,11 @@ from torch import nn
 
 from stg_pyg.learning.steps import LucidBatches, batches, drawn_from, learning_rate, segmentation_step
 from stg_pyg.lucid.samples import LucidConfig
+from stg_pyg.nn.backbones.guided_unet import GuidedUNet
 
 WARM_UP = 10
+RECENT = 10
+"""Steps that must all be good enough."""
 
 
 class AnnotatedFrames:
@@ -81,6 +85,8 @@ def learn_online(
     mixed_precision: bool = False,
     seed: int = 0,
     seconds: float | None = None,
+    layers: str = "all",
+    enough: float = 0.0,
 ) -> nn.Module:
     """A copy of the network, trained on dreams of one or several annotated frames; the network itself stays as it is.
 
@@ -93,16 +99,18 @@ def learn_online(
         peak: highest learning rate.
         seed: of the samples and of dropout, which depend on it and on the step alone.
         seconds: most seconds; none: as long as the steps take.
+        layers, enough: see :class:`~stg_pyg.config.OnlineConfig`.
     """
     adapted = copy.deepcopy(net).to(device)
     images = image if isinstance(image, list) else [image]
     maps = labels if isinstance(labels, list) else [labels]
     if steps <= 0 or not any(frame.any() for frame in maps):
         return adapted.eval()
-    train_mode(adapted)
-    optimizer = torch.optim.Adam(adapted.parameters(), lr=peak)
+    train_mode(adapted, layers)
+    optimizer = torch.optim.Adam([p for p in adapted.parameters() if p.requires_grad], lr=peak)
     dataset = LucidBatches([AnnotatedFrames(images, maps)], of_one_video(config), batch_size, (0, steps), seed)
     schedule = Schedule(steps, peak, seconds)
+    overlaps: deque[float] = deque(maxlen=RECENT)
     for step, batch in enumerate(batches(dataset, workers=0)):
         rate = schedule.rate(step)
         if rate is None:
@@ -110,7 +118,10 @@ def learn_online(
         for group in optimizer.param_groups:
             group["lr"] = rate
         with torch.enable_grad(), drawn_from(device, seed, 4, step):
-            segmentation_step(adapted, optimizer, batch, device, mixed_precision)
+            losses = segmentation_step(adapted, optimizer, batch, device, mixed_precision)
+        overlaps.append(1 - losses["iou"])
+        if enough > 0 and len(overlaps) == RECENT and min(overlaps) >= enough:
+            break
     return adapted.eval()
 
 
@@ -119,9 +130,12 @@ def of_one_video(config: LucidConfig) -> LucidConfig:
     return dataclasses.replace(config, flow_share=0.0, background_share=0.0, distractor_share=0.0, absent_share=0.12)
 
 
-def train_mode(net: nn.Module) -> None:
-    """Lets a network learn, but for the statistics of its normalisation: crops of one object are no fair sample."""
+def train_mode(net: nn.Module, layers: str = "all") -> None:
+    """Lets the ``layers`` of a network learn, but for the statistics of its normalisation: crops of one object are no
+    fair sample."""
     net.train().requires_grad_(True)
+    if layers == "decoder" and isinstance(net, GuidedUNet):
+        net.backbone.requires_grad_(False)
     freeze_statistics(net)
 
 

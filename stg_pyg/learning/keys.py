@@ -43,7 +43,8 @@ def learn_keys_online(
 
     Args:
         encoder: K, normalised crops [N, 3, S, S] -> keys [N, C, g, g].
-        attention: how keys are compared; not trained. One without ``messages`` does not say how, and the keys stay.
+        attention: how keys are compared; not trained. One without ``messages`` does not say how, and the keys stay, as
+            do those of an encoder without weights of its own.
         image: uint8 [H, W, 3].
         labels: uint8 [H, W] object ids.
         crop_size: S.
@@ -52,7 +53,8 @@ def learn_keys_online(
         seconds: most seconds; none: as long as the steps take.
     """
     adapted = copy.deepcopy(encoder).to(device)
-    if steps <= 0 or not labels.any() or not hasattr(attention, "messages"):
+    learns = next(encoder.parameters(), None) is not None
+    if steps <= 0 or not labels.any() or not hasattr(attention, "messages") or not learns:
         return adapted.eval()
     train_mode(adapted)
     optimizer = torch.optim.Adam(adapted.parameters(), lr=peak)

@@ -33,6 +33,9 @@ class Lesson:
     seed: int
     mixed_precision: bool = False
     """Train the segmentation network in bfloat16."""
+    layers: str = "all"
+    enough: float = 0.0
+    """As in :class:`~stg_pyg.config.OnlineConfig`."""
 
 
 def adapted_networks(
@@ -56,6 +59,8 @@ def adapted_networks(
             mixed_precision=lesson.mixed_precision,
             seed=lesson.seed,
             seconds=limit if limit is None or not key_steps else SHARE * limit,
+            layers=lesson.layers,
+            enough=lesson.enough,
         )
     }
     if key_steps:

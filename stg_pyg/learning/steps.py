@@ -19,12 +19,17 @@ from torch.utils.data import DataLoader, Dataset
 
 from stg_pyg.lucid.dreamer import DreamCache
 from stg_pyg.lucid.samples import AnnotatedVideo, LucidConfig, Sample, draw_sample
+from stg_pyg.model.identity import feature_loss, key_loss
 from stg_pyg.model.losses import ONLINE_REMEDY, check_finite
+from stg_pyg.nn.backbones.guided_unet import GuidedUNet
 from stg_pyg.nn.backbones.segmentation import segmentation_terms
 from stg_pyg.ops.crops import normalize_image
 
 T = TypeVar("T")
-SegmentationBatch = tuple[Tensor, Tensor, Tensor]
+SegmentationBatch = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Images [B, 3, S, S], q and targets [B, S, S], uint8, and whose object it is [B], int64."""
+IDENTITY_WEIGHT = 0.3
+"""Of the losses of X and K beside those of mask and quality."""
 MAX_NORM = 5.0
 """Norm that the gradients of the segmentation network are clipped to."""
 
@@ -39,7 +44,7 @@ class LucidBatches(Dataset[SegmentationBatch]):
         steps: first and one past the last step.
         seed: of the run.
 
-    Each item is (images [B, 3, S, S], q [B, S, S], targets [B, S, S]), uint8.
+    Each item is a :data:`SegmentationBatch`.
     """
 
     def __init__(
@@ -48,6 +53,8 @@ class LucidBatches(Dataset[SegmentationBatch]):
         self.videos, self.config, self.batch_size, self.seed = list(videos), config, batch_size, seed
         self.first, self.last = steps
         self.dreamers = DreamCache()
+        self._stills = [n for n, video in enumerate(self.videos) if video.num_frames == 1]
+        self._moving = [n for n, video in enumerate(self.videos) if video.num_frames > 1]
 
     def __len__(self) -> int:
         return max(self.last - self.first, 0)
@@ -56,16 +63,29 @@ class LucidBatches(Dataset[SegmentationBatch]):
         if position >= len(self):
             raise IndexError(position)
         rng = np.random.default_rng([self.seed, self.first + position])
-        chosen = rng.integers(len(self.videos), size=self.batch_size)
-        samples = [draw_sample(rng, self.videos, self.config, int(video), self.dreamers) for video in chosen]
-        return stack_samples(samples)
+        samples: list[Sample] = []
+        owners: list[int] = []
+        for number in range(self.batch_size):
+            if number % self.config.views == 0:
+                video, obj = self._draw_video(rng), None
+            samples.append(draw_sample(rng, self.videos, self.config, video, self.dreamers, obj))
+            obj = samples[-1].obj
+            owners.append(256 * video + obj)
+        return stack_samples(samples, owners)
+
+    def _draw_video(self, rng: np.random.Generator) -> int:
+        if not self._stills or not self._moving:
+            return int(rng.integers(len(self.videos)))
+        group = self._stills if rng.random() < self.config.still_share else self._moving
+        return group[int(rng.integers(len(group)))]
 
 
-def stack_samples(samples: Sequence[Sample]) -> SegmentationBatch:
-    """Samples as one batch: images [B, 3, S, S], q [B, S, S] and targets [B, S, S], uint8."""
+def stack_samples(samples: Sequence[Sample], owners: Sequence[int] = ()) -> SegmentationBatch:
+    """Samples as one batch; without ``owners`` each is of an object of its own."""
     images = np.stack([sample.image.transpose(2, 0, 1) for sample in samples])
     q, targets = np.stack([sample.q for sample in samples]), np.stack([sample.target for sample in samples])
-    return torch.from_numpy(images), torch.from_numpy(q), torch.from_numpy(targets)
+    whose = torch.tensor(list(owners) if owners else range(len(samples)))
+    return torch.from_numpy(images), torch.from_numpy(q), torch.from_numpy(targets), whose
 
 
 def _start_worker(worker: int) -> None:
@@ -154,13 +174,27 @@ def optimisation_step(
 
 
 def segmentation_losses(
-    net: nn.Module, batch: SegmentationBatch, device: torch.device, precision: torch.dtype = torch.float32
+    net: nn.Module,
+    batch: SegmentationBatch,
+    device: torch.device,
+    precision: torch.dtype = torch.float32,
+    identity: bool = False,
 ) -> dict[str, Tensor]:
-    """The ``loss`` of a uint8 batch and its terms; the forward pass runs in ``precision``."""
-    images, q, targets = (x.to(device).float().div_(255) for x in batch)
+    """The ``loss`` of a uint8 batch and its terms; the forward pass runs in ``precision``.
+
+    ``identity`` adds the losses of X and K (:mod:`stg_pyg.model.identity`) of a network that makes them.
+    """
+    images, q, targets = (x.to(device).float().div_(255) for x in batch[:3])
     with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
         output = net(normalize_image(images), q)
-    return segmentation_terms(output, targets)
+    terms = segmentation_terms(output, targets)
+    own = net.module if isinstance(net, DistributedDataParallel) else net
+    if identity and isinstance(own, GuidedUNet):
+        assert output.maps is not None
+        terms["features"] = feature_loss(own, output.maps, q, targets, batch[3].to(device))
+        terms["keys"] = key_loss(own, output.maps, targets, batch[3].to(device))
+        terms["loss"] = terms["loss"] + IDENTITY_WEIGHT * (terms["features"] + terms["keys"])
+    return terms
 
 
 def segmentation_step(
@@ -169,8 +203,8 @@ def segmentation_step(
     batch: SegmentationBatch,
     device: torch.device,
     mixed_precision: bool,
-) -> float:
-    """One optimisation step on a uint8 batch; returns the loss.
+) -> dict[str, float]:
+    """One optimisation step on a uint8 batch; returns the loss and its terms.
 
     Raises:
         InputError: the loss is not finite.
@@ -182,7 +216,7 @@ def segmentation_step(
 
     losses = optimisation_step(net, optimizer, [Part(1.0, batch)], losses_of, max_norm=MAX_NORM)
     check_finite(losses, "online learning", ONLINE_REMEDY)
-    return losses["loss"]
+    return losses
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: int = 100) -> float:

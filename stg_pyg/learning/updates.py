@@ -69,8 +69,9 @@ class OnlineUpdates:
         self._given: list[Frame] = []
         self._late: deque[Frame] = deque(maxlen=self.config.late_frames)
         self._dreamers = DreamCache(self.config.given_frames)
-        train_mode(self.net)
-        self._optimizer = torch.optim.Adam(self.net.parameters(), lr=config.update_rate)
+        train_mode(self.net, config.update_layers)
+        learning = [p for p in self.net.parameters() if p.requires_grad]
+        self._optimizer = torch.optim.Adam(learning, lr=config.update_rate)
         self.net.eval()
 
     def give(self, t: int, image: np.ndarray, labels: np.ndarray, ids: Sequence[int]) -> None:

@@ -45,6 +45,8 @@ class Sample(NamedTuple):
     """[S, S], 0 to 255."""
     target: np.ndarray
     """[S, S], 0 or 255."""
+    obj: int = 0
+    """Id of the object in its video."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,10 @@ class LucidConfig:
     max_rotation: float = 20.0
     dream_share: float = 0.0
     """Samples whose two frames are dreamt from one; their Q always comes from flow."""
+    views: int = 1
+    """Samples in a row that a batch has of an object, drawn one by one, so that features can be compared."""
+    still_share: float = 0.5
+    """Samples of videos of a single frame, where there are others too."""
 
 
 def draw_sample(
@@ -72,12 +78,14 @@ def draw_sample(
     config: LucidConfig,
     video: int,
     dreamers: DreamCache | None = None,
+    obj: int | None = None,
 ) -> Sample:
-    """A sample of the video at position ``video``; the other videos lend backgrounds and distractors.
+    """A sample of the video at position ``video``, of its object ``obj`` or of any; the other videos lend backgrounds
+    and distractors.
 
     ``dreamers`` keeps what dreams of the same frame share, for one list of videos; samples do not depend on it.
     """
-    t, other, obj = _draw_frames(rng, videos[video], config)
+    t, other, obj = _draw_frames(rng, videos[video], config, obj)
     if config.dream_share > 0 and rng.random() < config.dream_share:
         image, labels = videos[video].image(t), videos[video].labels(t)
         assert labels is not None
@@ -93,7 +101,7 @@ def draw_sample(
     if rng.random() < 0.5:
         crop, q, target = crop[:, ::-1], q[:, ::-1], target[:, ::-1]
     crop = jitter_colours(rng, np.ascontiguousarray(crop))
-    return Sample(crop, np.ascontiguousarray(q), np.ascontiguousarray(target))
+    return Sample(crop, np.ascontiguousarray(q), np.ascontiguousarray(target), obj)
 
 
 def _real_crops(
@@ -143,14 +151,17 @@ def _mask(video: AnnotatedVideo, t: int, obj: int) -> np.ndarray:
     return np.where(labels == obj, np.uint8(255), np.uint8(0))
 
 
-def _draw_frames(rng: np.random.Generator, video: AnnotatedVideo, config: LucidConfig) -> tuple[int, int | None, int]:
-    """A frame, a second one up to ``max_gap`` away on either side if there is one, and an object of the first."""
+def _draw_frames(
+    rng: np.random.Generator, video: AnnotatedVideo, config: LucidConfig, wanted: int | None = None
+) -> tuple[int, int | None, int]:
+    """A frame, a second one up to ``max_gap`` away on either side if there is one, and an object of the first, if
+    possible the one ``wanted``."""
     for _ in range(20):
         t = int(rng.integers(video.num_frames))
         labels = video.labels(t)
-        if labels is None or not labels.any():
+        if labels is None or not labels.any() or (wanted is not None and not (labels == wanted).any()):
             continue
-        obj = int(rng.choice(object_ids(labels)))
+        obj = int(rng.choice(object_ids(labels))) if wanted is None else wanted
         near = [t + d for d in range(-config.max_gap, config.max_gap + 1) if d and 0 <= t + d < video.num_frames]
         near = [s for s in near if video.labels(s) is not None]
         return t, int(rng.choice(near)) if near else None, obj

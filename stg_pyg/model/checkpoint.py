@@ -84,7 +84,7 @@ def save_model(path: str | os.PathLike[str], model: STGNet, **about: Any) -> Non
 
     Args:
         path: of the file.
-        model: made by :meth:`STGNet.small`, :meth:`STGNet.paper` or :meth:`STGNet.untrained`.
+        model: made by a class method of :class:`STGNet`, as :meth:`STGNet.small`.
         **about: plain values that :func:`load` finds again.
 
     Raises:
@@ -133,7 +133,12 @@ def load_model(path: str | os.PathLike[str] = "shipped") -> STGNet:
 
 def build(made_of: dict[str, Any], config: STGConfig) -> STGNet:
     """A network as :attr:`STGNet.made_of` says, with random weights."""
-    makers = {"small": STGNet.small, "paper": STGNet.paper, "untrained": STGNet.untrained}
+    makers = {
+        "pretrained": STGNet.pretrained,
+        "small": STGNet.small,
+        "paper": STGNet.paper,
+        "untrained": STGNet.untrained,
+    }
     options = {name: value for name, value in made_of.items() if name != "name"}
     if made_of["name"] == "paper":
         options |= {"features": "none", "keys": "none", "segmentation": "none"}

@@ -43,7 +43,7 @@ def make_temporal(query: Query, config: STGConfig) -> nn.Module:
         InputError: it is unknown or does not fit.
     """
     constants = {name: getattr(config.temporal, name) for name in _TEMPORAL}
-    options = temporal_registry.options_taken(query, constants)
+    options = temporal_registry.LAYERS.options(query, False, constants)
     return temporal_registry.resolve_temporal_conv(query, **options)
 
 
@@ -55,14 +55,12 @@ def with_named_layers(config: STGConfig, spatial: nn.Module, temporal: nn.Module
             no plain values, or it was changed since it was made.
     """
     with torch.random.fork_rng([]):
-        return config.replace(
-            {
-                "spatial.conv": _text_of(spatial, config.spatial.conv, config, make_spatial, spatial_registry.name_of),
-                "temporal.conv": _text_of(
-                    temporal, config.temporal.conv, config, make_temporal, temporal_registry.name_of
-                ),
-            }
-        )
+        spatial_name, temporal_name = (module.LAYERS.name_of for module in (spatial_registry, temporal_registry))
+        texts = {
+            "spatial.conv": _text_of(spatial, config.spatial.conv, config, make_spatial, spatial_name),
+            "temporal.conv": _text_of(temporal, config.temporal.conv, config, make_temporal, temporal_name),
+        }
+        return config.replace(texts)
 
 
 def source_files(config: STGConfig) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,18 +12,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.data import Batch
+from torch_geometric.utils import scatter
 
 from stg_pyg.config import STGConfig
 from stg_pyg.errors import InputError
-from stg_pyg.graph.memory import MemoryBank, read_batch
+from stg_pyg.graph.memory import MemoryBank, memory_graph
 from stg_pyg.graph.spatial import SpatialGraph, batch_of_views, bounded_weight, build_spatial_graph, edge_weight
 from stg_pyg.model.layers import make_spatial, make_temporal
 from stg_pyg.model.motion import LastBox, MotionModel
 from stg_pyg.model.selection import region_selection_scores, select_best
 from stg_pyg.nn.backbones.colour import ColourEncoder, ColourKeys
 from stg_pyg.nn.backbones.deeplab import DeepLabV3Plus
-from stg_pyg.nn.backbones.encoders import KeyEncoder, ProposalEncoder, ResNetBackbone, SmallBackbone
+from stg_pyg.nn.backbones.encoders import (
+    KeyEncoder,
+    ProposalEncoder,
+    ResNetBackbone,
+    SharedFeatures,
+    SharedKeys,
+    SmallBackbone,
+)
+from stg_pyg.nn.backbones.guided_unet import GuidedUNet
 from stg_pyg.nn.backbones.node_gate import NodeGate
+from stg_pyg.nn.backbones.registry import LITE0
 from stg_pyg.nn.backbones.segmentation import SmallSegmentationNet
 from stg_pyg.nn.spatial.calls import call_spatial_regions
 from stg_pyg.ops.boxes import masks_to_boxes, paired_box_iou
@@ -110,8 +121,6 @@ class STGNet(nn.Module):
 
     made_of: dict[str, Any] | None = None
     """Name and arguments of the class method that made the network; None: somebody put it together by hand."""
-    crop_size: int = 128
-    """Side in pixels of the crops of the segmentation network."""
 
     def __init__(
         self,
@@ -137,6 +146,18 @@ class STGNet(nn.Module):
             raise InputError(f"memory.cell = {config.memory.cell} does not divide the {grid} pixels of the keys' grid")
         self.node_gate = NodeGate() if config.spatial.node_gate else None
         self.motion = MotionModel(config.motion.steps) if config.motion.enabled else LastBox()
+        self._crop_size = 128
+
+    @property
+    def crop_size(self) -> int:
+        """Side in pixels of the crops of the segmentation network."""
+        return self._crop_size
+
+    @crop_size.setter
+    def crop_size(self, size: int) -> None:
+        self._crop_size = size
+        if isinstance(self.feature_encoder, SharedFeatures):
+            self.feature_encoder.size = size
 
     def _check_features(self) -> None:
         wanted = getattr(self.spatial_conv, "feat_channels", -1)
@@ -144,6 +165,17 @@ class STGNet(nn.Module):
         if self.config.spatial.features == "encoder" and 0 < wanted != made > 0:
             name = type(self.spatial_conv).__name__
             raise InputError(f"{name} wants {wanted} features and the encoder makes {made}; give feat_channels={made}")
+
+    def put(self, networks: Mapping[str, nn.Module]) -> None:
+        """Puts networks that have learned, by the names of the parts, in the places of those that they come from; X and
+        K that are read from the maps of the segmentation network are then those of the new one."""
+        for name, network in networks.items():
+            setattr(self, name, network)
+        net = networks.get("segmentation")
+        if isinstance(net, GuidedUNet) and isinstance(self.feature_encoder, SharedFeatures):
+            self.feature_encoder = SharedFeatures(net, self.feature_encoder.size, self.feature_encoder.margin)
+        if isinstance(net, GuidedUNet) and isinstance(self.key_encoder, SharedKeys):
+            self.key_encoder = SharedKeys(net, self.key_encoder.grid)
 
     @classmethod
     def small(cls, config: STGConfig | None = None, width: int = 32) -> STGNet:
@@ -156,6 +188,21 @@ class STGNet(nn.Module):
             SmallSegmentationNet(width),
         )
         model.made_of = {"name": "small", "width": width}
+        return model
+
+    @classmethod
+    def pretrained(cls, config: STGConfig | None = None, backbone: str = LITE0, weights: str = "none") -> STGNet:
+        """One backbone for all networks: RGB is seen once a window, and mask, X and K come from the same maps.
+
+        Args:
+            backbone: a model of timm.
+            weights: ``none``, ``imagenet`` or a path, see :func:`stg_pyg.nn.backbones.registry.make_backbone`.
+        """
+        config = config or STGConfig.small()
+        net = GuidedUNet.of(backbone, weights)
+        features = SharedFeatures(net, margin=config.proposals.crop_margin)
+        model = cls(config, features, SharedKeys(net, config.temporal.key_size // 4), net)
+        model.made_of = {"name": "pretrained", "backbone": backbone}
         return model
 
     @classmethod
@@ -210,7 +257,8 @@ class STGNet(nn.Module):
         """The spatial graph of every object, as one batch."""
         merged = Proposals.cat(frame.proposals)
         feats = merged.feats
-        if feats is None or self.config.spatial.features != "given":
+        known = self.config.spatial.features == "given" or isinstance(self.feature_encoder, SharedFeatures)
+        if feats is None or not known:
             with stage("features"):
                 feats = self.feature_encoder(frame.normal, merged.boxes, merged.masks)
         sizes = [len(proposals) for proposals in frame.proposals]
@@ -308,8 +356,10 @@ class STGNet(nn.Module):
             return chosen, keys, windows
         owner = torch.arange(len(chosen), device=chosen.device)
         values = crop_resize(chosen[:, None], windows, keys.shape[-1], owner)[:, 0]
-        memory_masks, memory_keys, edge_index = read_batch(frame.banks)
-        refined = self.memory_attention.forward_graph(values, keys, memory_masks, memory_keys, edge_index)
+        graph = memory_graph(frame.banks, values, keys)
+        refined = self.memory_attention.forward_graph(
+            graph.mask, graph.key, graph.memory_mask, graph.memory_key, graph.edge_index
+        )
         seen = boxes[:, 2:3] > boxes[:, 0:1]
         extents = paste_extents(windows.where(seen, -1), height, width)
         if self.config.temporal.update == "paper":
@@ -322,6 +372,20 @@ class STGNet(nn.Module):
     def encode_keys(self, image: Tensor, windows: Tensor) -> Tensor:
         """Keys [K, C, S, S] of windows [K, 4] of an image [3, H, W]."""
         return self._keys(normalize_image(image), windows)
+
+    @torch.no_grad()
+    def recall(self, image: Tensor, windows: Tensor, banks: list[MemoryBank]) -> Tensor:
+        """The mean message of Eq. 7 [K, S, S], what each object's memory finds in windows [K, 4] of an image [3, H, W].
+
+        Raises:
+            InputError: the layer of the temporal graph has no messages of single frames.
+        """
+        if not hasattr(self.memory_attention, "messages"):
+            raise InputError(f"proposals.recall: {type(self.memory_attention).__name__} does not say what it retrieves")
+        keys = self.encode_keys(image, windows)
+        graph = memory_graph(banks, keys[:, 0], keys)
+        found = self.memory_attention.messages(graph.key, graph.memory_mask, graph.memory_key, graph.edge_index)
+        return scatter(found, graph.edge_index[1], dim_size=len(keys), reduce="mean")
 
     @stage("keys")
     def _keys(self, normal: Tensor, windows: Tensor) -> Tensor:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stg_pyg.ops.boxes import box_center_size, boxes_from_center_size, masks_to_boxes, masks_to_boxes_inside
@@ -55,20 +57,25 @@ class ObjectView:
     first_mask: Tensor
     """[H, W] mask of the first frame."""
     colours: ColourModel | None = None
+    recalled: Tensor | None = None
+    """[s, s] what the memory says in the window of p."""
 
 
 class GuidedProposer:
     """Turns evidence into proposals with a Q-guided segmentation network.
 
     Args:
-        net: (normalised crops [M, 3, S, S], Q [M, S, S]) -> mask logits [M, S, S] and quality logits [M].
+        net: (normalised crops [M, 3, S, S], Q [M, S, S]) -> mask logits [M, S, S] and quality logits [M]. One with
+            ``encode`` and ``decode``, as :class:`~stg_pyg.nn.backbones.guided_unet.GuidedUNet`, makes X of its masks.
         size: S.
         margin: margin of the windows, share of the box.
         mixed_precision: run the network in bfloat16.
     """
 
     def __init__(self, net: nn.Module, size: int, margin: float, mixed_precision: bool = False):
-        self.net, self.size, self.margin, self.mixed_precision = net, size, margin, mixed_precision
+        self.net: Any = net
+        self.size, self.margin, self.mixed_precision = size, margin, mixed_precision
+        self._shares = hasattr(net, "encode")
 
     def look(self, image: Tensor, view: ObjectView) -> Evidence:
         """The evidence for one object in an image [3, H, W].
@@ -77,7 +84,8 @@ class GuidedProposer:
         - ``p``: the predicted box, and the mask of the previous frame warped;
         - ``blank``: the predicted box and no mask, so that drift is not repeated;
         - ``moved``, ``first``: the latest and the first mask, moved to the predicted box;
-        - ``colour``: the predicted box and the colours of the object's first frame.
+        - ``colour``: the predicted box and the colours of the object's first frame;
+        - ``memory``: the predicted box and what the memory says there.
         """
         return self.look_all(image, [view])[0]
 
@@ -106,10 +114,16 @@ class GuidedProposer:
         moved = torch.stack([view.last_mask, view.first_mask])
         own_windows = crop_windows(masks_to_boxes(moved), self.margin)
         shapes = crop_resize(moved[:, None], own_windows, self.size, torch.arange(2, device=image.device))[:, 0]
+        at_p_masks, names = [shapes, torch.zeros_like(shapes[:1])], ["moved", "first", "blank"]
+        if view.recalled is not None:
+            shape = (self.size, self.size)
+            recalled = F.interpolate(view.recalled[None, None], shape, mode="bilinear", align_corners=False)
+            at_p_masks.append(recalled[0])
+            names.append("memory")
         return Evidence(
-            torch.cat([windows, at_p.expand(3, 4)]),
-            torch.cat([q, shapes, torch.zeros_like(shapes[:1])]),
-            [name for _, _, name in full] + ["moved", "first", "blank"],
+            torch.cat([windows, at_p.expand(len(names), 4)]),
+            torch.cat([q, *at_p_masks]),
+            [name for _, _, name in full] + names,
         )
 
     def look_at(self, boxes: Tensor, q: Tensor) -> Evidence:
@@ -155,27 +169,56 @@ class GuidedProposer:
         owner = torch.arange(len(masks), device=masks.device)
         return Evidence(windows, crop_resize(masks[:, None], windows, self.size, owner)[:, 0], [name] * len(masks))
 
-    @stage("segment")
-    @torch.no_grad()
     def segment(self, image: Tensor, evidence: Evidence) -> tuple[Tensor, Tensor]:
         """Soft masks [M, S, S] in the windows and expected IoU [M] of an image [3, H, W]."""
+        return self.look_into(image, evidence)[:2]
+
+    @stage("segment")
+    @torch.no_grad()
+    def look_into(self, image: Tensor, evidence: Evidence) -> tuple[Tensor, Tensor, Tensor | None]:
+        """:meth:`segment`, and X [M, F] of the masks where the network makes it; RGB of a window is seen once."""
         self.net.eval()
         normal = normalize_image(image)[None]
-        masks, scores = [], []
+        masks, scores, feats = [], [], []
         for start in range(0, len(evidence.windows), CROPS_AT_ONCE):
             chunk = slice(start, start + CROPS_AT_ONCE)
-            crops = crop_resize(normal, evidence.windows[chunk], self.size)
+            windows, q = evidence.windows[chunk], evidence.q[chunk]
             with torch.autocast(image.device.type, dtype=torch.bfloat16, enabled=self.mixed_precision):
-                output = self.net(crops, evidence.q[chunk])
+                if self._shares:
+                    windows, window_of = windows.unique(dim=0, return_inverse=True)
+                    crops = crop_resize(normal, windows, self.size)
+                    maps = [x[window_of] for x in self.net.encode(crops)]
+                    output = self.net.decode(crops[window_of], maps, q)
+                else:
+                    output = self.net(crop_resize(normal, windows, self.size), q)
             masks.append(output.logits.sigmoid())
+            if self._shares:
+                feats.append(self.net.features(maps, masks[-1][:, None])[:, 0])
             scores.append(output.quality.sigmoid())
-        return torch.cat(masks), torch.cat(scores)
+        return torch.cat(masks), torch.cat(scores), torch.cat(feats) if feats else None
+
+    def compared(self, proposals: Proposals, anchors: Tensor, own: int) -> Proposals:
+        r"""Proposals of object ``own`` whose scores are multiplied by
+        :math:`s_{own} / \max_k s_k`, the IoU that X lets expect with each of K objects with X ``anchors`` [K, F]."""
+        if proposals.feats is None or not self._shares:
+            return proposals
+        with torch.no_grad():
+            likeness = self.net.same(proposals.feats, anchors)
+        return replace(proposals, scores=proposals.scores * (likeness[:, own] / likeness.amax(dim=1)))
+
+    def same(self, scores: Tensor, feats: Tensor | None, anchor: Tensor | None) -> Tensor:
+        """Expected IoU [M] of masks with X ``feats`` [M, F] with the object of X ``anchor`` [F]; ones like ``scores``
+        [M] where one of them is not known."""
+        if feats is None or anchor is None or not self._shares:
+            return torch.ones_like(scores)
+        with torch.no_grad():
+            return self.net.same(feats, anchor[None])[:, 0]
 
     def propose(self, image: Tensor, evidence: Sequence[Evidence]) -> list[Proposals]:
         """Proposals of every object from its evidence, all crops of all objects in one batch."""
         height, width = image.shape[-2:]
         merged = Evidence.cat(evidence)
-        crops, scores = self.segment(image, merged)
+        crops, scores, feats = self.look_into(image, merged)
         with stage("paste"):
             extents = paste_extents(merged.windows, height, width)
             masks = paste(crops, merged.windows, height, width, extents)
@@ -184,7 +227,7 @@ class GuidedProposer:
             parts = zip(masks.split(sizes), around, strict=True)
             boxes = torch.cat([masks_to_boxes_inside(part, window) for part, window in parts])
             boxes = torch.where(boxes[:, 2:3] <= boxes[:, 0:1], merged.windows, boxes)
-            return Proposals(boxes, masks, scores, origin=merged.origin, extent=extents).split(sizes)
+            return Proposals(boxes, masks, scores, feats, merged.origin, extent=extents).split(sizes)
 
 
 def median_size(boxes: Sequence[Tensor]) -> Tensor:

@@ -106,13 +106,13 @@ def _adapted(model: STGNet, image: Image, labels: Image, steps: int, mixed_preci
         return model
     device, online = next(model.parameters()).device, model.config.online
     lucid = LucidConfig(size=model.crop_size, dream_share=online.dream_share)
-    lesson = Lesson(steps, None, lucid, online.batch, online.rate, device, seed, mixed_precision)
+    about = (device, seed, mixed_precision, online.layers, online.enough)
+    lesson = Lesson(steps, None, lucid, online.batch, online.rate, *about)
     array, tensor = image_forms(image, torch.device("cpu"))
     ids = np.zeros(array.shape[:2], np.uint8)
     for obj_id, mask in given_masks(labels, tensor).items():
         ids[mask.numpy() > 0] = obj_id
     adapted = copy.copy(model)
     adapted._modules = dict(model._modules)
-    for name, network in adapted_networks(model, [array], [ids], lesson).items():
-        setattr(adapted, name, network.eval())
+    adapted.put(adapted_networks(model, [array], [ids], lesson))
     return adapted

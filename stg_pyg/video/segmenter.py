@@ -273,15 +273,24 @@ class VideoSegmenter:
             if not self.config.proposals.own_evidence or self.proposer is None:
                 return outside
         assert self.proposer is not None
+        recalled: list[Tensor | None] = [None] * len(self.objects)
+        if self.config.proposals.recall:
+            windows = crop_windows(p, self.config.proposals.crop_margin)
+            recalled = list(self.model.recall(image, windows, [state.bank for state in self.objects]))
         views = [
-            ObjectView(p[k], own, state.last_mask, state.first_mask, state.colours)
+            ObjectView(p[k], own, state.last_mask, state.first_mask, state.colours, recalled[k])
             for k, (state, own) in enumerate(zip(self.objects, warped, strict=True))
         ]
         evidence = self.proposer.look_all(image, views)
         if self.config.proposals.evidence:
             evidence = [part.only(self.config.proposals.evidence) for part in evidence]
         made = self.proposer.propose(image, evidence)
-        return made if proposals is None else [joined(*pair) for pair in zip(outside, made, strict=True)]
+        if self.config.proposals.compete and len(made) > 1:
+            anchors = torch.stack([state.anchor for state in self.objects])
+            made = [self.proposer.compared(own, anchors, k) for k, own in enumerate(made)]
+        if proposals is None:
+            return made
+        return [joined(theirs, replace(own, feats=None)) for theirs, own in zip(outside, made, strict=True)]
 
     def _segmented(self, image: Tensor, proposals: Proposals, q: Tensor) -> Proposals:
         """The proposals of one object with a mask each; boxes are segmented by the network, guided by Q [H, W]."""

@@ -71,7 +71,7 @@ def test_of_many_objects_the_largest_are_kept(tmp_path):
 
 def test_pictures_serve_for_training(tmp_path):
     dataset = COCO(make_root(tmp_path, [annotation(i, i, [polygon(4, 4, 20, 20)]) for i in range(2)]))
-    images, q, targets = LucidBatches(dataset, LucidConfig(size=32), 4, (0, 2), 0)[1]
+    images, q, targets, _ = LucidBatches(dataset, LucidConfig(size=32), 4, (0, 2), 0)[1]
     assert images.shape == (4, 3, 32, 32) and q.shape == targets.shape == (4, 32, 32)
     assert targets.any()
 

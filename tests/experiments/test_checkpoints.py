@@ -14,7 +14,7 @@ from stg_pyg.config import STGConfig
 from stg_pyg.errors import InputError
 from stg_pyg.model.checkpoint import FORMAT
 
-PRESET = dataclasses.replace(PRESETS["synthetic-small"], width=16)
+PRESET = dataclasses.replace(PRESETS["synthetic-small"], backbone=None, width=16)
 CONTENT = {"kind": "graph", "step": 3, "log": [{"loss": 0.5}], "state": {"w": torch.arange(6.0).view(2, 3)}}
 
 

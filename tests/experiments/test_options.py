@@ -27,9 +27,7 @@ from experiments.segment import command as segment
 from experiments.segment import options as segment_options
 from experiments.tables import command as tables
 from experiments.train import command as train
-from experiments.train.stages import detector as detector_stage
-from experiments.train.stages import graph as graph_stage
-from experiments.train.stages import segmentation as segmentation_stage
+from experiments.train import trainer
 from stg_pyg.lucid.samples import LucidConfig
 from stg_pyg.nn.detector.mask_rcnn import Detector
 from stg_pyg.proposals.rle import EncodedProposals
@@ -66,6 +64,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(folder / "coco/train2017", folder / "coco/other")
     annotations = folder / "coco/annotations"
     shutil.copy(annotations / "instances_train2017.json", annotations / "instances_other.json")
+    write_image(folder / "static/images/a.png", np.full((*SIZE, 3), 90, np.uint8))
+    write_label_map(folder / "static/masks/a.png", np.eye(*SIZE, dtype=np.uint8))
     plain = TINY.config.replace("online.steps", 0)
     checkpoints.save_model(folder / "model-zero", checkpoints.build_model(TINY, plain), TINY, 0)
     for number, name in enumerate("ab", start=1):
@@ -136,10 +136,9 @@ def of_train(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(torch, "set_num_threads", lambda count: threads.__setitem__(0, count))
     patch.setattr(torch, "get_num_threads", lambda: threads[0])
     found: list[Any] = []
-    for module in (detector_stage, segmentation_stage, graph_stage):
-        kept = module.stage_fingerprint
-        patch.setattr(module, "stage_fingerprint", lambda *a, kept=kept, **k: found.append(kept(*a, **k)) or found[-1])
-        patch.setattr(module, "run_steps", lambda *_, **__: None)
+    kept = trainer.stage_fingerprint
+    patch.setattr(trainer, "stage_fingerprint", lambda *a, **k: found.append(kept(*a, **k)) or found[-1])
+    patch.setattr(trainer, "run_steps", lambda *_, **__: None)
     patch.setattr(train, "score_table", lambda *_: capture(None, *found))
     patch.setattr(train, "score_detector", lambda *_: capture(None, *found))
     patch.setattr(checkpoints, "save_model", lambda *_: None)
@@ -204,13 +203,14 @@ CASES = {
             "preset": "composed", "split": "val", "coco": "F/coco2", "coco_split": "other", "coco_steps": "7",
             "segmentation_steps": "9", "fine_steps": "9", "graph_steps": "24", "init": "F/model-b", "batch_size": "6",
             "graph_batch_size": "2", "accumulate": "2", "precision": "bfloat16", "threads": "3", "spatial_conv": "mean",
-            "temporal_conv": "mean", "detector_steps": "9", "set": "spatial.alpha=0.35",
+            "temporal_conv": "mean", "detector_steps": "9", "set": "spatial.alpha=0.35", "static": "F/static",
+            "backbone": "tf_efficientnet_lite0",
         },
         {
             "out": HERE, "root": FILES, "stage": WHICH, "resume": "asks for what is kept", "tensorboard": AFTER,
             "val_split": "is scored on alone", "workers": SPEED, "processes": SPEED, "cache_gb": SPEED,
             "online_steps": "of videos that are segmented, not of training",
-            "weights": "of paper presets alone, see test_weights_that_training_starts_from",
+            "weights": "see test_weights_that_training_starts_from",
         },
         of_train,
     ),
@@ -308,9 +308,10 @@ def test_another_value_is_another_fingerprint(monkeypatch, tmp_path, files, name
 
 
 def test_weights_that_training_starts_from(files):
-    args = argparse.Namespace(init=None, coco=None)
-    found = []
-    for weights in ("auto", "none", files / "weights-a", files / "weights-b"):
-        args.weights = str(weights)
-        found.append(str(train.origin_of(args, PRESETS["davis2016-paper"])))
-    assert len(set(found)) == 4
+    args = argparse.Namespace(init=None, coco=None, static=None)
+    for preset, names in (("davis2016-paper", ("auto", "none")), ("davis2016-small", ("imagenet", "none"))):
+        found = []
+        for weights in (*names, files / "weights-a", files / "weights-b"):
+            args.weights = str(weights)
+            found.append(str(train.origin_of(args, PRESETS[preset])))
+        assert len(set(found)) == 4

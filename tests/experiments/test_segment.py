@@ -183,7 +183,7 @@ def test_without_a_checkpoint_the_network_learns_from_the_mask(monkeypatch, caps
         seen.update(arguments, image=image, labels=labels)
         return net
 
-    tiny = dataclasses.replace(PRESET, width=8)
+    tiny = dataclasses.replace(PRESET, backbone=None, width=8)
     monkeypatch.setattr(segment_options, "find_preset", lambda name: tiny)
     monkeypatch.setattr(online, "learn_online", learning)
     arguments = (clip, "--masks", first, "--out", tmp_path / "out", "--device", "cpu", "--checkpoint", "none")

@@ -163,7 +163,7 @@ def test_proposals_need_no_checkpoint(monkeypatch, tmp_path, clip, first):
 
     def untrained_model(preset_name: str):
         asked.append(preset_name)
-        return checkpoints.build_model(dataclasses.replace(PRESET, width=8)).eval()
+        return checkpoints.build_model(dataclasses.replace(PRESET, backbone=None, width=8)).eval()
 
     monkeypatch.setattr(checkpoints, "untrained_model", untrained_model, raising=False)
     monkeypatch.setattr(online, "learn_online", None)

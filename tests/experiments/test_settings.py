@@ -32,7 +32,7 @@ from stg_pyg.utils import images as io
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMITS: dict[str, Any] = {"online_seconds": 3.0, "frames": 5, "online_seed": 1, "max_objects_at_once": 2}
-PRESET = dataclasses.replace(PRESETS["davis2016-small"], test_alpha=0.1)
+PRESET = dataclasses.replace(PRESETS["davis2016-small"], test_alpha=0.1, fine_lucid=LucidConfig())
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +136,7 @@ GRAPH = {"graph_steps", "graph_batch_size", "graph_learning_rate", "graph_frame_
 DETECTOR = {"detector_width", "detector_size", "detector_steps", "detector_batch_size", "detector_learning_rate"}
 SCORING = {"val_split", "test_alpha"}
 OF_OTHERS = {
-    "detector": SEGMENTATION | FINE | GRAPH | SCORING | {"config", "width", "crop_size"},
+    "detector": SEGMENTATION | FINE | GRAPH | SCORING | {"config", "width", "backbone", "crop_size"},
     "segmentation": FINE | GRAPH | DETECTOR | SCORING | {"config"},
     "graph": SEGMENTATION | FINE | DETECTOR | SCORING | {"coco_steps"},
 }

@@ -80,7 +80,7 @@ def test_killed_again_and_again(tmp_path, monkeypatch):
     killed, undisturbed = (tmp_path / name for name in ("killed", "undisturbed"))
     for name in ("checkpoint.pt", "segmentation_log.json", "graph_log.json"):
         assert (killed / name).read_bytes() == (undisturbed / name).read_bytes(), name
-    for kind, part in (("segmentation", "net"), ("segmentation", "average"), ("graph", "graph")):
+    for kind, part in (("segmentation", "net"), ("segmentation", "average"), ("graph", "net")):
         a, b = (checkpoints.load(folder / f"{kind}.pt", kind) for folder in (killed, undisturbed))
         assert a["log"] == b["log"] and a["recent"] == b["recent"] != []
         assert_same_weights(a[part], b[part])

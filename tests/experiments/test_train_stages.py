@@ -36,6 +36,7 @@ from experiments.train.stages.graph import draw_clip, train_graph
 from experiments.train.stages.segmentation import evaluate_segmentation, load_segmentation, train_segmentation
 from stg_pyg.errors import InputError
 from stg_pyg.lucid.samples import LucidConfig
+from stg_pyg.nn.backbones.registry import LITE0
 from stg_pyg.nn.backbones.segmentation import SegmentationOutput
 
 
@@ -72,7 +73,7 @@ def test_graph_resumes_bit_for_bit(tmp_path, monkeypatch):
         patch.setattr(graph_stage, "train_clip", killer(graph_stage.train_clip, 2))
         with pytest.raises(Killed):
             run_graph(tiny_model(0), path)
-    assert checkpoints.load(path, "graph")["clip"] == 2
+    assert checkpoints.load(path, "graph")["step"] == 2
     resumed = tiny_model(1)
     resumed.segmentation.load_state_dict(tiny_model(0).segmentation.state_dict())
     run_graph(resumed, path, resume=True)
@@ -93,8 +94,42 @@ def test_graph_stage_trains_every_part_but_the_segmentation(tmp_path):
         "node_gate",
     }
     assert all(bool(value.isfinite().all()) for value in model.state_dict().values())
-    state = checkpoints.load(tmp_path / "graph.pt", "graph")["graph"]
+    state = checkpoints.load(tmp_path / "graph.pt", "graph")["net"]
     assert not [name for name in state if name.startswith("segmentation.")]
+
+
+PRETRAINED = dataclasses.replace(TINY, backbone=LITE0, lucid=LucidConfig(size=32, views=2, dream_share=0.5))
+
+
+def test_a_network_with_a_backbone_resumes_bit_for_bit_and_learns_x_and_k(tmp_path, monkeypatch):
+    def model(seed):
+        torch.manual_seed(seed)
+        return checkpoints.build_model(PRETRAINED)
+
+    undisturbed, path = model(0).segmentation, tmp_path / "b.pt"
+    before = {name: value.clone() for name, value in undisturbed.named_parameters()}
+    log = run_segmentation(undisturbed, tmp_path / "a.pt", dataclasses.replace(PRETRAINED, segmentation_steps=50))
+    assert {"features", "keys"} < log[0].keys()
+    assert not [name for name, value in undisturbed.named_parameters() if torch.equal(value, before[name])]
+    whole = model(0).segmentation
+    run_segmentation(whole, tmp_path / "c.pt", PRETRAINED)
+    with monkeypatch.context() as patch:
+        patch.setattr(training_loop, "SAVE_EVERY_SECONDS", -1.0)
+        patch.setattr(segmentation_stage, "optimisation_step", killer(segmentation_stage.optimisation_step, 3))
+        with pytest.raises(Killed):
+            run_segmentation(model(0).segmentation, path, PRETRAINED)
+    resumed = model(1).segmentation
+    run_segmentation(resumed, path, PRETRAINED, resume=True)
+    assert_same_weights(whole, resumed)
+
+
+def test_the_graph_stage_leaves_x_and_k_of_a_backbone_alone(tmp_path):
+    torch.manual_seed(0)
+    model = checkpoints.build_model(PRETRAINED)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    run_graph(model, tmp_path / "graph.pt", dataclasses.replace(PRETRAINED, graph_steps=6))
+    changed = {name.split(".")[0] for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {"memory_attention", "node_gate"}
 
 
 @pytest.mark.parametrize(
@@ -229,8 +264,8 @@ def test_coco_comes_first(monkeypatch, tmp_path, capsys, stage):
     assert command(monkeypatch, *run, "--coco", coco) == 0
     first, second = (checkpoints.load(out / f"{stage}{phase}.pt", stage) for phase in ("_coco", ""))
     assert (first["step"], second["step"]) == (3, 2)
-    average = "average" if stage == "segmentation" else "weights"
     weights = [name for name in second["net"] if name.endswith(("weight", "bias"))]
+    average = "average" if stage == "segmentation" else "weights"
     distance = [(first[average][name] - second["net"][name]).abs().max().item() for name in weights]
     assert 0 < max(distance) < 1, "the second phase starts where the first one ended"
     before = (out / f"{stage}.pt").read_bytes()
@@ -273,7 +308,7 @@ def test_the_second_phase_goes_on_from_the_first(monkeypatch, tmp_path):
     out = tmp_path / "whole"
     assert command(monkeypatch, *arguments, "--out", out) == 0
     model, preset = checkpoints.load_model(out / "checkpoint.pt")
-    assert preset.crop_size == preset.online_lucid.size == 48 and preset.online_lucid.dream_share == 0.5
+    assert preset.crop_size == preset.online_lucid.size == 48 and preset.online_lucid.dream_share == 0.3
     base, before = checkpoints.load_model(out / "checkpoint_base.pt")
     assert before.crop_size == before.online_lucid.size == 32
     first, second = (

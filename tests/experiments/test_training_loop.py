@@ -9,12 +9,10 @@ from commands import command, error_line
 from torch import nn
 from train_cases import Killed, killer, make_tiny, run_graph, run_segmentation, tiny_model
 
-from experiments.train import board
+from experiments.train import board, trainer
 from experiments.train import command as train
 from experiments.train import trainer as training_loop
 from experiments.train.board import Board, rows_of
-from experiments.train.stages import graph as graph_stage
-from experiments.train.stages import segmentation as segmentation_stage
 from experiments.train.trainer import History, choose_precision, run_steps
 from stg_pyg.errors import InputError
 
@@ -131,9 +129,7 @@ def test_curves_of_a_resumed_run_have_every_step_once(tmp_path):
 
 def test_stages_show_pictures(tmp_path, monkeypatch):
     pytest.importorskip("tensorboard")
-    for module in (segmentation_stage, graph_stage):
-        often = functools.partial(run_every_step, module.run_steps)
-        monkeypatch.setattr(module, "run_steps", often)
+    monkeypatch.setattr(trainer, "run_steps", functools.partial(run_every_step, trainer.run_steps))
     folder = tmp_path / "tensorboard"
     model = tiny_model(0)
     with_board = {name: value.clone() for name, value in model.state_dict().items()}

@@ -27,6 +27,7 @@ TINY = dataclasses.replace(
     config=SYNTHETIC.config.replace(
         {"online.steps": 2, "online.batch": 4, "warping.gaps": (1, 2), "temporal.key_size": 64}
     ),
+    backbone=None,
     width=8,
     crop_size=32,
     lucid=LucidConfig(size=32),

@@ -7,11 +7,9 @@ from torch_geometric.loader import DataLoader
 
 from stg_pyg.errors import InputError
 from stg_pyg.graph.spatial import (
-    MemoryGraph,
     SpatialGraph,
     batch_graphs,
     bounded_weight,
-    build_memory_graph,
     build_spatial_graph,
     cosine_similarity_matrix,
     edge_weight,
@@ -19,6 +17,7 @@ from stg_pyg.graph.spatial import (
     fully_connected_edge_index,
     soft_mask_iou,
 )
+from stg_pyg.graph.temporal import MemoryGraph, build_memory_graph
 
 
 def random_boxes(n, dtype=torch.float32):

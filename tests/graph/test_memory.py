@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from stg_pyg.graph.memory import MemoryBank, read_batch
+from stg_pyg.graph.memory import MemoryBank, memory_graph
 
 
 def key(i, channels=2, size=(2, 3), dtype=torch.float32):
@@ -157,8 +157,8 @@ def test_keys_of_half_precision(mode, dtype, detach):
     assert frames == expected_frames and keys.dtype == dtype and masks.dtype == torch.float32
     assert torch.equal(masks, expected_masks) and torch.equal(keys, expected_keys.to(dtype))
     assert 2 * keys.untyped_storage().nbytes() == expected_keys.untyped_storage().nbytes()
-    _, batched, _ = read_batch([half, half])
-    assert torch.equal(batched, torch.cat([keys, keys]))
+    graph = memory_graph([half, half], torch.zeros(2, 8, 9), torch.zeros(2, 2, 8, 9))
+    assert torch.equal(graph.memory_key, torch.cat([keys, keys]))
 
 
 def test_cells_are_means(mode):
@@ -195,27 +195,27 @@ def test_bad_arguments():
         fill(MemoryBank(), [0]).write(1, key(1, channels=3), key(1)[0])
 
 
-def test_read_batch(mode):
+def test_memory_graph(mode):
     banks = [fill(MemoryBank(), [0, 1]), MemoryBank(), fill(MemoryBank(), [4, 5, 6])]
-    masks, keys, edge_index = read_batch(banks)
-    assert keys[:, 0, 0, 0].tolist() == [0, 1, 4, 5, 6]
-    torch.testing.assert_close(masks[:, 0, 0], torch.tensor([0, 0.01, 0.04, 0.05, 0.06]))
-    assert edge_index.dtype == torch.long
-    assert edge_index.tolist() == [[0, 1, 2, 3, 4], [0, 0, 2, 2, 2]]
+    graph = memory_graph(banks, torch.rand(3, 2, 3), torch.rand(3, 4, 2, 3))
+    assert graph.memory_key[:, 0, 0, 0].tolist() == [0, 1, 4, 5, 6] == graph.memory_frame_idx.tolist()
+    torch.testing.assert_close(graph.memory_mask[:, 0, 0], torch.tensor([0, 0.01, 0.04, 0.05, 0.06]))
+    assert graph.edge_index.dtype == torch.long and graph.validate() and graph.num_nodes == 3
+    assert graph.edge_index.tolist() == [[0, 1, 2, 3, 4], [0, 0, 2, 2, 2]]
 
 
-def test_read_batch_of_one_bank_is_not_copied():
+def test_memory_graph_of_one_bank_is_not_copied():
     with torch.no_grad():
         bank = fill(MemoryBank(), range(5))
-    masks, keys, edge_index = read_batch([MemoryBank(), bank])
-    assert keys.data_ptr() == bank.read()[1].data_ptr()
-    assert masks.shape == (5, 2, 3)
-    assert edge_index.tolist() == [[0, 1, 2, 3, 4], [1] * 5]
+    graph = memory_graph([MemoryBank(), bank], torch.rand(2, 2, 3), torch.rand(2, 4, 2, 3))
+    assert graph.memory_key.data_ptr() == bank.read()[1].data_ptr()
+    assert graph.memory_mask.shape == (5, 2, 3)
+    assert graph.edge_index.tolist() == [[0, 1, 2, 3, 4], [1] * 5]
 
 
-def test_read_batch_of_nothing():
+def test_memory_graph_of_nothing():
     with pytest.raises(ValueError, match="empty"):
-        read_batch([MemoryBank()])
+        memory_graph([MemoryBank()], torch.rand(1, 2, 3), torch.rand(1, 4, 2, 3))
 
 
 def test_repr():

@@ -9,6 +9,7 @@ from datasets import SyntheticVideos
 from stg_pyg.learning.first_frame import AnnotatedFrames, Schedule, learn_online
 from stg_pyg.learning.steps import LucidBatches, learning_rate
 from stg_pyg.lucid.samples import LucidConfig
+from stg_pyg.nn.backbones.guided_unet import GuidedUNet
 from stg_pyg.nn.backbones.segmentation import SmallSegmentationNet, segmentation_loss
 from stg_pyg.ops.crops import normalize_image
 
@@ -45,9 +46,8 @@ def equal(a, b):
 
 def loss_on(net, frame):
     """Loss on samples of a frame that online learning did not see."""
-    images, q, targets = (
-        x.float() / 255 for x in LucidBatches([AnnotatedFrames([frame[0]], [frame[1]])], CONFIG, 24, (0, 1), seed=99)[0]
-    )
+    batch = LucidBatches([AnnotatedFrames([frame[0]], [frame[1]])], CONFIG, 24, (0, 1), seed=99)[0]
+    images, q, targets = (x.float() / 255 for x in batch[:3])
     with torch.no_grad():
         return float(segmentation_loss(net.eval()(normalize_image(images), q), targets))
 
@@ -159,3 +159,26 @@ def test_no_time_is_no_learning(net, frames):
     assert equal(learn_online(net, *frames[0], CONFIG, steps=3, seconds=0.0, **OPTIONS).state_dict(), net.state_dict())
     long = learn_online(net, *frames[0], CONFIG, steps=3, seconds=1e6, **OPTIONS)
     assert equal(long.state_dict(), learn_online(net, *frames[0], CONFIG, steps=3, **OPTIONS).state_dict())
+
+
+@pytest.fixture(scope="module")
+def pretrained():
+    torch.manual_seed(0)
+    return GuidedUNet.of().eval()
+
+
+@pytest.mark.parametrize("layers", ["all", "decoder"])
+def test_layers_that_learn(pretrained, frames, layers):
+    adapted = learn_online(pretrained, *frames[0], CONFIG, steps=2, layers=layers, **OPTIONS)
+    before, after = pretrained.state_dict(), adapted.state_dict()
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert "mask_head" in changed and ("backbone" in changed) == (layers == "all")
+    assert not changed & {"object_head", "key_head", "likeness"}, "X and K stay comparable with the first frame's"
+
+
+def test_learning_ends_when_the_frame_is_explained(net, frames):
+    whole = learn_online(net, *frames[0], CONFIG, steps=14, **OPTIONS)
+    never = learn_online(net, *frames[0], CONFIG, steps=14, enough=0.999, **OPTIONS)
+    assert equal(whole.state_dict(), never.state_dict())
+    at_once = learn_online(net, *frames[0], CONFIG, steps=14, enough=1e-6, **OPTIONS)
+    assert not equal(whole.state_dict(), at_once.state_dict())

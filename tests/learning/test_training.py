@@ -38,10 +38,10 @@ def assert_same(a, b):
 
 def test_item(videos):
     dataset = LucidBatches(videos, CONFIG, batch_size=3, steps=(0, 4), seed=0)
-    images, q, targets = dataset[2]
+    images, q, targets, owners = dataset[2]
     assert len(dataset) == 4
     assert images.shape == (3, 3, 32, 32) and q.shape == targets.shape == (3, 32, 32)
-    assert images.dtype == q.dtype == targets.dtype == torch.uint8
+    assert images.dtype == q.dtype == targets.dtype == torch.uint8 and owners.shape == (3,)
     with pytest.raises(IndexError):
         dataset[4]
 
@@ -83,7 +83,7 @@ def test_step_reduces_the_loss_of_a_repeated_batch(videos):
     optimizer = torch.optim.Adam(net.parameters(), lr=2e-2)
     batch = LucidBatches(videos, CONFIG, 4, (0, 1), seed=0)[0]
     before = [x.clone() for x in batch]
-    losses = [segmentation_step(net, optimizer, batch, CPU, mixed_precision=False) for _ in range(50)]
+    losses = [segmentation_step(net, optimizer, batch, CPU, mixed_precision=False)["loss"] for _ in range(50)]
     assert np.isfinite(losses).all()
     assert np.mean(losses[-3:]) < 0.6 * losses[0]
     assert_same([batch], [before])
@@ -94,7 +94,7 @@ def test_step_in_mixed_precision_keeps_weights_in_float32(videos):
     optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
     batch = LucidBatches(videos, CONFIG, 2, (0, 1), seed=0)[0]
     before = copy.deepcopy(net.state_dict())
-    assert np.isfinite(segmentation_step(net, optimizer, batch, CPU, mixed_precision=True))
+    assert np.isfinite(segmentation_step(net, optimizer, batch, CPU, mixed_precision=True)["loss"])
     assert all(p.dtype == torch.float32 and p.isfinite().all() for p in net.parameters())
     assert any(not torch.equal(before[name], value) for name, value in net.state_dict().items())
 
@@ -235,3 +235,11 @@ def test_average_leaves_the_network_alone():
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
     average.net(torch.rand(4, 2)).sum().backward()
     assert net.linear.weight.grad is None
+
+
+def test_views_of_an_object_follow_each_other(videos):
+    config = LucidConfig(size=32, views=3)
+    owners = LucidBatches(videos, config, 12, (0, 1), seed=0)[0][3].view(4, 3)
+    assert (owners == owners[:, :1]).all() and len(owners[:, 0].unique()) > 1
+    for (video, obj), image in zip((divmod(int(i), 256) for i in owners[:, 0]), range(4), strict=True):
+        assert any((videos[video].labels(t) == obj).any() for t in range(videos[video].num_frames)), image

@@ -29,7 +29,7 @@ def samples(videos, config, count, seed=0):
 def check_sample(sample, size):
     assert sample.image.shape == (size, size, 3)
     assert sample.q.shape == sample.target.shape == (size, size)
-    assert all(array.dtype == np.uint8 and array.flags["C_CONTIGUOUS"] for array in sample)
+    assert all(array.dtype == np.uint8 and array.flags["C_CONTIGUOUS"] for array in sample[:3])
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def test_same_seed_same_bytes_with_and_without_a_cache(videos, config):
 
     first, second, other = draw(5), draw(5, DreamCache(2)), draw(6)
     for a, b in zip(first, second, strict=True):
-        assert all(x.tobytes() == y.tobytes() for x, y in zip(a, b, strict=True))
+        assert all(x.tobytes() == y.tobytes() for x, y in zip(a[:3], b[:3], strict=True)) and a.obj == b.obj
         check_sample(a, config.size)
     assert any(a.image.tobytes() != b.image.tobytes() for a, b in zip(first, other, strict=True))
 
@@ -55,7 +55,7 @@ def test_samples_without_dreams_are_pinned(videos):
     rng = np.random.default_rng(11)
     found = [draw_sample(rng, videos, LucidConfig(size=32), k % 3) for k in range(12)]
     assert rng.integers(2**32) == 3705260804
-    means = [np.mean([array.mean() for array in arrays]) for arrays in zip(*found, strict=True)]
+    means = [np.mean([array.mean() for array in arrays]) for arrays in list(zip(*found, strict=True))[:3]]
     np.testing.assert_allclose(means, [85.1, 34.0, 36.0], atol=1.0)  # what OpenCV computes may differ in the last bit
 
 

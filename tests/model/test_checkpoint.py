@@ -73,14 +73,17 @@ def test_a_network_is_built_as_it_was_made():
 
 def test_the_shipped_model():
     model = load_model("shipped")
-    assert load_model().made_of == model.made_of == {"name": "small", "width": checkpoint_width()}
+    assert (
+        load_model().made_of
+        == model.made_of
+        == {
+            "name": "pretrained",
+            "backbone": "tf_efficientnet_lite0",
+        }
+    )
     assert model.config.spatial.node_gate and not model.training
     assert all(bool(value.isfinite().all()) for value in model.state_dict().values())
-    assert VideoSegmenter(model).proposer.size == model.crop_size == 128
-
-
-def checkpoint_width():
-    return torch.load(checkpoint.SHIPPED, weights_only=True)["network"]["width"]
+    assert VideoSegmenter(model).proposer.size == model.crop_size == 192
 
 
 def test_a_stream_takes_the_crops_of_the_model_unless_told_otherwise():

@@ -95,7 +95,7 @@ def test_a_training_step_of_the_segmentation_network(name):
             own = copy.deepcopy(net).to(device)
             torch.manual_seed(1)
             optimizer = torch.optim.AdamW(own.parameters(), lr=1e-3)
-            losses.append(segmentation_step(own, optimizer, batch, device, mixed_precision=False))
+            losses.append(segmentation_step(own, optimizer, batch, device, mixed_precision=False)["loss"])
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 

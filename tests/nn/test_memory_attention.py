@@ -4,7 +4,7 @@ import torch
 from torch.testing import assert_close
 from torch_geometric.data import Batch
 
-from stg_pyg.graph.spatial import build_memory_graph
+from stg_pyg.graph.temporal import build_memory_graph
 from stg_pyg.nn import MemoryAttention
 
 TOLERANCE = {torch.float32: {"rtol": 1e-4, "atol": 1e-5}, torch.float64: {"rtol": 1e-10, "atol": 1e-10}}

@@ -93,10 +93,10 @@ def test_loss_decreases_in_steps_of_training(kind):
     batch = tuple((255 * x).byte() for x in (images, torch.zeros(4, 32, 32), target))
     losses = []
     for _ in range(25):
-        losses.append(segmentation_step(net, optimizer, batch, CPU, mixed_precision=False))
+        losses.append(segmentation_step(net, optimizer, batch, CPU, mixed_precision=False)["loss"])
         average.update(net)
     assert losses[-1] < 0.6 * losses[0]
-    assert np.isfinite(segmentation_step(net, optimizer, batch, CPU, mixed_precision=True))
+    assert np.isfinite(segmentation_step(net, optimizer, batch, CPU, mixed_precision=True)["loss"])
 
 
 def test_online_learning_leaves_the_network_and_the_statistics_alone(net):

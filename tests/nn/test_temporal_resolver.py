@@ -8,7 +8,7 @@ from torch_geometric.utils import scatter
 
 from stg_pyg.errors import InputError
 from stg_pyg.nn import JointMemoryAttention, MeanMemory, MemoryAttention, resolve_temporal_conv
-from stg_pyg.nn.temporal.registry import options_taken
+from stg_pyg.nn.temporal.registry import LAYERS
 
 CLASSES = {"memory_attention": MemoryAttention, "joint": JointMemoryAttention, "mean": MeanMemory}
 
@@ -83,9 +83,9 @@ def test_own_layers_come_as_they_are():
 
 def test_options_taken():
     options = {"normalize_keys": True, "temperature": 0.5, "update": "gated"}
-    assert options_taken("joint", options) == options_taken(MemoryAttention, options) == options
-    assert options_taken("mean", options) == {"update": "gated"}
-    assert options_taken(LatestMask, options) == options_taken(MeanMemory(), options) == {}
+    assert LAYERS.options("joint", False, options) == LAYERS.options(MemoryAttention, False, options) == options
+    assert LAYERS.options("mean", False, options) == {"update": "gated"}
+    assert LAYERS.options(LatestMask, False, options) == LAYERS.options(MeanMemory(), False, options) == {}
 
 
 @pytest.mark.parametrize(

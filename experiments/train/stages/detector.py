@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,97 +17,62 @@ from tqdm import tqdm
 from experiments.common import checkpoints
 from experiments.common.presets import Preset
 from experiments.train import process_group
-from experiments.train.begun import check_begun, stage_fingerprint
-from experiments.train.board import open_board
 from experiments.train.stages.detector_samples import Batch, DetectionBatches, DetectionConfig, targets_of
-from experiments.train.trainer import History, Log, load_scaler, run_steps
+from experiments.train.trainer import Log, Stage, Trainer
 from stg_pyg.errors import InputError
 from stg_pyg.evaluation.recall import RecallTable, box_recall
-from stg_pyg.learning.steps import AveragedWeights, Part, learning_rate, optimisation_step
+from stg_pyg.learning.steps import Part, optimisation_step
 from stg_pyg.lucid.samples import AnnotatedVideo
 from stg_pyg.nn.detector.mask_rcnn import Detector
 
 
 def train_detector(
-    detector: Detector,
-    videos: Sequence[AnnotatedVideo],
-    preset: Preset,
-    path: Path,
-    *,
-    device: torch.device,
-    precision: torch.dtype = torch.float32,
-    seed: int = 0,
-    resume: bool = False,
-    workers: int = 1,
-    accumulate: int = 1,
-    tensorboard: Path | None = None,
-    origin: Any = None,
+    detector: Detector, videos: Sequence[AnnotatedVideo], preset: Preset, path: Path, **options: Any
 ) -> Log:
     """Trains ``detector`` in place and leaves the averaged weights in it.
 
-    The state is written to ``path`` every two minutes and at the end; with ``resume`` training goes on from there,
-    and as the pictures of a step and what Mask R-CNN samples of them depend on nothing but the seed and the step, it
-    ends as if it had not stopped. The file is a detector from the first time on: see :func:`load_detector`.
+    The pictures of a step and what Mask R-CNN samples of them depend on nothing but the seed and the step. The file is
+    a detector from the first time on: see :func:`load_detector`.
 
     Mask R-CNN divides its losses by the regions of the pictures that it sees together, so ``accumulate`` parts of a
     batch on one process are as many processes with one part each, but not quite the batch in one.
 
     Args:
-        precision: of the backbone on a GPU.
-        workers, accumulate, tensorboard, origin: as for
-            :func:`experiments.train.stages.segmentation.train_segmentation`.
-
-    Returns:
-        One entry {"step", "loss", "loss_..."} every 50 steps.
-
-    Raises:
-        InputError: the loss is not finite, or the checkpoint to go on from is of something else.
+        options: of :class:`~experiments.train.trainer.Trainer`; the precision is that of the backbone on a GPU.
     """
+    trainer = Trainer(**options)
+    device, precision = trainer.device, trainer.precision
     detector.to(device)
     if preset.size == "small" or device.type == "cuda":  # a ResNet's strided 1 x 1 convolutions crash so on some CPUs
         detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     detector.precision = precision if device.type == "cuda" else torch.float32
-    average = AveragedWeights(detector)
     optimizer = make_optimizer(detector, preset)
-    scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
-    start, history = 0, History()
-    options: dict[str, Any] = {"seed": seed, "precision": precision, "accumulate": accumulate, "origin": origin}
-    settings = stage_fingerprint("detector", preset, videos, device, **options)
-    if resume and path.is_file():
-        content = checkpoints.load(path, "detector")
-        checkpoints.load_weights(detector, content["net"], path)
-        checkpoints.load_weights(average.net, content["weights"], path)
-        check_begun(path, content["settings"], settings)
-        optimizer.load_state_dict(content["optimizer"])
-        load_scaler(scaler, content)
-        start, history, average.updates = content["step"], History.of(content), content["step"]
-    process_group.agree(start, path)
     steps, batch_size = preset.detector_steps, preset.detector_batch_size
 
-    config = DetectionConfig(size=preset.detector_size)
-    dataset = DetectionBatches(videos, config, batch_size, (start, steps), seed)
-    drawn = process_group.own_parts(dataset, batch_size, workers, accumulate)
-    replica = process_group.replicated(detector)
+    def begin(start: int, scaler: torch.amp.GradScaler) -> Callable[[int], dict[str, float]]:
+        config = DetectionConfig(size=preset.detector_size)
+        dataset = DetectionBatches(videos, config, batch_size, (start, steps), trainer.seed)
+        drawn = process_group.own_parts(dataset, batch_size, trainer.workers, trainer.accumulate)
+        replica = process_group.replicated(detector)
 
-    def train_step(step: int) -> dict[str, float]:
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps, preset.detector_learning_rate)
-        first = seed + step * 1_000_003 + process_group.rank() * accumulate
-        losses = detection_step(replica, optimizer, next(drawn), device, first, scaler)
-        average.update(detector)
-        return process_group.total(losses)
+        def step_of(step: int) -> dict[str, float]:
+            first = trainer.seed + step * 1_000_003 + process_group.rank() * trainer.accumulate
+            return process_group.total(detection_step(replica, optimizer, next(drawn), device, first, scaler))
 
-    def save(step: int) -> None:
-        state = {"net": detector.state_dict(), "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()}
-        made_of = {**detector.to_checkpoint(), "weights": average.net.state_dict(), **history.state()}
-        checkpoints.save(path, {"kind": "detector", "settings": settings, "step": step, **made_of, **state})
+        return step_of
 
-    board = open_board(tensorboard, path, range(start, steps), batch_size, optimizer)
-    detector.train()
-    run_steps("detector", range(start, steps), train_step, save, history, board=board)
-    detector.load_state_dict(average.net.state_dict())
-    detector.eval()
-    return history.log
+    stage = Stage(
+        "detector",
+        detector,
+        optimizer,
+        steps,
+        preset.detector_learning_rate,
+        batch_size,
+        begin,
+        average_as="weights",
+        content=detector.to_checkpoint(),
+    )
+    return trainer.fit(stage, videos, preset, path)
 
 
 def make_optimizer(detector: nn.Module, preset: Preset) -> torch.optim.Optimizer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from datasets.base import VideoSequence
-from experiments.common import checkpoints
 from experiments.common.presets import Preset
 from experiments.runs.settings import weights_digest
 from experiments.train import process_group
-from experiments.train.begun import check_begun, stage_fingerprint
-from experiments.train.board import open_board, rows_of
-from experiments.train.trainer import History, Log, run_steps
+from experiments.train.board import rows_of
+from experiments.train.trainer import Log, Stage, Trainer
 from stg_pyg.errors import InputError
 from stg_pyg.learning.first_frame import freeze_statistics
-from stg_pyg.learning.steps import drawn_from, learning_rate
+from stg_pyg.learning.steps import drawn_from
 from stg_pyg.lucid.degrade import corrupt_mask
 from stg_pyg.model.losses import check_finite, stg_loss_batched
 from stg_pyg.model.stgnet import STGNet
@@ -36,60 +34,44 @@ TERMS = ("loss", "distance", "bce", "gate", "frames")
 """What is logged of a step: means over its frames, and their number."""
 
 
-def train_graph(
-    model: STGNet,
-    videos: Sequence[VideoSequence],
-    preset: Preset,
-    path: Path,
-    *,
-    device: torch.device,
-    precision: torch.dtype = torch.float32,
-    seed: int = 0,
-    resume: bool = False,
-    tensorboard: Path | None = None,
-    origin: Any = None,
-) -> Log:
-    """Trains everything but the segmentation network of ``model``, in place; resumable as the first stage is.
+def train_graph(model: STGNet, videos: Sequence[VideoSequence], preset: Preset, path: Path, **options: Any) -> Log:
+    """Trains everything but the segmentation network of ``model``, in place.
 
     Of the clips of a step every process takes some, one after the other. The graph is trained in float32; of
     ``precision`` is the segmentation network that makes its proposals, if that is bfloat16. Batch normalisation of the
-    encoders keeps its statistics, as detectors do that learn on few pictures at a time.
+    encoders keeps its statistics, as detectors do that learn on few pictures at a time. X and K that come from the maps
+    of the segmentation network do not learn here.
+
+    Args:
+        options: of :class:`~experiments.train.trainer.Trainer`.
 
     Returns:
         One entry {"step", "loss", "distance", "bce", "gate"} every 10 steps, means over their frames.
     """
+    digest = model.segmentation and weights_digest(model.segmentation)
+    trainer = Trainer(**{**options, "origin": {"networks": options.get("origin"), "segmentation": digest}})
+    device, seed, mixed = trainer.device, trainer.seed, trainer.precision == torch.bfloat16
     model.to(device)
     optimizer = torch.optim.AdamW(parameter_groups(model), weight_decay=1e-3)
     trained = [p for group in optimizer.param_groups for p in group["params"]]
     batch_size = preset.graph_batch_size
-    steps = preset.graph_steps // (CLIP_FRAMES * batch_size)
-    start, history = 0, History()
-    before = {"networks": origin, "segmentation": model.segmentation and weights_digest(model.segmentation)}
-    options: dict[str, Any] = {"seed": seed, "precision": precision, "origin": before}
-    settings = stage_fingerprint("graph", preset, videos, device, **options)
-    if resume and path.is_file():
-        content = checkpoints.load(path, "graph")
-        checkpoints.load_weights(model, {**model.state_dict(), **content["graph"]}, path)
-        check_begun(path, content["settings"], settings)
-        optimizer.load_state_dict(content["optimizer"])
-        start, history = content["clip"] // batch_size, History.of(content)
-    process_group.agree(start, path)
-    if process_group.size() > batch_size and process_group.is_main():
-        count = process_group.size()
-        print(
-            f"graph: {batch_size} of {count} processes have a clip in a step; raise --graph-batch-size", file=sys.stderr
-        )
     seen: list[Tensor] = []
 
-    def train_step(step: int) -> dict[str, float]:
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps, preset.graph_learning_rate * group["factor"], warmup=10)
+    def begin(start: int, scaler: torch.amp.GradScaler) -> Callable[[int], dict[str, float]]:
+        if (count := process_group.size()) > batch_size and process_group.is_main():
+            print(
+                f"graph: {batch_size} of {count} processes have a clip in a step; raise --graph-batch-size",
+                file=sys.stderr,
+            )
+        return step_of
+
+    def step_of(step: int) -> dict[str, float]:
         optimizer.zero_grad(set_to_none=True)
         sums = dict.fromkeys(TERMS, 0.0)
         for clip in range(step * batch_size + process_group.rank(), (step + 1) * batch_size, process_group.size()):
             rng = np.random.default_rng([seed, 1, clip])
             with drawn_from(device, seed, 8, clip):
-                terms, seen[:] = train_clip(model, videos, preset, rng, precision == torch.bfloat16)
+                terms, seen[:] = train_clip(model, videos, preset, rng, mixed)
             sums = {name: sums[name] + terms[name] for name in TERMS}
         process_group.sum_gradients(trained)
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
@@ -97,15 +79,21 @@ def train_graph(
         totals = process_group.total(sums)
         return {name: totals[name] / totals["frames"] for name in TERMS if name != "frames"}
 
-    def save(step: int) -> None:
-        state = {n: v for n, v in model.state_dict().items() if not n.startswith("segmentation.")}
-        content = {"kind": "graph", "settings": settings, "clip": step * batch_size, "graph": state}
-        checkpoints.save(path, {**content, "optimizer": optimizer.state_dict(), **history.state()})
-
-    board = open_board(tensorboard, path, range(start, steps), batch_size, optimizer, lambda: rows_of(*seen))
-    run_steps("graph", range(start, steps), train_step, save, history, log_every=10, board=board)
-    model.eval()
-    return history.log
+    stage = Stage(
+        "graph",
+        model,
+        optimizer,
+        preset.graph_steps // (CLIP_FRAMES * batch_size),
+        preset.graph_learning_rate,
+        batch_size,
+        begin,
+        averaged=False,
+        left_out="segmentation.",
+        picture=lambda _: rows_of(*seen),
+        warmup=10,
+        log_every=10,
+    )
+    return trainer.fit(stage, videos, preset, path)
 
 
 def parameter_groups(model: STGNet) -> list[dict[str, Any]]:

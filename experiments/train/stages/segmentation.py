@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,113 +15,81 @@ from datasets.base import VideoSequence
 from experiments.common import checkpoints
 from experiments.common.presets import Preset
 from experiments.train import process_group
-from experiments.train.begun import check_begun, stage_fingerprint
-from experiments.train.board import MOST_ROWS, open_board, rows_of
-from experiments.train.trainer import History, Log, load_scaler, run_steps
+from experiments.train.board import MOST_ROWS, rows_of
+from experiments.train.trainer import Log, Stage, Trainer
 from stg_pyg.flow.interface import FlowEstimator
 from stg_pyg.flow.sources import resolve_flow
 from stg_pyg.flow.warping import warp
 from stg_pyg.learning.steps import (
     MAX_NORM,
-    AveragedWeights,
     LucidBatches,
     Part,
     SegmentationBatch,
     drawn_from,
-    learning_rate,
     optimisation_step,
     segmentation_losses,
 )
 from stg_pyg.lucid.samples import AnnotatedVideo
+from stg_pyg.nn.backbones.guided_unet import GuidedUNet
 from stg_pyg.ops.boxes import box_center_size, boxes_from_center_size, masks_to_boxes
 from stg_pyg.ops.crops import crop_resize, crop_windows, normalize_image
 
+BACKBONE_RATE = 0.3
+"""Learning rate of a pretrained backbone, share of that of the rest."""
 EVALUATION_GAP = 4
 """Frames between the mask that Q is warped from and the one to be segmented."""
 
 
 def train_segmentation(
-    net: nn.Module,
-    videos: Sequence[AnnotatedVideo],
-    preset: Preset,
-    path: Path,
-    *,
-    device: torch.device,
-    precision: torch.dtype = torch.float32,
-    seed: int = 0,
-    resume: bool = False,
-    workers: int = 1,
-    accumulate: int = 1,
-    tensorboard: Path | None = None,
-    origin: Any = None,
+    net: nn.Module, videos: Sequence[AnnotatedVideo], preset: Preset, path: Path, **options: Any
 ) -> Log:
     """Trains ``net`` in place and leaves the averaged weights in it.
 
-    The state is written to ``path`` every two minutes and at the end; with ``resume`` training goes on from there,
-    and as the samples and the dropout of a step depend on nothing but the seed and the step, it ends as if it had not
-    stopped. Without dropout, which every process draws for its own samples, that holds on any number of processes.
+    The samples and the dropout of a step depend on nothing but the seed and the step. X and K of the network are
+    compared among the samples of a part of a batch (``accumulate``, processes).
 
     Args:
-        precision: of the forward pass.
-        workers: processes that draw samples.
-        accumulate: parts that a process takes its share of a batch in, one after the other.
-        tensorboard: folder of event files.
-        origin: what the weights were before; training that goes on must have begun with the same.
-
-    Returns:
-        One entry {"step", "loss"} every 50 steps.
+        options: of :class:`~experiments.train.trainer.Trainer`.
     """
-    net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    average = AveragedWeights(net)
-    optimizer = torch.optim.AdamW(net.parameters(), lr=preset.learning_rate, weight_decay=0.02)
-    scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
-    start, history = 0, History()
-    options: dict[str, Any] = {"seed": seed, "precision": precision, "accumulate": accumulate, "origin": origin}
-    settings = stage_fingerprint("segmentation", preset, videos, device, **options)
-    if resume and path.is_file():
-        content = checkpoints.load(path, "segmentation")
-        checkpoints.load_weights(net, content["net"], path)
-        checkpoints.load_weights(average.net, content["average"], path)
-        check_begun(path, content["settings"], settings)
-        optimizer.load_state_dict(content["optimizer"])
-        load_scaler(scaler, content)
-        start, history, average.updates = content["step"], History.of(content), content["step"]
-    process_group.agree(start, path)
-    steps = preset.segmentation_steps
-
-    dataset = LucidBatches(videos, preset.lucid, preset.batch_size, (start, steps), seed)
-    drawn = process_group.own_parts(dataset, preset.batch_size, workers, accumulate)
-    replica = process_group.replicated(net)
+    trainer = Trainer(**options)
+    net.to(trainer.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.AdamW(parameter_groups(net), lr=preset.learning_rate, weight_decay=0.02)
     seen: list[Part[SegmentationBatch]] = []
 
-    def losses_of(samples: SegmentationBatch) -> dict[str, Tensor]:
-        return segmentation_losses(replica, samples, device, precision)
+    def begin(start: int, scaler: torch.amp.GradScaler) -> Callable[[int], dict[str, float]]:
+        span = (start, preset.segmentation_steps)
+        dataset = LucidBatches(videos, preset.lucid, preset.batch_size, span, trainer.seed)
+        drawn = process_group.own_parts(dataset, preset.batch_size, trainer.workers, trainer.accumulate)
+        replica = process_group.replicated(net)
 
-    def train_step(step: int) -> dict[str, float]:
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps, preset.learning_rate)
-        seen[:] = next(drawn)
-        with drawn_from(device, seed, 7, step, process_group.rank()):
-            losses = optimisation_step(replica, optimizer, seen, losses_of, max_norm=MAX_NORM, scaler=scaler)
-        average.update(net)
-        return process_group.total(losses)
+        def losses_of(samples: SegmentationBatch) -> dict[str, Tensor]:
+            return segmentation_losses(replica, samples, trainer.device, trainer.precision, identity=True)
 
-    def save(step: int) -> None:
-        nets = {"net": net.state_dict(), "average": average.net.state_dict()}
-        state = {**nets, "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(), **history.state()}
-        checkpoints.save(path, {"kind": "segmentation", "settings": settings, "step": step, **state})
+        def step_of(step: int) -> dict[str, float]:
+            seen[:] = next(drawn)
+            with drawn_from(trainer.device, trainer.seed, 7, step, process_group.rank()):
+                losses = optimisation_step(replica, optimizer, seen, losses_of, max_norm=MAX_NORM, scaler=scaler)
+            return process_group.total(losses)
+
+        return step_of
 
     @torch.no_grad()
-    def picture() -> Tensor:
-        images, q, targets = (x[:MOST_ROWS].to(device).float() / 255 for x in seen[0].samples)
-        return rows_of(images, q, average.net(normalize_image(images), q).logits.sigmoid(), targets)
+    def picture(average: nn.Module) -> Tensor:
+        images, q, targets = (x[:MOST_ROWS].to(trainer.device).float() / 255 for x in seen[0].samples[:3])
+        return rows_of(images, q, average(normalize_image(images), q).logits.sigmoid(), targets)
 
-    board = open_board(tensorboard, path, range(start, steps), preset.batch_size, optimizer, picture)
-    net.train()
-    run_steps("segmentation", range(start, steps), train_step, save, history, board=board)
-    net.load_state_dict(average.net.state_dict())
-    net.eval()
-    return history.log
+    steps, rate = preset.segmentation_steps, preset.learning_rate
+    stage = Stage("segmentation", net, optimizer, steps, rate, preset.batch_size, begin, picture=picture)
+    return trainer.fit(stage, videos, preset, path)
+
+
+def parameter_groups(net: nn.Module) -> list[dict[str, Any]]:
+    """A pretrained backbone learns more slowly than what is new."""
+    backbone = list(net.backbone.parameters()) if isinstance(net, GuidedUNet) else []
+    known = {id(p) for p in backbone}
+    rest = [p for p in net.parameters() if id(p) not in known]
+    groups = [{"params": rest, "factor": 1.0}, {"params": backbone, "factor": BACKBONE_RATE}]
+    return [group for group in groups if group["params"]]
 
 
 def load_segmentation(net: nn.Module, path: Path) -> None:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
+from stg_pyg.nn.backbones.guided_unet import GuidedUNet
 from stg_pyg.nn.backbones.segmentation import ResidualBlock, conv_relu
 from stg_pyg.ops.crops import crop_resize, crop_resize_masks, crop_windows
 from stg_pyg.utils.pretrained import load_torchvision
@@ -132,6 +133,58 @@ class ProposalEncoder(nn.Module):
 
 def _mean(maps: Tensor, weight: Tensor) -> Tensor:
     return (maps * weight).sum(dim=(2, 3)) / weight.sum(dim=(2, 3)).clamp(min=1e-3)
+
+
+class SharedFeatures(nn.Module):
+    """Features X of proposals from the maps of the segmentation network, which they share without owning it; they are
+    not trained by Eq. 9.
+
+    Args:
+        net: the segmentation network.
+        size: side of the crops in pixels.
+        margin: of the crops, share of the box.
+
+    Shapes:
+        - input: image [3, H, W] normalised; boxes [N, 4]; masks [N, H, W].
+        - output: [N, F] of length 1.
+    """
+
+    def __init__(self, net: GuidedUNet, size: int = 128, margin: float = 0.25):
+        super().__init__()
+        self._net, self.size, self.margin, self.out_features = (net,), size, margin, net.out_features
+
+    @torch.no_grad()
+    def forward(self, image: Tensor, boxes: Tensor, masks: Tensor) -> Tensor:
+        (net,) = self._net
+        if len(boxes) == 0:
+            return image.new_zeros(0, self.out_features)
+        net.eval()
+        windows = crop_windows(boxes, self.margin).to(image.dtype)
+        maps = net.encode(crop_resize(image[None], windows, self.size))
+        return net.features(maps, crop_resize_masks(masks, windows, self.size))[:, 0].to(image.dtype)
+
+
+class SharedKeys(nn.Module):
+    """Keys K of crops from the maps of the segmentation network: [N, 3, S, S] -> [N, C, g, g], as
+    :class:`SharedFeatures`.
+
+    Args:
+        net: the segmentation network.
+        grid: g, side of the grid on which keys and masks meet.
+    """
+
+    def __init__(self, net: GuidedUNet, grid: int = 32):
+        super().__init__()
+        self._net, self.grid, self.out_channels = (net,), grid, net.key_channels
+
+    @torch.no_grad()
+    def forward(self, crops: Tensor) -> Tensor:
+        (net,) = self._net
+        net.eval()
+        keys = net.keys(net.encode(crops)).to(crops.dtype)
+        if keys.shape[-2:] != (self.grid, self.grid):
+            keys = F.interpolate(keys, (self.grid, self.grid), mode="bilinear", align_corners=False)
+        return keys
 
 
 class KeyEncoder(nn.Module):

@@ -19,6 +19,8 @@ class SegmentationOutput(NamedTuple):
     """[N, S, S] mask logits."""
     quality: Tensor
     """[N] logits of the IoU that the mask is expected to have with the true one."""
+    maps: list[Tensor] | None = None
+    """Of a network that has an ``encode``: what it makes of RGB."""
 
 
 def conv_norm(

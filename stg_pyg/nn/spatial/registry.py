@@ -13,12 +13,12 @@ import torch
 import torch_geometric.nn.conv as pyg_conv
 from torch import Tensor
 from torch_geometric.nn import MessagePassing
-from torch_geometric.resolver import normalize_string
 from torch_geometric.utils import scatter
 
 from stg_pyg.errors import InputError
 from stg_pyg.graph.spatial import EDGE_DIM
-from stg_pyg.nn.made import find_class, make_layer, parse_layer, unknown_name
+from stg_pyg.nn.made import make_layer
+from stg_pyg.nn.registry import Registry, refuse_arguments
 from stg_pyg.nn.spatial.attention_propagation import AttentionPropagation
 from stg_pyg.nn.spatial.calls import call_spatial_conv, call_spatial_regions
 from stg_pyg.nn.spatial.conv_adapter import ConvAdapter, edge_argument_of
@@ -99,10 +99,9 @@ def resolve_spatial_conv(query: str | type | torch.nn.Module, **kwargs: Any) -> 
         InputError: the name is unknown, the arguments are wrong, or the layer does not fit.
     """
     if isinstance(query, torch.nn.Module):
-        if kwargs:
-            raise InputError(f"{type(query).__name__} is an instance already: do not pass {sorted(kwargs)}")
+        refuse_arguments(query, kwargs)
         return _checked(query)
-    name, cls, given = _class_and_arguments(query)
+    name, cls, given = LAYERS.find(query)
     if not _is_uniform(cls.forward):
         edge_argument_of(cls.forward, cls.__name__)
     parameters = inspect.signature(cls).parameters
@@ -124,11 +123,7 @@ def own_options(query: Any, **options: Any) -> dict[str, Any]:
     Raises:
         InputError: the layer is unknown.
     """
-    if not isinstance(query, str):
-        return {}
-    _, cls, given = _class_and_arguments(query)
-    taken = inspect.signature(cls).parameters if cls in OWN.values() else ()
-    return {key: value for key, value in options.items() if key in taken and key not in given}
+    return LAYERS.options(query, True, options) if isinstance(query, str) else {}
 
 
 OWN: dict[str, type] = {
@@ -155,30 +150,7 @@ def working_names() -> tuple[str, ...]:
         return (*OWN, *filter(_works, sorted(stock_layers())))
 
 
-def name_of(cls: type) -> str | None:
-    """The name that a class is known by, None for one from elsewhere."""
-    own = next((name for name, known in OWN.items() if known is cls), None)
-    return own or next((name for name, known in stock_layers().items() if known is cls), None)
-
-
-def _class_and_arguments(query: Any) -> tuple[str, type[torch.nn.Module], dict[str, Any]]:
-    """The name, the class and the given arguments of a text or a class."""
-    if isinstance(query, str):
-        name, given = parse_layer(query)
-        return name, find_class(name) if ":" in name else _class_of(name), given
-    if not (isinstance(query, type) and issubclass(query, torch.nn.Module)):
-        raise InputError(f"expected a name, a module class or a module as the spatial layer, got {query!r}")
-    return query.__name__, query, {}
-
-
-def _class_of(name: str) -> type[torch.nn.Module]:
-    own = {normalize_string(key): cls for key, cls in OWN.items()}
-    own |= {normalize_string(cls.__name__): cls for cls in OWN.values()}
-    known = own | {normalize_string(key): cls for key, cls in stock_layers().items()}
-    cls = known.get(normalize_string(name))
-    if cls is None:
-        raise unknown_name("spatial", name, working_names())
-    return cls
+LAYERS = Registry("spatial", OWN, working_names, stock_layers)
 
 
 def _works(name: str) -> bool:

@@ -6,15 +6,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch_geometric.resolver import normalize_string
 
 from stg_pyg.errors import InputError
-from stg_pyg.nn.made import find_class, line_of, make_layer, parse_layer, unknown_name
+from stg_pyg.nn.made import line_of, make_layer
+from stg_pyg.nn.registry import Registry, refuse_arguments
 from stg_pyg.nn.temporal.joint_memory_attention import JointMemoryAttention
 from stg_pyg.nn.temporal.mean_memory import MeanMemory
 from stg_pyg.nn.temporal.memory_attention import MemoryAttention
 
 OWN: dict[str, type] = {"memory_attention": MemoryAttention, "joint": JointMemoryAttention, "mean": MeanMemory}
+LAYERS = Registry("temporal", OWN, lambda: tuple(OWN))
 _ARGUMENTS = "masks, keys, memory_masks, memory_keys, edge_index"
 _HELP = "see 'The temporal layer' in docs/layers.md"
 _CHANNELS, _HEIGHT, _WIDTH = 4, 6, 5
@@ -42,48 +43,14 @@ def resolve_temporal_conv(query: str | type | torch.nn.Module, **kwargs: Any) ->
         InputError: the name is unknown, the arguments are wrong, or the layer does not fit.
     """
     if isinstance(query, torch.nn.Module):
-        if kwargs:
-            raise InputError(f"{type(query).__name__} is an instance already: do not pass {sorted(kwargs)}")
+        refuse_arguments(query, kwargs)
         layer = query
     else:
-        name, cls, given = _class_and_arguments(query)
+        name, cls, given = LAYERS.find(query)
         layer = make_layer(cls, name, given | kwargs)
     _check_call(layer)
     _check_trial(layer)
     return layer
-
-
-def options_taken(query: str | type | torch.nn.Module, options: dict[str, Any]) -> dict[str, Any]:
-    """Those of some options that a temporal layer has as arguments and leaves open; none for an instance.
-
-    Raises:
-        InputError: the name is unknown.
-    """
-    if isinstance(query, torch.nn.Module):
-        return {}
-    _, cls, given = _class_and_arguments(query)
-    parameters = inspect.signature(cls).parameters
-    return {key: value for key, value in options.items() if key in parameters and key not in given}
-
-
-def name_of(cls: type) -> str | None:
-    """The name that a class is known by, None for one from elsewhere."""
-    return next((name for name, known in OWN.items() if known is cls), None)
-
-
-def _class_and_arguments(query: str | type) -> tuple[str, type, dict[str, Any]]:
-    """The name, the class and the given arguments of a text or a class."""
-    if not isinstance(query, str):
-        if not (isinstance(query, type) and issubclass(query, torch.nn.Module)):
-            raise InputError(f"expected a name, a module class or a module as the temporal layer, got {query!r}")
-        return query.__name__, query, {}
-    name, given = parse_layer(query)
-    if ":" in name:
-        return name, find_class(name), given
-    known = {normalize_string(key): cls for own, cls in OWN.items() for key in (own, cls.__name__)}
-    if normalize_string(name) not in known:
-        raise unknown_name("temporal", name, tuple(OWN))
-    return name, known[normalize_string(name)], given
 
 
 def _check_call(layer: torch.nn.Module) -> None:

@@ -40,6 +40,7 @@ def find_again(
     first_likeness: float,
     taken: Tensor,
     config: RecoveryConfig,
+    anchor: Tensor | None = None,
 ) -> Proposals | None:
     """Proposals of a lost object from a grid of boxes over the frame, or nothing where no place is convincing.
 
@@ -50,10 +51,12 @@ def find_again(
         image: [3, H, W] in [0, 1].
         size: [2] usual (width, height) of the object in pixels.
         taken: [H, W] pixels of other objects.
+        anchor: [F] X of the object in its first frame, which the places must resemble; None: colours alone tell.
     """
     height, width = image.shape[-2:]
     grid = proposer.search(height, width, size)
-    crops, scores = proposer.segment(image, grid)
+    crops, scores, feats = proposer.look_into(image, grid)
+    scores = scores * proposer.same(scores, feats, anchor)
     posterior = crop_resize(torch.stack([colours.posterior(image), taken])[None], grid.windows, proposer.size)
     best = _most_convincing(crops, scores, posterior[:, 0], posterior[:, 1])[:CANDIDATES]
     if len(best) == 0:
@@ -61,9 +64,11 @@ def find_again(
     rough = Proposals.from_masks(paste(crops[best], grid.windows[best], height, width), scores[best])
     (fine,) = proposer.propose(image, [proposer.closer(rough.masks, "found")])
     posterior = colours.posterior(image).expand_as(fine.masks)
-    fine = fine.select(_most_convincing(fine.masks, fine.scores, posterior, taken.expand_as(fine.masks)))
-    if len(fine) == 0:
+    same = proposer.same(fine.scores, fine.feats, anchor)
+    order = _most_convincing(fine.masks, fine.scores * same, posterior, taken.expand_as(fine.masks))
+    if len(order) == 0 or float(same[order[0]]) < config.min_same:
         return None
+    fine = fine.select(order)
     best = fine.masks[:1] > 0.5
     likeness = float(colours.likeness(image, best)[0])
     if likeness < config.min_likeness * first_likeness or float(fine.scores[0]) < config.min_quality:

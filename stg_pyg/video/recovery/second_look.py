@@ -86,7 +86,8 @@ def _search(
     if outside is not None:
         found = find_among(outside, frame.image, *known, taken, config)
     elif proposer is not None:
-        found = find_again(proposer, frame.image, *known, taken, config)
+        anchor = state.anchor if config.identity else None
+        found = find_again(proposer, frame.image, *known, taken, config, anchor)
     if found is None:
         # A look through proposals that are there already costs little.
         state.search_from = frame.frame_idx + (config.pause if outside is None else 1)

@@ -120,7 +120,7 @@ def _small(name: str, train: str = "train", val: str = "val") -> Preset:
         train,
         val,
         config=STGConfig.small().replace(
-            {"online.steps": 60, "online.update_every": 8, "online.update_layers": "decoder"}
+            {"online.steps": 45, "online.update_every": 8, "online.update_layers": "decoder"}
         ),
         crop_size=192,
         lucid=LucidConfig(size=128, dream_share=0.2, views=2),

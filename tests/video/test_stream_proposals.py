@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -165,8 +167,10 @@ def test_a_lost_object_is_found_among_foreign_proposals():
     background = square(30, 28, 12)
     stream.step(gone, foreign(background))
     back = square(44, 30)
-    result = stream.step(picture(back), foreign(background, back))
+    described = dataclasses.replace(foreign(background, back), feats=torch.ones(2, 5))
+    result = stream.step(picture(back), described)
     assert iou(result.labels == 1, back > 0.5) > 0.9
+    assert result.frame.proposals[0].feats is None, "features of a detector are not X of the model"
 
 
 def test_a_proposal_that_is_unlike_q_passes_if_it_looks_like_the_object():

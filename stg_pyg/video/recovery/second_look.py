@@ -44,6 +44,8 @@ def look_again(
         state = objects[k]
         taken = (masks.sum(dim=0) - masks[k]).clamp(max=1)
         found = _search(frame, state, taken, config.recovery, proposer, outside) if lost else None
+        if found is not None and outside is not None and config.spatial.features != "given":
+            found = replace(found, feats=None)  # of whatever made it, and so not to be compared with X
         if completer is not None:
             mask = masks[k] if found is None else (found.masks[0] > config.selection.thr).to(masks)
             found = _complete(frame, state, mask, taken, config.recovery, completer) or found

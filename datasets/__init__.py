@@ -3,6 +3,7 @@
 from datasets.base import VideoDataset, VideoSequence
 from datasets.composed.videos import ComposedVideos
 from datasets.davis import DAVIS
+from datasets.proposal_graphs import ProposalGraphs
 from datasets.segtrack import SegTrackV2
 from datasets.synthetic.videos import SyntheticVideos
 from datasets.youtube_objects import YouTubeObjects
@@ -11,6 +12,7 @@ from datasets.youtube_vos import YouTubeVOS
 __all__ = [
     "DAVIS",
     "ComposedVideos",
+    "ProposalGraphs",
     "SegTrackV2",
     "SyntheticVideos",
     "VideoDataset",

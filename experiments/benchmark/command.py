@@ -20,9 +20,10 @@ from experiments.benchmark.report import TABLES, csv_text, markdown
 from experiments.benchmark.scores import run_scores
 from experiments.benchmark.videos import Setup, make_setup, synthetic_video, video_of_split
 from experiments.common import checkpoints, cli
-from experiments.common.layers_option import add_layers, with_layers
+from experiments.common.layers_option import add_layers, layer_names, on_evidence, with_layers
 from stg_pyg.config import STGConfig
 from stg_pyg.errors import InputError
+from stg_pyg.model.layers import make_spatial
 from stg_pyg.utils.images import write_json, write_text
 
 PARTS = {"growth": ("growth",), "layers": ("rows", "exponents"), "frames": ("frames",), "scores": ("scores",)}
@@ -44,6 +45,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--only", metavar="PARTS", help=f"some of {','.join(PARTS)}{text}")
     parser.add_argument("--quick", action="store_true", help="small sizes and few of them, about a minute")
     add_layers(parser, "all are measured by layers and scores, frames run with the checkpoint's")
+    parser.add_argument("--layers", metavar="A,B", help="these spatial layers, named as in experiments.graphs")
     parser.add_argument("--backward", action="store_true", help="time layers with their gradients")
     text = "of synthetic frames in pixels; default: 480 x 854, or 240 x 427 with --quick"
     numbers = {
@@ -76,14 +78,28 @@ def choose_parts(args: argparse.Namespace) -> list[str]:
         value = getattr(args, name)
         if value is not None and value < least:
             raise InputError(f"--{name} {value}: must be at least {least}")
+    if args.layers is not None and args.spatial_conv is not None:
+        raise InputError("--layers and --spatial-conv: give one of them")
     with_layers(STGConfig.small(), args.spatial_conv, args.temporal_conv)
-    named = args.spatial_conv or args.temporal_conv
+    for name in spatial_layers(args) if args.layers is not None else ():
+        try:
+            make_spatial(name, STGConfig.small())
+        except InputError as error:
+            raise InputError(f"--layers: {error}") from error
+    named = args.layers or args.spatial_conv or args.temporal_conv
     default = ["layers"] if named else ["layers", "frames", *(() if args.root is None else ["scores"])]
     asked = default if args.only is None else [name.strip() for name in args.only.split(",")]
     for name in asked:
         if name not in PARTS:
             raise InputError(f"--only {args.only}: no part {name!r}, choose some of {','.join(PARTS)}")
     return [name for name in PARTS if name in asked]
+
+
+def spatial_layers(args: argparse.Namespace) -> tuple[str, ...]:
+    """The spatial layers to measure."""
+    if args.layers is not None:
+        return tuple(map(on_evidence, layer_names(args.layers)))
+    return SPATIAL if args.spatial_conv is None else (args.spatial_conv,)
 
 
 def earlier_result(path: Path, parts: list[str]) -> Row:
@@ -123,7 +139,7 @@ def run_part(part: str, args: argparse.Namespace, devices: list[torch.device], s
     size = Size(objects, *((10, 240, 427) if args.quick else (20, 480, 854)))
     given = {name: getattr(args, name) for name in ("objects", "proposals", "height", "width")}
     size = dataclasses.replace(size, **{name: value for name, value in given.items() if value is not None})
-    spatial = SPATIAL if args.spatial_conv is None else (args.spatial_conv,)
+    spatial = spatial_layers(args)
     temporal = TEMPORAL if args.temporal_conv is None else (args.temporal_conv,)
     if part == "growth":
         memory_frames = 8 if args.memory_frames is None else args.memory_frames or None

@@ -18,7 +18,7 @@ from stg_pyg.nn.spatial.registry import call_spatial_regions
 from stg_pyg.ops.regions import RegionLayout
 
 BACKENDS = ("edgewise", "fused", "closed", "region")
-SPATIAL = ("mean", "symmetric", "attention", "edge_mlp", "gru", "GCNConv", "GraphConv")
+SPATIAL = ("mean", "symmetric", "attention", "edge_mlp", "gru", "evidence", "pixel", "GCNConv", "GraphConv")
 TEMPORAL = ("memory_attention", "joint", "mean")
 LAYER_OBJECTS = 2
 """Objects where it is not them that are looked at."""

@@ -15,6 +15,7 @@ from stg_pyg.errors import InputError
 from stg_pyg.model.layers import make_spatial, make_temporal
 from stg_pyg.model.stgnet import STGNet
 from stg_pyg.nn import ConvAdapter
+from stg_pyg.nn.spatial.registry import OWN, stock_layers
 
 _FORM = "or package.module:Class, each with arguments as in"
 
@@ -26,6 +27,18 @@ def add_layers(parser: argparse._ActionsContainer, default: str) -> None:
     for graph, names in (("spatial", spatial), ("temporal", temporal)):
         text = f"layer of the {graph} graph: {names} (docs/layers.md); default: {default}"
         parser.add_argument(f"--{graph}-conv", metavar="LAYER", help=text)
+
+
+def layer_names(text: str) -> list[str]:
+    """The names of a list divided by commas, or by semicolons where arguments have commas."""
+    return [name.strip() for name in text.split(";" if ";" in text else ",") if name.strip()]
+
+
+def on_evidence(name: str) -> str:
+    """The layer that a name of a list stands for: a convolution of PyG runs on the evidence on the nodes, where it
+    makes sense, and gives the weights of Eq. 5."""
+    stock = ":" not in name and name not in OWN and name in stock_layers()
+    return f"evidence:conv={name}" if stock else name
 
 
 def with_layers(config: STGConfig, spatial: str | None, temporal: str | None) -> STGConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -240,11 +241,33 @@ OPENERS: dict[str, Callable[[Preset, Path, str, int], list[VideoSequence]]] = {
 def open_split(preset: Preset, split: str, root: Path | None, seed: int = 0) -> list[VideoSequence]:
     """The videos of a split of the preset's data set; ``composed`` ones are made of DAVIS-2016 in ``root``.
 
+    Args:
+        split: a name, or several as in ``train+dev``. ``train+dev:0of2`` is fold 0 of 2, every second video from the
+            first one on, and ``train+dev:not0of2`` all others, so that what is measured on the one is learned from the
+            other.
+
     Raises:
-        InputError: the data set needs files and there is no usable root.
+        InputError: the data set needs files and there is no usable root, or a fold is unknown or empty.
     """
-    if preset.dataset == "synthetic":
-        return _open_synthetic(split, seed)
-    if root is None:
+    names, _, fold = split.partition(":")
+    if preset.dataset != "synthetic" and root is None:
         raise InputError(f"preset {preset.name} reads files: give the folder of the data set with --root")
-    return OPENERS[preset.dataset](preset, root, split, seed)
+    videos: list[VideoSequence] = []
+    for name in names.split("+"):
+        if preset.dataset == "synthetic":
+            videos += _open_synthetic(name, seed)
+        else:
+            assert root is not None
+            videos += OPENERS[preset.dataset](preset, root, name, seed)
+    if not fold:
+        return videos
+    match = re.fullmatch(r"(not)?(\d+)of(\d+)", fold)
+    if match is None or int(match[2]) >= int(match[3]):
+        raise InputError(f"split {split!r}: a fold is written as in {names}:0of2 or {names}:not0of2, counted from 0")
+    if len({video.name for video in videos}) < len(videos):
+        raise InputError(f"split {split!r}: {names} share videos; folds need every video once")
+    own = [n % int(match[3]) == int(match[2]) for n in range(len(videos))]
+    videos = [video for video, inside in zip(videos, own, strict=True) if inside != bool(match[1])]
+    if not videos:
+        raise InputError(f"split {split!r}: {names} has too few videos for this fold; take fewer folds")
+    return videos

@@ -89,7 +89,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--backbone",
         help="what the networks of a small preset look through: a model of timm, or small, which is learned from "
-        "random weights; default: the preset's",
+        "random weights; a name that ends in +q: Q enters after its stem, too, and proposals share no pass of it; "
+        "default: the preset's",
     )
     parser.add_argument(
         "--static",

@@ -163,7 +163,7 @@ def _draw_frames(
             continue
         obj = int(rng.choice(object_ids(labels))) if wanted is None else wanted
         near = [t + d for d in range(-config.max_gap, config.max_gap + 1) if d and 0 <= t + d < video.num_frames]
-        near = [s for s in near if video.labels(s) is not None]
+        near = [s for s in near if _is_annotated(video, s)]
         return t, int(rng.choice(near)) if near else None, obj
     annotated = [t for t in range(video.num_frames) if (labels := video.labels(t)) is not None and labels.any()]
     if not annotated:
@@ -172,6 +172,12 @@ def _draw_frames(
     labels = video.labels(annotated[0])
     assert labels is not None
     return annotated[0], None, int(labels[labels > 0][0])
+
+
+def _is_annotated(video: AnnotatedVideo, t: int) -> bool:
+    """Whether a frame has a mask; videos that know it need not decode it."""
+    known = getattr(video, "annotated", None)
+    return video.labels(t) is not None if known is None else known(t)
 
 
 def _draw_window(rng: np.random.Generator, mask: np.ndarray, config: LucidConfig, absent: bool) -> np.ndarray:

@@ -18,6 +18,7 @@ from stg_pyg.config import STGConfig
 from stg_pyg.errors import InputError
 from stg_pyg.graph.memory import MemoryBank, memory_graph
 from stg_pyg.graph.spatial import SpatialGraph, batch_of_views, bounded_weight, build_spatial_graph, edge_weight
+from stg_pyg.model.evidence import pixel_evidence
 from stg_pyg.model.layers import make_spatial, make_temporal
 from stg_pyg.model.motion import LastBox, MotionModel
 from stg_pyg.model.selection import region_selection_scores, select_best
@@ -35,7 +36,7 @@ from stg_pyg.nn.backbones.guided_unet import GuidedUNet
 from stg_pyg.nn.backbones.node_gate import NodeGate
 from stg_pyg.nn.backbones.registry import LITE0
 from stg_pyg.nn.backbones.segmentation import SmallSegmentationNet
-from stg_pyg.nn.spatial.calls import call_spatial_regions
+from stg_pyg.nn.spatial.calls import call_spatial_regions, spatial_extras
 from stg_pyg.ops.boxes import masks_to_boxes, paired_box_iou
 from stg_pyg.ops.crops import add_pasted, crop_resize, crop_windows, normalize_image, paste, paste_extents
 from stg_pyg.ops.masks import region_mask_iou
@@ -279,21 +280,44 @@ class STGNet(nn.Module):
             )
             graph.anchor = F.cosine_similarity(x, frame.anchors[k][None], dim=1)
             graphs.append(graph)
-        return batch_of_views(graphs, merged.masks[:, None])
+        batch = batch_of_views(graphs, merged.masks[:, None])
+        if self.config.spatial.enabled and "pixel" in spatial_extras(self.spatial_conv) and len(batch.batch):
+            layout = proposal_regions(batch)
+            windows = frame.p.clone()
+            windows[layout.graphs] = windows.new_tensor(layout.layout.windows)
+            batch.pixel = self.pixel_evidence(frame, windows)
+        return batch
 
     @stage("spatial")
     def reconstruct(self, graphs: Batch) -> tuple[MaskRegions, Tensor]:
         """Reconstructed masks [N, 1, H, W] in the windows of their objects, and gates [N], of all nodes."""
         proposals = proposal_regions(graphs)
         gate = proposals.flat.new_ones(len(graphs.batch))
+        taken = spatial_extras(self.spatial_conv)
+        wanted = self.node_gate is not None or (self.config.spatial.enabled and "evidence" in taken)
+        evidence = node_evidence(graphs, proposals) if wanted else None
         if self.node_gate is not None:
-            gate = self.node_gate(node_evidence(graphs, proposals), graphs.score)
+            gate = self.node_gate(evidence, graphs.score)
         if not self.config.spatial.enabled:
             return proposals, gate
         edge_index, edge_attr, weight = self.weighted_edges(graphs, gate)
         graph = {"edge_weight": weight, "edge_attr": edge_attr, "batch": graphs.batch, "feat": graphs.feat}
         graph["boxes"] = graphs.box
+        if evidence is not None and "evidence" in taken:
+            logit = torch.logit(graphs.score.to(evidence.dtype), eps=1e-3)
+            graph["evidence"] = torch.cat([evidence, logit[:, None] / 3], dim=1)
+        if "pixel" in taken and "pixel" in graphs:
+            graph["pixel"] = self._pixel_maps(graphs, proposals)
         return call_spatial_regions(self.spatial_conv, graphs.x, edge_index, proposals.layout, **graph), gate
+
+    @staticmethod
+    def _pixel_maps(graphs: Batch, proposals: MaskRegions) -> Tensor:
+        """The evidence at the pixels [B, C, s, s] with Q in the same windows."""
+        windows = graphs.box.new_zeros(len(graphs.pixel), 4)
+        windows[proposals.graphs] = windows.new_tensor(proposals.layout.windows)
+        owner = torch.arange(len(windows), device=windows.device)
+        q = crop_resize(graphs.q[:, None], windows, graphs.pixel.shape[-1], owner)
+        return torch.cat([graphs.pixel, q.to(graphs.pixel.dtype)], dim=1)
 
     def weighted_edges(self, graphs: Batch, gate: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Edges [2, E] that propagation uses, their attributes [E, 2] and weights [E]: Eq. 3, times the gate if any."""
@@ -386,6 +410,13 @@ class STGNet(nn.Module):
         graph = memory_graph(banks, keys[:, 0], keys)
         found = self.memory_attention.messages(graph.key, graph.memory_mask, graph.memory_key, graph.edge_index)
         return scatter(found, graph.edge_index[1], dim_size=len(keys), reduce="mean")
+
+    @stage("evidence")
+    def pixel_evidence(self, frame: FrameInput, windows: Tensor) -> Tensor:
+        """What memory and X say in windows [K, 4], see :func:`~stg_pyg.model.evidence.pixel_evidence`."""
+        crops = crop_resize(frame.normal[None], windows, self.config.temporal.key_size)
+        parts = (self.memory_attention, self.key_encoder, self.segmentation)
+        return pixel_evidence(crops, frame.anchors, frame.banks, *parts)
 
     @stage("keys")
     def _keys(self, normal: Tensor, windows: Tensor) -> Tensor:

@@ -2,8 +2,10 @@
 
 from stg_pyg.nn.spatial.attention_propagation import AttentionPropagation
 from stg_pyg.nn.spatial.edge_mlp_propagation import EdgeMLPPropagation
+from stg_pyg.nn.spatial.evidence_propagation import EvidencePropagation
 from stg_pyg.nn.spatial.gru_propagation import GRUPropagation
 from stg_pyg.nn.spatial.mask_propagation import MaskPropagation
+from stg_pyg.nn.spatial.pixel_propagation import PixelPropagation
 from stg_pyg.nn.spatial.registry import ConvAdapter, MeanPropagation, call_spatial_conv, resolve_spatial_conv
 from stg_pyg.nn.spatial.symmetric_propagation import SymmetricPropagation
 from stg_pyg.nn.temporal.joint_memory_attention import JointMemoryAttention
@@ -16,6 +18,7 @@ __all__ = [
     "AttentionPropagation",
     "ConvAdapter",
     "EdgeMLPPropagation",
+    "EvidencePropagation",
     "GRUPropagation",
     "JointMemoryAttention",
     "MaskPropagation",
@@ -23,6 +26,7 @@ __all__ = [
     "MeanMemory",
     "MeanPropagation",
     "MemoryAttention",
+    "PixelPropagation",
     "SymmetricPropagation",
     "call_spatial_conv",
     "resolve_spatial_conv",

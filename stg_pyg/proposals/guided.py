@@ -187,7 +187,10 @@ class GuidedProposer:
                 if self._shares:
                     windows, window_of = windows.unique(dim=0, return_inverse=True)
                     crops = crop_resize(normal, windows, self.size)
-                    maps = [x[window_of] for x in self.net.encode(crops)]
+                    if self.net.stem is None:
+                        maps = [x[window_of] for x in self.net.encode(crops)]
+                    else:
+                        maps = self.net.encode(crops[window_of], q)
                     output = self.net.decode(crops[window_of], maps, q)
                 else:
                     output = self.net(crop_resize(normal, windows, self.size), q)

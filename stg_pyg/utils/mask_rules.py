@@ -249,7 +249,9 @@ def _soft_object(values: NDArray[Any]) -> Mask | None:
 
 def _levels(values: NDArray[Any]) -> NDArray[Any]:
     """The values that occur, ascending."""
-    return np.flatnonzero(np.bincount(values.ravel())) if values.dtype == np.uint8 else np.unique(values)
+    if values.dtype != np.uint8:
+        return np.unique(values)
+    return np.flatnonzero(cv2.calcHist([values.reshape(1, -1)], [0], None, [256], [0, 256]))
 
 
 def _flat(values: NDArray[Any]) -> NDArray[np.bool_]:

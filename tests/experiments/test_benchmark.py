@@ -76,6 +76,13 @@ def test_a_layer_that_is_named_is_measured_with_its_gradients(run, result, monke
     assert set(result()["machines"]) == {"layers"}, "a checkpoint may lack its weights, so no frames unless asked for"
 
 
+def test_layers_that_are_named_as_on_the_leaderboard(run, result, monkeypatch):
+    monkeypatch.setattr(layers, "SWEEPS", {})
+    assert run("--layers", "pixel,SAGEConv", "--backward") == 0
+    found = {row["layer"] for row in result()["rows"] if row["memory_frames"] is None}
+    assert found == {"stg", "pixel", "evidence:conv=SAGEConv"}
+
+
 def test_parts_that_are_not_measured_stay(run, result, tmp_path, monkeypatch):
     monkeypatch.setattr(layers, "SWEEPS", {})
     monkeypatch.setattr(benchmark, "OPTIONS", ("own again", "compile"))
@@ -113,6 +120,8 @@ def test_an_earlier_file_that_is_broken(run, tmp_path, capsys, content):
         (["--spatial-conv", "nothing"], "unknown spatial layer 'nothing'"),
         (["--only", "frames", "--spatial-conv", "gru"], "has no weights of this layer"),
         (["--spatial-conv", "SAGEConv"], "--spatial-conv: SAGEConv does not fit"),
+        (["--layers", "nothing"], "--layers: unknown spatial layer 'nothing'"),
+        (["--layers", "mean", "--spatial-conv", "gru"], "give one of them"),
         (["--checkpoint", "nowhere.pt"], "nowhere.pt: no such checkpoint"),
         (["--only", "scores", "--split", "night"], "split 'night' is unknown"),
         (["--checkpoint", checkpoints.SHIPPED, "--only", "scores"], "give the folder of the data set with --root"),

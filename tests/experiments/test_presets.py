@@ -125,6 +125,29 @@ def test_composed_videos_are_made_of_davis_2016(tmp_path):
     assert 2 <= len(videos[0].object_ids) <= 4
 
 
+def test_folds_and_joined_splits(tmp_path):
+    preset, root = find_preset("davis2016"), write_fixture("davis2016", tmp_path, num_frames=3)
+
+    def names(split):
+        return [video.name for video in open_split(preset, split, root)]
+
+    both = names("train") + names("val")
+    assert names("train+val") == both and len(set(both)) == len(both) > 2
+    for fold in range(2):
+        assert names(f"train+val:{fold}of2") == both[fold::2]
+        assert sorted(names(f"train+val:{fold}of2") + names(f"train+val:not{fold}of2")) == sorted(both)
+    synthetic = find_preset("synthetic")
+    assert len(open_split(synthetic, "val:0of3", None)) == 3 and len(open_split(synthetic, "val:not0of3", None)) == 5
+    for wrong, text in (
+        ("train:2of2", "0of2"),
+        ("train:x", "0of2"),
+        ("train+train:0of2", "share"),
+        ("val:8of9", "few"),
+    ):
+        with pytest.raises(InputError, match=text):
+            names(wrong)
+
+
 def test_full_resolution(tmp_path):
     root = write_fixture("davis2017", tmp_path, num_frames=2)
     preset = dataclasses.replace(find_preset("davis2017"), resolution="Full-Resolution")

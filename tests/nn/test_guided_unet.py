@@ -218,3 +218,29 @@ def test_keys_are_where_they_are_seen(net, maps):
     expected = torch.zeros(3, 8, 8, dtype=torch.bool)
     expected[:, 6, 1] = True
     assert torch.equal(changed, expected)
+
+
+def test_q_after_the_stem_is_an_option():
+    net = GuidedUNet.of("tf_efficientnet_lite0+q").eval()
+    images, q = torch.randn(2, 3, 64, 64), torch.rand(2, 64, 64)
+    with torch.no_grad():
+        blind = net.encode(images)
+        assert all(map(torch.equal, blind, net.encode(images, q)))  # its weights begin at 0
+        net.stem.weight.normal_()
+        seeing = net.encode(images, q)
+        assert not any(map(torch.equal, blind, seeing)) and all(map(torch.equal, blind, net.encode(images)))
+        assert_close(net(images, q).maps, seeing)
+    assert GuidedUNet.of().stem is None and not net.backbone.stem._forward_hooks
+
+
+def test_depthwise_convolutions_learn_in_float32(net, images):
+    seen = []
+    backbone = net.backbone
+    depthwise = next(m for m in backbone.net.modules() if isinstance(m, nn.Conv2d) and m.groups > 1)
+    hook = depthwise.register_forward_hook(lambda _, __, made: seen.append(made.dtype))
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.enable_grad():
+        maps = backbone(images)
+        with torch.no_grad():
+            backbone(images)
+    hook.remove()
+    assert seen == [torch.float32, torch.bfloat16] and maps[-1].dtype != torch.float64

@@ -18,7 +18,7 @@ from stg_pyg.nn import (
     resolve_spatial_conv,
 )
 
-NAMES = ["stg", "mean", "attention", "symmetric", "gru", "edge_mlp"]
+NAMES = ["stg", "mean", "attention", "symmetric", "gru", "edge_mlp", "evidence", "pixel"]
 WEIGHTED = [SymmetricPropagation, EdgeMLPPropagation, lambda **kw: AttentionPropagation(5, **kw)]
 
 

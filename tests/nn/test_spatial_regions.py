@@ -13,7 +13,7 @@ from stg_pyg.ops.regions import MaskRegions, RegionLayout, graphs_of
 HEIGHT, WIDTH = 10, 15
 SIZES, WINDOWS = (3, 2), ((2, 1, 7, 5), (9, 0, 14, 10))
 LAYOUT = RegionLayout(SIZES, WINDOWS, (1, HEIGHT, WIDTH))
-NAMES = ("stg", "attention", "edge_mlp", "symmetric", "gru", "mean", "GraphConv")
+NAMES = ("stg", "attention", "edge_mlp", "symmetric", "gru", "evidence", "pixel", "mean", "GraphConv")
 
 
 @pytest.fixture

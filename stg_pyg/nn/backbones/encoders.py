@@ -181,7 +181,12 @@ class SharedKeys(nn.Module):
     def forward(self, crops: Tensor) -> Tensor:
         (net,) = self._net
         net.eval()
-        keys = net.keys(net.encode(crops)).to(crops.dtype)
+        return self.of_maps(net.encode(crops)).to(crops.dtype)
+
+    def of_maps(self, maps: list[Tensor]) -> Tensor:
+        """The keys of crops whose maps are known."""
+        (net,) = self._net
+        keys = net.keys(maps)
         if keys.shape[-2:] != (self.grid, self.grid):
             keys = F.interpolate(keys, (self.grid, self.grid), mode="bilinear", align_corners=False)
         return keys

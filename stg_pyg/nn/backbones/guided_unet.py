@@ -14,6 +14,7 @@ from stg_pyg.nn.backbones.registry import LITE0, Backbone, make_backbone
 from stg_pyg.nn.backbones.segmentation import SegmentationOutput, conv_relu
 
 STRIDES = [2, 4, 8, 16, 32]
+STEM = "+q"
 WIDTHS = (16, 32, 48, 64, 96, 128)
 """Channels of the decoder at strides 1, 2, 4, 8, 16 and 32."""
 
@@ -34,6 +35,7 @@ class GuidedUNet(nn.Module):
         backbone: maps of strides 2, 4, 8, 16 and 32.
         features: F, size of X.
         key_channels: C, size of a key.
+        stem: Q is added to the maps after the stem of the backbone, too; proposals share no pass of it then.
 
     Shapes:
         - input: images [N, 3, S, S], normalised; q [N, S, S] in [0, 1], zeros where no rough mask is known. S is a
@@ -41,12 +43,22 @@ class GuidedUNet(nn.Module):
         - output: :class:`~stg_pyg.nn.backbones.segmentation.SegmentationOutput`.
     """
 
-    def __init__(self, backbone: Backbone, widths: Sequence[int] = WIDTHS, features: int = 64, key_channels: int = 48):
+    def __init__(
+        self,
+        backbone: Backbone,
+        widths: Sequence[int] = WIDTHS,
+        features: int = 64,
+        key_channels: int = 48,
+        stem: bool = False,
+    ):
         super().__init__()
         if backbone.strides != STRIDES:
             raise ValueError(f"the backbone has strides {backbone.strides}, not {STRIDES}")
         self.backbone = backbone
         self.out_features, self.key_channels = features, key_channels
+        self.stem = nn.Conv2d(1, backbone.stem.out_channels, 3, stride=2, padding=1, bias=False) if stem else None
+        if self.stem is not None:
+            nn.init.zeros_(self.stem.weight)
         c2, c4, c8, c16, c32 = backbone.channels
         w1, w2, w4, w8, w16, w32 = widths
         self.top = conv_relu(c32 + 1, w32)
@@ -66,12 +78,15 @@ class GuidedUNet(nn.Module):
 
     @classmethod
     def of(cls, backbone: str = LITE0, weights: str = "none", **options: Any) -> GuidedUNet:
-        """On a backbone of :func:`~stg_pyg.nn.backbones.registry.make_backbone`.
+        """On a backbone of :func:`~stg_pyg.nn.backbones.registry.make_backbone`; a name that ends in ``+q`` is one with
+        Q after the stem, too.
 
         Raises:
             InputError: there is no such backbone, its weights cannot be had, or its strides are others.
         """
-        net = make_backbone(backbone, weights)
+        name = backbone.removesuffix(STEM)
+        options.setdefault("stem", name != backbone)
+        net = make_backbone(name, weights)
         if net.strides != STRIDES:
             raise InputError(
                 f"--backbone {backbone}: has maps of strides {net.strides}, not {STRIDES}; take {LITE0} or resnet50"
@@ -79,10 +94,10 @@ class GuidedUNet(nn.Module):
         return cls(net, **options)
 
     def forward(self, images: Tensor, q: Tensor) -> SegmentationOutput:
-        return self.decode(images, self.encode(images), q)
+        return self.decode(images, self.encode(images, q), q)
 
-    def encode(self, images: Tensor) -> list[Tensor]:
-        """The maps of images [N, 3, S, S].
+    def encode(self, images: Tensor, q: Tensor | None = None) -> list[Tensor]:
+        """The maps of images [N, 3, S, S]; Q [N, S, S] counts where it enters after the stem.
 
         Raises:
             InputError: S is no multiple of 32.
@@ -90,7 +105,8 @@ class GuidedUNet(nn.Module):
         height, width = images.shape[-2:]
         if height % STRIDES[-1] or width % STRIDES[-1]:
             raise InputError(f"crops of {width} x {height} pixels: give sides that are multiples of {STRIDES[-1]}")
-        return self.backbone(images)
+        added = None if self.stem is None or q is None else self.stem(2 * q[:, None].to(images.dtype) - 1)
+        return self.backbone(images, added)
 
     def decode(self, images: Tensor, maps: list[Tensor], q: Tensor) -> SegmentationOutput:
         """Mask and quality of images [N, 3, S, S] with their ``maps``, guided by Q [N, S, S]."""
@@ -130,6 +146,11 @@ class GuidedUNet(nn.Module):
         r"""IoU [N, M] that masks of X ``features`` [N, F] are expected to have with the objects of X ``other`` [M, F]:
         :math:`\sigma(s \, \mathbf{x}_i \cdot \mathbf{x}_j + b)` with the s and b of the loss of X."""
         return torch.sigmoid(features @ other.T * self.likeness[0] + self.likeness[1])
+
+    def features_of_pixels(self, maps: list[Tensor]) -> Tensor:
+        """X [N, F, S/8, S/8] of every pixel alone, of length 1."""
+        with torch.autocast(maps[2].device.type, enabled=False):
+            return F.normalize(self.object_head(self._dense(maps).movedim(1, -1)), dim=-1).movedim(-1, 1)
 
     def keys(self, maps: list[Tensor]) -> Tensor:
         """K [N, C, S/8, S/8] of windows with these ``maps``."""

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from stg_pyg.errors import InputError
 from stg_pyg.ops.crops import IMAGE_MEAN, IMAGE_STD
@@ -63,9 +66,34 @@ class Backbone(nn.Module):
                 module.training = False
         return self
 
-    def forward(self, images: Tensor) -> list[Tensor]:
-        images = torch.addcmul(self.shift, images, self.scale)
-        return list(self.net(images.contiguous(memory_format=torch.channels_last)))
+    @property
+    def stem(self) -> nn.Conv2d:
+        """The first convolution."""
+        return next(module for module in self.net.modules() if isinstance(module, nn.Conv2d))
+
+    def forward(self, images: Tensor, added: Tensor | None = None) -> list[Tensor]:
+        """``added`` [N, C, h, w] is added to what the stem makes of the images."""
+        images = torch.addcmul(self.shift, images, self.scale).contiguous(memory_format=torch.channels_last)
+        slow = images.device.type == "cpu" and torch.is_autocast_enabled("cpu") and torch.is_grad_enabled()
+        hook = None if added is None else self.stem.register_forward_hook(lambda _, __, made: made + added)
+        try:
+            with _GroupsInFloat32() if slow else nullcontext():
+                return list(self.net(images))
+        finally:
+            if hook is not None:
+                hook.remove()
+
+
+class _GroupsInFloat32(TorchFunctionMode):
+    """Leaves grouped convolutions out of mixed precision: on a CPU their gradients in bfloat16 take five times as long
+    as in float32."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is not F.conv2d or (args[6] if len(args) > 6 else kwargs.get("groups", 1)) == 1:
+            return func(*args, **kwargs)
+        with torch.autocast("cpu", enabled=False):
+            return func(args[0].float(), *args[1:], **kwargs)
 
 
 def make_backbone(name: str = LITE0, weights: str | Path = "none") -> Backbone:

@@ -77,6 +77,12 @@ def computes_regions(cls: type) -> bool:
     return regions <= next(n for n, base in enumerate(order) if "forward" in vars(base))
 
 
+def spatial_extras(conv: torch.nn.Module) -> frozenset[str]:
+    """What a layer is given by name, beside the masks and edges."""
+    cls = type(conv)
+    return _parameters_of(cls.regions if computes_regions(cls) else cls.forward)  # type: ignore[attr-defined]
+
+
 @functools.lru_cache
 def _parameters_of(forward: Callable[..., Any]) -> frozenset[str]:
     return frozenset(inspect.signature(forward).parameters)

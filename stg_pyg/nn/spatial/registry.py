@@ -23,8 +23,10 @@ from stg_pyg.nn.spatial.attention_propagation import AttentionPropagation
 from stg_pyg.nn.spatial.calls import call_spatial_conv, call_spatial_regions
 from stg_pyg.nn.spatial.conv_adapter import ConvAdapter, edge_argument_of
 from stg_pyg.nn.spatial.edge_mlp_propagation import EdgeMLPPropagation
+from stg_pyg.nn.spatial.evidence_propagation import EvidencePropagation
 from stg_pyg.nn.spatial.gru_propagation import GRUPropagation
 from stg_pyg.nn.spatial.mask_propagation import MaskPropagation
+from stg_pyg.nn.spatial.pixel_propagation import PixelPropagation
 from stg_pyg.nn.spatial.symmetric_propagation import SymmetricPropagation
 from stg_pyg.nn.trial import check_made_again, check_spatial_layer
 from stg_pyg.ops.regions import MaskRegions, RegionLayout, graphs_of
@@ -134,6 +136,8 @@ OWN: dict[str, type] = {
     "symmetric": SymmetricPropagation,
     "gru": GRUPropagation,
     "edge_mlp": EdgeMLPPropagation,
+    "evidence": EvidencePropagation,
+    "pixel": PixelPropagation,
 }
 
 

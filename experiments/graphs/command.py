@@ -174,7 +174,7 @@ def store(args: argparse.Namespace) -> None:
         part = split if args.folds == 1 else f"{split}:{fold}of{args.folds}"
         checkpoint = checkpoint_of(args, split, fold)
         model, trained_by = checkpoints.load_model(checkpoint)
-        config = with_constants(model.config, args.set)
+        config = with_constants(cli.with_updates(model.config, None, args.online_steps), args.set)
         own = dataclasses.replace(preset, crop_size=trained_by.crop_size, size=trained_by.size)
         own = dataclasses.replace(own, width=trained_by.width, backbone=trained_by.backbone, lucid=trained_by.lucid)
         if args.proposals is not None:

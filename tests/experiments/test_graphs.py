@@ -26,7 +26,8 @@ def stored(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         make_tiny(patch)
         patch.setattr(graphs_command, "ProcessPoolExecutor", InProcess)
-        preset = dataclasses.replace(TINY, backbone="tf_efficientnet_lite0", config=TINY.config)
+        config = TINY.config.replace("online.update_every", 4)
+        preset = dataclasses.replace(TINY, backbone="tf_efficientnet_lite0", config=config)
         for fold in range(2):
             torch.manual_seed(fold)
             checkpoints.save_model(root / f"c{fold}.pt", checkpoints.build_model(preset), preset, 0)
@@ -170,6 +171,21 @@ def test_a_damaged_file_is_named(stored, tmp_path):
     path.write_bytes(b"x")
     with pytest.raises(InputError, match="read"):
         ProposalGraphs(tmp_path)[0]
+
+
+def test_without_online_learning_nothing_learns_while_a_video_runs(stored, tmp_path, monkeypatch):
+    make_tiny(monkeypatch)
+    seen = []
+    monkeypatch.setattr(graphs_command, "run_processes", lambda _, todo: seen.extend(todo))
+    words = ("--preset", "synthetic", "--split", "val", "--checkpoint", stored.parent / "c0.pt", "--out", tmp_path)
+    changed = ("--set", "online.update_every=8")
+    for steps in (0, 3):
+        assert command(monkeypatch, "graphs", *words, "--online-steps", steps) == 2  # no graphs
+        model_every = {harvest.job.rows[0].config.online.update_every for harvest, _ in seen}
+        assert model_every == {4 if steps else 0}
+        seen.clear()
+    assert command(monkeypatch, "graphs", *words, *changed) == 2
+    assert {harvest.job.rows[0].config.online.update_every for harvest, _ in seen} == {8}
 
 
 def test_the_layer_of_the_page(stored, tmp_path, monkeypatch, capsys):

@@ -232,7 +232,8 @@ CASES = {
         "--only scores --checkpoint F/model-a --split test --out O",
         COMMON
         | MODEL
-        | {"split": "val", "frames": "3", "online_steps": "3", "spatial_conv": "mean", "temporal_conv": "mean"},
+        | {"split": "val", "frames": "3", "online_steps": "3", "spatial_conv": "mean", "temporal_conv": "mean"}
+        | {"layers": "symmetric"},
         {
             "out": HERE, "root": FILES, "processes": SPEED, "only": WHICH,
             **dict.fromkeys(("quick", "backward", "objects", "proposals", "height", "width", "memory_frames"), TIMES),

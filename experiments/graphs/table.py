@@ -30,7 +30,13 @@ def markdown(results: Sequence[Result], graphs: ProposalGraphs) -> str:
     for row in rows:
         spread = f" ± {row['spread']:.2f}" if row["seeds"] > 1 else ""
         times = [f"{row[key]:.1f}" if row[key] == row[key] else "" for key in ("ms", "train_ms", "peak_mb")]
-        cells = (row["layer"], f"{row['J']:.2f}{spread}", f"{row['J'] - mean:+.2f}", *times, row["parameters"] or "")
+        cells = (
+            row["layer"],
+            f"{row['J']:.2f}{spread}",
+            f"{row['J'] - mean:+.2f}" if mean == mean else "",
+            *times,
+            row["parameters"] or "",
+        )
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
 

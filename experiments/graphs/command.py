@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
 import subprocess
 import sys
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +17,7 @@ from datasets.proposal_graphs import INDEX, ProposalGraphs
 from experiments.common import checkpoints, cli, distributed
 from experiments.common.constants import add_constants, with_constants
 from experiments.common.layers_option import exchanged, layer_names
-from experiments.common.presets import find_preset, open_split
+from experiments.common.presets import Preset, find_preset, open_split
 from experiments.graphs.harvest import Harvest, describe, finished, harvest_video
 from experiments.graphs.leaderboard import (
     CHOICES,
@@ -34,6 +31,7 @@ from experiments.graphs.leaderboard import (
 from experiments.graphs.table import write_tables
 from experiments.runs.job import Job
 from experiments.runs.rows import table_rows
+from experiments.runs.scoring import in_processes
 from stg_pyg.config import STGConfig
 from stg_pyg.errors import InputError
 from stg_pyg.utils.images import write_json
@@ -167,50 +165,72 @@ def store(args: argparse.Namespace) -> None:
     if args.folds == 1 and args.checkpoint is None:
         raise InputError("--checkpoint C: give the network whose graphs are stored, or --folds K to train some")
     cli.make_folder(args.out)
-    device = cli.choose_device(args.device)
     state = "online" if args.online_steps else "offline"
-    todo: list[tuple[Harvest, VideoSequence]] = []
-    for fold in range(args.folds):
-        part = split if args.folds == 1 else f"{split}:{fold}of{args.folds}"
-        checkpoint = checkpoint_of(args, split, fold)
-        model, trained_by = checkpoints.load_model(checkpoint)
-        config = with_constants(cli.with_updates(model.config, None, args.online_steps), args.set)
-        own = dataclasses.replace(preset, crop_size=trained_by.crop_size, size=trained_by.size)
-        own = dataclasses.replace(own, width=trained_by.width, backbone=trained_by.backbone, lucid=trained_by.lucid)
-        if args.proposals is not None:
-            config = config.replace("proposals.own_evidence", True)
-        row = next(row for row in table_rows(config) if row.name == "temporal")
-        job = Job(
-            checkpoint=checkpoint,
-            preset=own,
-            split=part,
-            root=args.root,
-            rows=(row,),
-            out=args.out,
-            device=device.type,
-            seed=args.seed,
-            online_steps=args.online_steps,
-            proposals=args.proposals,
-        )
-        harvest = Harvest(job, fold, state, args.every, args.size)
-        todo += [(harvest, video) for video in open_split(own, part, args.root, args.seed)]
+    before = other_states(args, state, preset, split)
+    todo = [pair for fold in range(args.folds) for pair in harvests_of_fold(args, preset, split, fold, state)]
     run_processes(args, todo)
     found = [(harvest, video.name, finished(harvest, args.out, video) or 0) for harvest, video in todo]
     index = describe(found)
-    index["sequences"] += other_states(args.out, state, index)
+    index["sequences"] += before
     write_json(args.out / INDEX, index)
     counts = sum(count for _, _, count in found)
     print(f"{counts} graphs of {len(found)} videos, {state}: {args.out / INDEX}")
 
 
-def other_states(out: Path, state: str, index: dict) -> list[dict]:
-    """What an earlier run has stored in the same folder, with or without online learning, where this one has not."""
-    if not (out / INDEX).is_file():
+def harvests_of_fold(
+    args: argparse.Namespace, preset: Preset, split: str, fold: int, state: str
+) -> list[tuple[Harvest, VideoSequence]]:
+    """What is stored of each video of a fold."""
+    part = fold_of(split, fold, args.folds)
+    checkpoint = checkpoint_of(args, split, fold)
+    model, trained_by = checkpoints.load_model(checkpoint)
+    config = with_constants(cli.with_updates(model.config, None, args.online_steps), args.set)
+    networks = {name: getattr(trained_by, name) for name in ("crop_size", "size", "width", "backbone", "lucid")}
+    own = dataclasses.replace(preset, **networks)
+    if args.proposals is not None:
+        config = config.replace("proposals.own_evidence", True)
+    row = next(row for row in table_rows(config) if row.name == "temporal")
+    job = Job(
+        checkpoint=checkpoint,
+        preset=own,
+        split=part,
+        root=args.root,
+        rows=(row,),
+        out=args.out,
+        device=cli.choose_device(args.device).type,
+        seed=args.seed,
+        online_steps=args.online_steps,
+        proposals=args.proposals,
+    )
+    harvest = Harvest(job, fold, state, args.every, args.size)
+    return [(harvest, video) for video in open_split(own, part, args.root, args.seed)]
+
+
+def fold_of(split: str, fold: int, folds: int) -> str:
+    """The part of a split that is stored by the network of a fold."""
+    return split if folds == 1 else f"{split}:{fold}of{folds}"
+
+
+def other_states(args: argparse.Namespace, state: str, preset: Preset, split: str) -> list[dict[str, Any]]:
+    """What an earlier run has stored in the same folder with online learning where this one has none, or without.
+
+    Raises:
+        InputError: it does not go with this run.
+    """
+    if not (args.out / INDEX).is_file():
         return []
-    before = ProposalGraphs(out).about
-    if any(before[key] != index[key] for key in ("dataset", "size", "every")):
-        raise InputError(f"{out / INDEX}: is of other --preset, --size or --every; choose another --out")
-    return [entry for entry in before["sequences"] if entry["state"] != state]
+    before = ProposalGraphs(args.out).about
+    if (before["dataset"], before["size"], before["every"]) != (preset.dataset, args.size, args.every):
+        raise InputError(f"{args.out / INDEX}: is of other --preset, --size or --every; choose another --out")
+    entries = [entry for entry in before["sequences"] if entry["state"] != state]
+    known = {entry["name"]: entry["fold"] for entry in entries}
+    for fold in range(args.folds):
+        for video in open_split(preset, fold_of(split, fold, args.folds), args.root, args.seed):
+            if known.get(video.name, fold) != fold:
+                raise InputError(
+                    f"{args.out / INDEX}: has {video.name} in another fold; give its --folds or another --out"
+                )
+    return entries
 
 
 def checkpoint_of(args: argparse.Namespace, split: str, fold: int) -> Path:
@@ -247,14 +267,4 @@ def run_processes(args: argparse.Namespace, todo: list[tuple[Harvest, VideoSeque
                 bar.update()
             torch.set_num_threads(threads)
         elif count:
-            context, parent = get_context("spawn"), (os.getpid(),)
-            with ProcessPoolExecutor(count, context, initializer=distributed.end_with_parent, initargs=parent) as pool:
-                futures = [pool.submit(harvest_video, harvest, args.out, name) for harvest, name in left]
-                try:
-                    for future in as_completed(futures):
-                        future.result()
-                        bar.update()
-                except BaseException:
-                    for future in futures:
-                        future.cancel()
-                    raise
+            in_processes(harvest_video, [(harvest, args.out, name) for harvest, name in left], count, bar)

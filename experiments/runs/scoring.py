@@ -6,7 +6,7 @@ import dataclasses
 import os
 import sys
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
@@ -203,14 +203,16 @@ def score_share(job: Job, names: Sequence[str], processes: int = 0) -> Records:
                 record_video(job, records, name)
                 bar.update()
         elif count:
-            _score_in_processes(job, records, todo, count, bar)
+            in_processes(record_video, [(job, records, name) for name in todo], count, bar)
     return records
 
 
-def _score_in_processes(job: Job, records: Records, names: Sequence[str], count: int, bar: tqdm) -> None:
+def in_processes(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], count: int, bar: tqdm) -> None:
+    """Calls a function with each of ``calls``, in ``count`` processes that end with this one; a call that fails ends
+    what has not begun."""
     context, parent = get_context("spawn"), (os.getpid(),)
     with ProcessPoolExecutor(count, context, initializer=distributed.end_with_parent, initargs=parent) as pool:
-        futures = [pool.submit(record_video, job, records, name) for name in names]
+        futures = [pool.submit(function, *call) for call in calls]
         try:
             for future in as_completed(futures):
                 future.result()

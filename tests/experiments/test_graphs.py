@@ -9,7 +9,7 @@ import pytest
 import torch
 from commands import command, error_line
 from torch_geometric.loader import DataLoader
-from train_cases import NUM_FRAMES, TINY, InProcess, make_tiny
+from train_cases import NUM_FRAMES, TINY, make_tiny
 
 from datasets import ProposalGraphs
 from experiments.common import checkpoints
@@ -25,7 +25,6 @@ def stored(tmp_path_factory):
     root = tmp_path_factory.mktemp("graphs")
     with pytest.MonkeyPatch.context() as patch:
         make_tiny(patch)
-        patch.setattr(graphs_command, "ProcessPoolExecutor", InProcess)
         config = TINY.config.replace("online.update_every", 4)
         preset = dataclasses.replace(TINY, backbone="tf_efficientnet_lite0", config=config)
         for fold in range(2):
@@ -159,6 +158,16 @@ def test_bad_input(stored, tmp_path, monkeypatch, capsys):
     assert "{fold}" in error_line(capsys)
     (tmp_path / "graphs.json").write_text("{}")
     assert command(monkeypatch, "graphs", tmp_path) == 2 and "graphs.json" in error_line(capsys)
+
+
+def test_what_does_not_go_with_the_graphs_of_an_earlier_run(stored, monkeypatch, capsys):
+    make_tiny(monkeypatch)
+    monkeypatch.setattr(graphs_command, "run_processes", lambda *_: pytest.fail("something was stored"))
+    words = ("--preset", "synthetic", "--split", "val", "--every", 1, "--checkpoint", stored.parent / "c0.pt")
+    assert command(monkeypatch, "graphs", *words, "--size", 64, "--out", stored) == 2
+    assert "--size" in error_line(capsys)
+    assert command(monkeypatch, "graphs", *words, "--size", 32, "--out", stored) == 2
+    assert "in another fold" in error_line(capsys)
 
 
 def test_a_damaged_file_is_named(stored, tmp_path):

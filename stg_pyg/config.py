@@ -164,6 +164,35 @@ class MemoryConfig:
 
 
 @dataclass(frozen=True)
+class SceneConfig:
+    """The memory of whole frames, in which objects and background compete for every cell; a part of the temporal graph,
+    off with it."""
+
+    enabled: bool = False
+    """Remember whole frames, where the segmentation network makes keys (:meth:`stg_pyg.STGNet.pretrained`)."""
+    size: int = 320
+    """Shorter side in pixels of the frames that it sees; a cell is 8 x 8 of them."""
+    gaps: tuple[int, ...] = (1, 2, 3, 4, 5)
+    """Recent frames t - k that it reads beside the given ones,"""
+    radius: int = 12
+    """near a cell only, so many cells along and across."""
+    top_k: int = 10
+    """Most similar cells that a cell reads,"""
+    temperature: float = 0.07
+    """and the divisor of their cosines in the softmax."""
+    propose: bool = True
+    """Look where it sees the object, with what it sees as a rough mask: evidence ``scene``."""
+    weight: float = 2.0
+    """w of its log-odds in the result, see :func:`stg_pyg.model.scene.weigh`; 0 leaves them out."""
+    blind: int = 1
+    """It says nothing nearer than so many cells to where it changes its mind."""
+
+    def __post_init__(self) -> None:
+        if not self.gaps or min(self.gaps) < 1 or self.top_k < 1 or self.size < 32:
+            raise InputError("scene.gaps and scene.top_k must be positive, scene.size at least 32")
+
+
+@dataclass(frozen=True)
 class RecoveryConfig:
     """A second look at a frame for objects that are lost, or there in part only."""
 
@@ -269,6 +298,7 @@ class STGConfig:
     selection: SelectionConfig = field(default_factory=SelectionConfig)
     temporal: TemporalConfig = field(default_factory=TemporalConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
+    scene: SceneConfig = field(default_factory=SceneConfig)
     recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     online: OnlineConfig = field(default_factory=OnlineConfig)
@@ -279,7 +309,7 @@ class STGConfig:
                 'spatial.features="given" excludes proposals.own_evidence and proposals.resegment, whose proposals '
                 "have none"
             )
-        known = (*ALWAYS_THERE, "memory", *(f"q{gap}" for gap in self.warping.gaps))
+        known = (*ALWAYS_THERE, "memory", "scene", *(f"q{gap}" for gap in self.warping.gaps))
         if unknown := [name for name in self.proposals.evidence if name not in known]:
             raise InputError(f"proposals.evidence must be some of {', '.join(known)}, not {unknown[0]}")
         if self.proposals.evidence and not set(self.proposals.evidence) & set(ALWAYS_THERE):
@@ -301,6 +331,7 @@ class STGConfig:
             selection=SelectionConfig(quality_weight=0.5, thr=0.5),
             temporal=TemporalConfig(update="gated", normalize_keys=True, temperature=0.07),
             memory=MemoryConfig(frames=8, cell=2),
+            scene=SceneConfig(enabled=True),
             recovery=RecoveryConfig(redetect=True, complete=True),
             loss=LossConfig(gamma=0.02, reading="probability"),
         )

@@ -173,7 +173,7 @@ PRESETS = {
             "synthetic",
             "train",
             "test",
-            config=STGConfig.small().replace("temporal.key_size", 64),
+            config=STGConfig.small().replace({"temporal.key_size": 64, "scene.size": 192}),
             crop_size=64,
             lucid=LucidConfig(size=64, views=2),
             segmentation_steps=700,

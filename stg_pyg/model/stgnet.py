@@ -21,6 +21,7 @@ from stg_pyg.graph.spatial import SpatialGraph, batch_of_views, bounded_weight, 
 from stg_pyg.model.evidence import pixel_evidence
 from stg_pyg.model.layers import make_spatial, make_temporal
 from stg_pyg.model.motion import LastBox, MotionModel
+from stg_pyg.model.scene import weigh
 from stg_pyg.model.selection import region_selection_scores, select_best
 from stg_pyg.nn.backbones.colour import ColourEncoder, ColourKeys
 from stg_pyg.nn.backbones.deeplab import DeepLabV3Plus
@@ -37,12 +38,16 @@ from stg_pyg.nn.backbones.node_gate import NodeGate
 from stg_pyg.nn.backbones.registry import LITE0
 from stg_pyg.nn.backbones.segmentation import SmallSegmentationNet
 from stg_pyg.nn.spatial.calls import call_spatial_regions, spatial_extras
+from stg_pyg.nn.temporal.label_propagation import LabelPropagation
 from stg_pyg.ops.boxes import masks_to_boxes, paired_box_iou
 from stg_pyg.ops.crops import add_pasted, crop_resize, crop_windows, normalize_image, paste, paste_extents
 from stg_pyg.ops.masks import region_mask_iou
 from stg_pyg.ops.regions import MaskRegions, RegionLayout, Window, graphs_of, windows_of_masks
 from stg_pyg.proposals.base import Proposals
 from stg_pyg.utils.timing import stage
+
+LONGEST = 3
+"""Longer side of a frame that is seen as a whole, in ``scene.size``."""
 
 
 @dataclass
@@ -65,6 +70,8 @@ class FrameInput:
     frame_idx: int
     target: Tensor | None = None
     """[K, H, W] true masks, for the selection while training."""
+    scene: Tensor | None = None
+    """[1 + K, h, w] shares of background and objects in the cells of the frame, by the memory of whole frames."""
 
     @cached_property
     def normal(self) -> Tensor:
@@ -147,7 +154,16 @@ class STGNet(nn.Module):
             raise InputError(f"memory.cell = {config.memory.cell} does not divide the {grid} pixels of the keys' grid")
         self.node_gate = NodeGate() if config.spatial.node_gate else None
         self.motion = MotionModel(config.motion.steps) if config.motion.enabled else LastBox()
+        scene = config.scene
+        self.scene_attention = LabelPropagation(scene.top_k, scene.radius, scene.temperature)
         self._crop_size = 128
+
+    @property
+    def sees_scenes(self) -> bool:
+        """Whether whole frames are remembered: ``scene.enabled`` and ``temporal.enabled``, and the segmentation network
+        makes keys."""
+        wanted = self.config.scene.enabled and self.config.temporal.enabled
+        return wanted and isinstance(self.segmentation, GuidedUNet)
 
     @property
     def crop_size(self) -> int:
@@ -247,6 +263,8 @@ class STGNet(nn.Module):
             scores, selected = self.select(graphs, regions, gate, frame, node_boxes)
             chosen, boxes = self._choose(graphs, regions, selected, node_boxes, frame.q)
         masks, keys, windows = self.refine(frame, chosen, boxes)
+        if frame.scene is not None and self.config.scene.weight > 0 and not self.training:
+            masks = weigh(masks, frame.scene[1:], self.config.scene.weight, self.config.scene.blind)
         return FrameOutput(masks, chosen, regions, graphs.batch, selected, scores, gate, keys, windows, graphs)
 
     def encode(self, image: Tensor, masks: Tensor, boxes: Tensor) -> Tensor:
@@ -410,6 +428,19 @@ class STGNet(nn.Module):
         graph = memory_graph(banks, keys[:, 0], keys)
         found = self.memory_attention.messages(graph.key, graph.memory_mask, graph.memory_key, graph.edge_index)
         return scatter(found, graph.edge_index[1], dim_size=len(keys), reduce="mean")
+
+    @torch.no_grad()
+    def scene_keys(self, image: Tensor) -> Tensor:
+        """Keys [C, h, w] of length 1 of a whole image [3, H, W], a cell for 8 x 8 pixels of it at ``scene.size``, or at
+        less where the longer side would be more than three times that; for a network that :attr:`sees_scenes`."""
+        assert isinstance(self.segmentation, GuidedUNet)
+        height, width = image.shape[-2:]
+        scale = self.config.scene.size * min(1 / min(height, width), LONGEST / max(height, width))
+        side, other = (max(1, round(scale * x / 32)) * 32 for x in (height, width))
+        resized = F.interpolate(image[None], (side, other), mode="bilinear", antialias=True, align_corners=False)
+        self.segmentation.eval()
+        maps = self.segmentation.encode(normalize_image(resized))
+        return F.normalize(self.segmentation.keys(maps)[0], dim=0)
 
     @stage("evidence")
     def pixel_evidence(self, frame: FrameInput, windows: Tensor) -> Tensor:

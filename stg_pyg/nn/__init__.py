@@ -9,6 +9,7 @@ from stg_pyg.nn.spatial.pixel_propagation import PixelPropagation
 from stg_pyg.nn.spatial.registry import ConvAdapter, MeanPropagation, call_spatial_conv, resolve_spatial_conv
 from stg_pyg.nn.spatial.symmetric_propagation import SymmetricPropagation
 from stg_pyg.nn.temporal.joint_memory_attention import JointMemoryAttention
+from stg_pyg.nn.temporal.label_propagation import LabelPropagation
 from stg_pyg.nn.temporal.mean_memory import MeanMemory
 from stg_pyg.nn.temporal.memory_attention import MemoryAttention
 from stg_pyg.nn.temporal.registry import resolve_temporal_conv
@@ -21,6 +22,7 @@ __all__ = [
     "EvidencePropagation",
     "GRUPropagation",
     "JointMemoryAttention",
+    "LabelPropagation",
     "MaskPropagation",
     "MaskRegions",
     "MeanMemory",

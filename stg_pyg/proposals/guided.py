@@ -40,7 +40,11 @@ class Evidence:
 
     def only(self, names: Sequence[str]) -> Evidence:
         """The pieces of these names, in order."""
-        kept = [i for i, name in enumerate(self.origin) if name in names]
+        return self.at([i for i, name in enumerate(self.origin) if name in names])
+
+    def at(self, kept: Sequence[int]) -> Evidence:
+        """The pieces at these positions."""
+        kept = list(kept)
         return Evidence(self.windows[kept], self.q[kept], [self.origin[i] for i in kept])
 
 
@@ -59,6 +63,8 @@ class ObjectView:
     colours: ColourModel | None = None
     recalled: Tensor | None = None
     """[s, s] what the memory says in the window of p."""
+    scene: Tensor | None = None
+    """[H, W] share of the object by the memory of whole frames."""
 
 
 class GuidedProposer:
@@ -85,7 +91,8 @@ class GuidedProposer:
         - ``blank``: the predicted box and no mask, so that drift is not repeated;
         - ``moved``, ``first``: the latest and the first mask, moved to the predicted box;
         - ``colour``: the predicted box and the colours of the object's first frame;
-        - ``memory``: the predicted box and what the memory says there.
+        - ``memory``: the predicted box and what the memory says there;
+        - ``scene``: the box of what the memory of whole frames says, and that.
         """
         return self.look_all(image, [view])[0]
 
@@ -107,6 +114,9 @@ class GuidedProposer:
         full.append((view.p, warped[0], "p"))
         if view.colours is not None:
             full.append((view.p, (view.colours.posterior(image) > 0.6).to(image.dtype), "colour"))
+        if view.scene is not None:
+            (box,) = masks_to_boxes(view.scene[None], 0.5)
+            full.append((torch.where(box[2] > box[0], box, view.p), view.scene, "scene"))
         windows = crop_windows(torch.stack([box for box, _, _ in full]), self.margin)
         owner = torch.arange(len(full), device=image.device)
         q = crop_resize(torch.stack([mask for _, mask, _ in full])[:, None], windows, self.size, owner)[:, 0]

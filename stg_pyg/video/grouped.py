@@ -45,11 +45,16 @@ class GroupedSegmenter(VideoSegmenter):
         self._flows: dict[int, tuple[Tensor, Tensor | None]] | None = None
 
     def _segment(
-        self, array: np.ndarray, image: Tensor, proposals: ProposalSet | None, target: Tensor | None
+        self,
+        array: np.ndarray,
+        image: Tensor,
+        proposals: ProposalSet | None,
+        target: Tensor | None,
+        scene: Tensor | None,
     ) -> StepResult:
         everyone = self.objects
         if len(everyone) <= self.max_objects:
-            return super()._segment(array, image, proposals, target)
+            return super()._segment(array, image, proposals, target, scene)
         shared = None if proposals is None else self._share(proposals, everyone)
         outputs: list[FrameOutput] = []
         trust: list[tuple[Tensor | None, ...]] = []
@@ -59,7 +64,8 @@ class GroupedSegmenter(VideoSegmenter):
                 group = slice(start, start + self.max_objects)
                 self.objects = everyone[group]
                 own = shared[start // self.max_objects] if shared is not None else None
-                result = super()._segment(array, image, own, None if target is None else target[group])
+                seen = None if scene is None else torch.cat([scene[:1], scene[1:][group]])
+                result = super()._segment(array, image, own, None if target is None else target[group], seen)
                 assert result.output is not None
                 outputs.append(without_nodes(result.output))
                 trust.append((result.quality, result.agreement))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import ArrayLike
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from stg_pyg.flow.dis import DISFlow
 from stg_pyg.flow.interface import FlowEstimator, consistent_flow, flow_between
 from stg_pyg.flow.warping import warp
 from stg_pyg.graph.memory import MemoryBank
+from stg_pyg.graph.scene import SceneMemory
 from stg_pyg.learning.updates import OnlineUpdates, agreement, expected_quality, is_trusted
 from stg_pyg.model.stgnet import FrameInput, FrameOutput, STGNet
 from stg_pyg.ops.boxes import masks_to_boxes
@@ -92,6 +94,9 @@ class VideoSegmenter:
         self.frame_idx, self.first_frame = -1, first_frame
         self.objects: list[ObjectState] = []
         self._images: deque[np.ndarray] = deque(maxlen=max(self.config.warping.gaps))
+        self.scene: SceneMemory | None = None
+        if model.sees_scenes and not model.training:
+            self.scene = SceneMemory(self.config.scene.gaps)
 
     @property
     def device(self) -> torch.device:
@@ -144,8 +149,9 @@ class VideoSegmenter:
         result: StepResult | None = None
         searches = [state.search_from for state in self.objects]
         try:
+            scene_key, shares = self._scene_of(tensor)
             if self.objects:
-                result = self._segment(array, tensor, proposals, target)
+                result = self._segment(array, tensor, proposals, target, shares)
             added = self._new_objects(tensor, given, proposals)
         except BaseException:  # the frame may be given again, so nothing of it is kept
             self.frame_idx -= 1
@@ -159,7 +165,7 @@ class VideoSegmenter:
             labels = torch.where(mask.cpu() > 0.5, torch.tensor(obj_id, dtype=torch.uint8), labels)
             soft[obj_id] = mask
         self.objects += added
-        self._remember(tensor, labels.to(self.device), given, result.output if result else None)
+        self._remember(tensor, labels.to(self.device), given, result.output if result else None, scene_key)
         self._images.append(array)
         if self.updates is not None and proposals is None:
             self._learn(array, labels, given, result)
@@ -189,12 +195,17 @@ class VideoSegmenter:
         self.updates.learn(self.frame_idx)
 
     def _segment(
-        self, array: np.ndarray, image: Tensor, proposals: ProposalSet | None, target: Tensor | None
+        self,
+        array: np.ndarray,
+        image: Tensor,
+        proposals: ProposalSet | None,
+        target: Tensor | None,
+        scene: Tensor | None,
     ) -> StepResult:
         warped = self._warp_history(array)
         p = self.model.motion.predict_many([torch.stack(list(state.boxes)) for state in self.objects])
         q = torch.stack([views[self.config.warping.gaps[0]] for views in warped])
-        per_object = self._propose(image, proposals, p, q, warped)
+        per_object = self._propose(image, proposals, p, q, warped, scene)
         frame = FrameInput(
             image,
             per_object,
@@ -205,6 +216,7 @@ class VideoSegmenter:
             [state.obj_id for state in self.objects],
             self.frame_idx,
             target,
+            scene,
         )
         output = self.model(frame)
         looks_again = (self.config.recovery.redetect or self.config.recovery.complete) and not self.model.training
@@ -218,6 +230,18 @@ class VideoSegmenter:
             labels = merge_objects(masks, ids, self.config.selection.thr).cpu()
         quality, agrees = expected_quality(frame.proposals, masks), agreement(masks, frame.q, self.config.selection.thr)
         return StepResult(labels, output.masks, ids, output, frame, quality, agrees)
+
+    @stage("scene")
+    @torch.no_grad()
+    def _scene_of(self, image: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Keys [C, h, w] of a whole frame and the shares [1 + K, h, w] that background and objects have in its cells,
+        by the memory of whole frames, if there is one."""
+        if self.scene is None:
+            return None, None
+        key = self.model.scene_keys(image)
+        if not self.objects:
+            return key, None
+        return key, self.model.scene_attention(key, *self.scene.read(self.frame_idx))
 
     @stage("warp")
     def _warp_history(self, array: np.ndarray) -> list[dict[int, Tensor]]:
@@ -254,7 +278,13 @@ class VideoSegmenter:
         return torch.from_numpy(flow).to(self.device), torch.from_numpy(valid).to(self.device)
 
     def _propose(
-        self, image: Tensor, proposals: ProposalSet | None, p: Tensor, q: Tensor, warped: list[dict[int, Tensor]]
+        self,
+        image: Tensor,
+        proposals: ProposalSet | None,
+        p: Tensor,
+        q: Tensor,
+        warped: list[dict[int, Tensor]],
+        scene: Tensor | None,
     ) -> list[Proposals]:
         if proposals is not None:
             with stage("assign"):
@@ -277,8 +307,11 @@ class VideoSegmenter:
         if self.config.proposals.recall:
             windows = crop_windows(p, self.config.proposals.crop_margin)
             recalled = list(self.model.recall(image, windows, [state.bank for state in self.objects]))
+        seen: list[Tensor | None] = [None] * len(self.objects)
+        if scene is not None and self.config.scene.propose:
+            seen = list(F.interpolate(scene[None, 1:], image.shape[-2:], mode="bilinear", align_corners=False)[0])
         views = [
-            ObjectView(p[k], own, state.last_mask, state.first_mask, state.colours, recalled[k])
+            ObjectView(p[k], own, state.last_mask, state.first_mask, state.colours, recalled[k], seen[k])
             for k, (state, own) in enumerate(zip(self.objects, warped, strict=True))
         ]
         evidence = self.proposer.look_all(image, views)
@@ -323,9 +356,18 @@ class VideoSegmenter:
 
     @stage("memory")
     @torch.no_grad()
-    def _remember(self, image: Tensor, labels: Tensor, given: dict[int, Tensor], output: FrameOutput | None) -> None:
+    def _remember(
+        self,
+        image: Tensor,
+        labels: Tensor,
+        given: dict[int, Tensor],
+        output: FrameOutput | None,
+        scene_key: Tensor | None,
+    ) -> None:
         """Writes the masks of this frame to the history and the memory of every object."""
         masks = [(labels == state.obj_id).to(image.dtype) for state in self.objects]
+        if self.scene is not None and scene_key is not None:
+            self.scene.write(self.frame_idx, scene_key, torch.stack(masks), bool(given))
         boxes = masks_to_boxes(torch.stack(masks))
         areas = torch.stack([mask.sum() for mask in masks])
         rows = torch.cat([areas[:, None], boxes], dim=1).tolist()  # read back once for all objects

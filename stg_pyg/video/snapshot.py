@@ -11,12 +11,13 @@ from torch import Tensor
 
 from stg_pyg.errors import InputError
 from stg_pyg.graph.memory import MemoryBank
+from stg_pyg.graph.scene import SceneMemory
 from stg_pyg.proposals.appearance import ColourModel
 from stg_pyg.video.objects import ObjectState
 from stg_pyg.video.segmenter import VideoSegmenter
 
-FORMAT = "stg_pyg-stream-3"
-_CLASSES = {cls.__name__: cls for cls in (ColourModel, MemoryBank, ObjectState)}
+FORMAT = "stg_pyg-stream-4"
+_CLASSES = {cls.__name__: cls for cls in (ColourModel, MemoryBank, ObjectState, SceneMemory)}
 _GIVEN_AT_CONSTRUCTION = {"model", "config", "flow", "proposer", "updates"}
 
 

@@ -166,6 +166,7 @@ def test_parts_that_are_taken_away():
         "no-motion-model": {"motion.enabled": False},
         "no-spatial-graph": {"spatial.enabled": False},
         "no-temporal-graph": {"temporal.enabled": False},
+        "no-memory-of-whole-frames": {"scene.enabled": False},
         "no-gate-of-the-nodes": {"spatial.node_gate": False},
         "no-quality-term-in-eq-6": {"selection.quality_weight": 0.0},
         "no-re-detection": {"recovery.redetect": False},

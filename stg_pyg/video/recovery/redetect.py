@@ -15,6 +15,10 @@ from stg_pyg.proposals.outside import ProposalSet, on_device
 
 CANDIDATES = 4
 MAX_CANDIDATES = 100
+MIN_SHARE = 0.3
+"""Of a cell in a window that is looked into."""
+SEEN_CELLS = 16
+"""A side that windows are asked at for their shares."""
 
 
 def has_collapsed(
@@ -41,6 +45,7 @@ def find_again(
     taken: Tensor,
     config: RecoveryConfig,
     anchor: Tensor | None = None,
+    share: Tensor | None = None,
 ) -> Proposals | None:
     """Proposals of a lost object from a grid of boxes over the frame, or nothing where no place is convincing.
 
@@ -52,18 +57,26 @@ def find_again(
         size: [2] usual (width, height) of the object in pixels.
         taken: [H, W] pixels of other objects.
         anchor: [F] X of the object in its first frame, which the places must resemble; None: colours alone tell.
+        share: [H, W] of the object by the memory of whole frames; only windows are looked into in which it has some,
+            and what it says there counts as colours do.
     """
     height, width = image.shape[-2:]
     grid = proposer.search(height, width, size)
+    if share is not None:
+        seen = crop_resize(share[None, None], grid.windows, SEEN_CELLS).flatten(1).amax(dim=1) > MIN_SHARE
+        if not bool(seen.any()):
+            return None
+        grid = grid.at(torch.nonzero(seen)[:, 0].tolist())
     crops, scores, feats = proposer.look_into(image, grid)
     scores = scores * proposer.same(scores, feats, anchor)
-    posterior = crop_resize(torch.stack([colours.posterior(image), taken])[None], grid.windows, proposer.size)
+    like = colours.posterior(image) if share is None else colours.posterior(image) * share
+    posterior = crop_resize(torch.stack([like, taken])[None], grid.windows, proposer.size)
     best = _most_convincing(crops, scores, posterior[:, 0], posterior[:, 1])[:CANDIDATES]
     if len(best) == 0:
         return None
     rough = Proposals.from_masks(paste(crops[best], grid.windows[best], height, width), scores[best])
     (fine,) = proposer.propose(image, [proposer.closer(rough.masks, "found")])
-    posterior = colours.posterior(image).expand_as(fine.masks)
+    posterior = like.expand_as(fine.masks)
     same = proposer.same(fine.scores, fine.feats, anchor)
     order = _most_convincing(fine.masks, fine.scores * same, posterior, taken.expand_as(fine.masks))
     if len(order) == 0 or float(same[order[0]]) < config.min_same:

@@ -188,8 +188,10 @@ class SceneConfig:
     """It says nothing nearer than so many cells to where it changes its mind."""
 
     def __post_init__(self) -> None:
-        if not self.gaps or min(self.gaps) < 1 or self.top_k < 1 or self.size < 32:
-            raise InputError("scene.gaps and scene.top_k must be positive, scene.size at least 32")
+        if not self.gaps or min(self.gaps) < 1 or self.top_k < 1 or self.temperature <= 0 or self.size < 32:
+            raise InputError("scene.gaps, scene.top_k and scene.temperature must be positive, scene.size at least 32")
+        if min(self.radius, self.weight, self.blind) < 0:
+            raise InputError("scene.radius, scene.weight and scene.blind must not be negative")
 
 
 @dataclass(frozen=True)
@@ -202,6 +204,8 @@ class RecoveryConfig:
     """Where a result is much smaller than the object usually is, look around it for the rest of the object."""
     identity: bool = False
     """What is found must resemble the object of the first frame in X, too, where the segmentation network makes X."""
+    min_share: float = 0.3
+    """Where whole frames are remembered, only windows are searched that have a cell with this share of the object."""
     min_same: float = 0.3
     """With ``identity``, what is found is expected by X to have this IoU with the object of the first frame."""
     pause: int = 3

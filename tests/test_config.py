@@ -278,3 +278,21 @@ def test_configuration_is_frozen():
 def test_unknown_choices_are_refused(path):
     with pytest.raises(InputError, match=rf"{path} must be one of .*not 'other'"):
         STGConfig().replace(path, "other")
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("scene.gaps", (0, 1)),
+        ("scene.gaps", ()),
+        ("scene.top_k", 0),
+        ("scene.temperature", 0.0),
+        ("scene.size", 16),
+        ("scene.radius", -1),
+        ("scene.weight", -0.5),
+        ("scene.blind", -1),
+    ],
+)
+def test_constants_of_the_memory_of_whole_frames_are_checked(path, value):
+    with pytest.raises(InputError, match=path):
+        STGConfig.small().replace(path, value)

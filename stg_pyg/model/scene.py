@@ -29,5 +29,9 @@ def weigh(masks: Tensor, shares: Tensor, weight: float, blind: int = 1) -> Tenso
     side = 2 * blind + 1
     most, least = F.max_pool2d(shares, side, 1, blind), -F.max_pool2d(-shares, side, 1, blind)
     said = least.logit(EPS).clamp(min=0) + most.logit(EPS).clamp(max=0)
-    said = F.interpolate(said[None].to(masks), masks.shape[-2:], mode="bilinear", align_corners=False)[0]
-    return torch.sigmoid(masks.logit(EPS) + weight * said)
+    return torch.sigmoid(masks.logit(EPS) + weight * spread(said.to(masks), masks))
+
+
+def spread(cells: Tensor, frame: Tensor) -> Tensor:
+    """Values [K, h, w] of the cells of a frame at the pixels [K, H, W] of ``frame`` [..., H, W], bilinear."""
+    return F.interpolate(cells[None], frame.shape[-2:], mode="bilinear", align_corners=False)[0]

@@ -42,9 +42,8 @@ class Evidence:
         """The pieces of these names, in order."""
         return self.at([i for i, name in enumerate(self.origin) if name in names])
 
-    def at(self, kept: Sequence[int]) -> Evidence:
+    def at(self, kept: list[int]) -> Evidence:
         """The pieces at these positions."""
-        kept = list(kept)
         return Evidence(self.windows[kept], self.q[kept], [self.origin[i] for i in kept])
 
 

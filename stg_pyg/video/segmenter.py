@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import ArrayLike
 from torch import Tensor
 
@@ -20,6 +19,7 @@ from stg_pyg.flow.warping import warp
 from stg_pyg.graph.memory import MemoryBank
 from stg_pyg.graph.scene import SceneMemory
 from stg_pyg.learning.updates import OnlineUpdates, agreement, expected_quality, is_trusted
+from stg_pyg.model.scene import spread
 from stg_pyg.model.stgnet import FrameInput, FrameOutput, STGNet
 from stg_pyg.ops.boxes import masks_to_boxes
 from stg_pyg.ops.crops import crop_resize, crop_windows
@@ -309,7 +309,7 @@ class VideoSegmenter:
             recalled = list(self.model.recall(image, windows, [state.bank for state in self.objects]))
         seen: list[Tensor | None] = [None] * len(self.objects)
         if scene is not None and self.config.scene.propose:
-            seen = list(F.interpolate(scene[None, 1:], image.shape[-2:], mode="bilinear", align_corners=False)[0])
+            seen = list(spread(scene[1:], image))
         views = [
             ObjectView(p[k], own, state.last_mask, state.first_mask, state.colours, recalled[k], seen[k])
             for k, (state, own) in enumerate(zip(self.objects, warped, strict=True))

@@ -77,6 +77,7 @@ class LabelPropagation(MessagePassing):
 
         Tile by tile, as a tile is compared with its surroundings alone."""
         height, width = place.shape
+        memory = memory_keys[frames].to(key)
         scores = key.new_full((height, width, min(self.top_k, len(frames) * place.numel())), -torch.inf)
         sources = place.new_zeros(scores.shape)
         for top in range(0, height, tile):
@@ -87,7 +88,7 @@ class LabelPropagation(MessagePassing):
                     slice(max(left - radius, 0), left + tile + radius),
                 )
                 query, cells = key[(slice(None), *own)], place[around]
-                logits = query.flatten(1).T @ memory_keys[frames][(..., *around)].flatten(2).to(query)
+                logits = query.flatten(1).T @ memory[(..., *around)].flatten(2)
                 if radius < max(height, width):
                     logits.masked_fill_(self._far(place[own], cells, width, radius), -torch.inf)
                 logits = logits.movedim(0, 1).flatten(1)

@@ -15,8 +15,6 @@ from stg_pyg.proposals.outside import ProposalSet, on_device
 
 CANDIDATES = 4
 MAX_CANDIDATES = 100
-MIN_SHARE = 0.3
-"""Of a cell in a window that is looked into."""
 SEEN_CELLS = 16
 """A side that windows are asked at for their shares."""
 
@@ -63,7 +61,7 @@ def find_again(
     height, width = image.shape[-2:]
     grid = proposer.search(height, width, size)
     if share is not None:
-        seen = crop_resize(share[None, None], grid.windows, SEEN_CELLS).flatten(1).amax(dim=1) > MIN_SHARE
+        seen = crop_resize(share[None, None], grid.windows, SEEN_CELLS).flatten(1).amax(dim=1) > config.min_share
         if not bool(seen.any()):
             return None
         grid = grid.at(torch.nonzero(seen)[:, 0].tolist())

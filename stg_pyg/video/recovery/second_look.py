@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from stg_pyg.config import RecoveryConfig, STGConfig
+from stg_pyg.model.scene import spread
 from stg_pyg.model.stgnet import FrameInput
 from stg_pyg.proposals.base import Proposals
 from stg_pyg.proposals.guided import GuidedProposer
@@ -44,11 +44,7 @@ def look_again(
     for k, lost in _in_doubt(masks, frame, objects, config):
         state = objects[k]
         taken = (masks.sum(dim=0) - masks[k]).clamp(max=1)
-        share = None
-        if frame.scene is not None:
-            shape = frame.image.shape[-2:]
-            share = F.interpolate(frame.scene[None, None, 1 + k], shape, mode="bilinear", align_corners=False)[0, 0]
-        found = _search(frame, state, taken, config.recovery, proposer, outside, share) if lost else None
+        found = _search(frame, k, state, taken, config.recovery, proposer, outside) if lost else None
         if found is not None and outside is not None and config.spatial.features != "given":
             found = replace(found, feats=None)  # of whatever made it, and so not to be compared with X
         if completer is not None:
@@ -81,20 +77,21 @@ def _in_doubt(
 
 def _search(
     frame: FrameInput,
+    k: int,
     state: ObjectState,
     taken: Tensor,
     config: RecoveryConfig,
     proposer: GuidedProposer | None,
     outside: ProposalSet | None,
-    share: Tensor | None,
 ) -> Proposals | None:
-    """Proposals of a lost object from anywhere in the frame; where there are none, the next search waits."""
+    """Proposals of the lost object k from anywhere in the frame; where there are none, the next search waits."""
     known = (state.usual_size(), state.colours, state.first_likeness)
     found: Proposals | None = None
     if outside is not None:
         found = find_among(outside, frame.image, *known, taken, config)
     elif proposer is not None:
         anchor = state.anchor if config.identity else None
+        share = None if frame.scene is None else spread(frame.scene[1 + k : 2 + k], frame.image)[0]
         found = find_again(proposer, frame.image, *known, taken, config, anchor, share)
     if found is None:
         # A look through proposals that are there already costs little.

@@ -124,6 +124,12 @@ class SelectionConfig:
     """Weight of a proposal's gate, which does not come from Q, added to Eq. 6."""
     thr: float = 0.2
     """Threshold on h for the output, and for Eq. 6 when not training."""
+    q_weight: float = 0.0
+    """Weight of the log-odds of Q, beside those of h, where several objects claim a pixel; 0: the highest h has it."""
+
+    def __post_init__(self) -> None:
+        if self.q_weight < 0:
+            raise InputError(f"selection.q_weight must not be negative, but it is {self.q_weight}")
 
 
 @dataclass(frozen=True)
@@ -172,6 +178,8 @@ class SceneConfig:
     """Remember whole frames, where the segmentation network makes keys (:meth:`stg_pyg.STGNet.pretrained`)."""
     size: int = 320
     """Shorter side in pixels of the frames that it sees; a cell is 8 x 8 of them."""
+    detail: int = 4
+    """Parts of a cell, along and across, whose shares it keeps apart and carries together."""
     gaps: tuple[int, ...] = (1, 2, 3, 4, 5)
     """Recent frames t - k that it reads beside the given ones,"""
     radius: int = 12
@@ -185,11 +193,13 @@ class SceneConfig:
     weight: float = 2.0
     """w of its log-odds in the result, see :func:`stg_pyg.model.scene.weigh`; 0 leaves them out."""
     blind: int = 1
-    """It says nothing nearer than so many cells to where it changes its mind."""
+    """It says nothing nearer than so many of these parts to where it changes its mind."""
 
     def __post_init__(self) -> None:
         if not self.gaps or min(self.gaps) < 1 or self.top_k < 1 or self.temperature <= 0 or self.size < 32:
             raise InputError("scene.gaps, scene.top_k and scene.temperature must be positive, scene.size at least 32")
+        if self.detail < 1:
+            raise InputError(f"scene.detail must be at least 1, not {self.detail}")
         if min(self.radius, self.weight, self.blind) < 0:
             raise InputError("scene.radius, scene.weight and scene.blind must not be negative")
 
@@ -205,7 +215,8 @@ class RecoveryConfig:
     identity: bool = False
     """What is found must resemble the object of the first frame in X, too, where the segmentation network makes X."""
     min_share: float = 0.3
-    """Where whole frames are remembered, only windows are searched that have a cell with this share of the object."""
+    """Where whole frames are remembered, only windows are searched that have a part of a cell with this share of the
+    object."""
     min_same: float = 0.3
     """With ``identity``, what is found is expected by X to have this IoU with the object of the first frame."""
     pause: int = 3
@@ -332,7 +343,7 @@ class STGConfig:
             proposals=ProposalConfig(crop_margin=0.25),
             assignment=AssignmentConfig(min_mask_iou=0.6, assemble=0.8),
             spatial=SpatialConfig(alpha=0.1, num_steps=1, edge_iou="mask", min_edge_iou=0.3, node_gate=True),
-            selection=SelectionConfig(quality_weight=0.5, thr=0.5),
+            selection=SelectionConfig(quality_weight=0.5, thr=0.5, q_weight=1.0),
             temporal=TemporalConfig(update="gated", normalize_keys=True, temperature=0.07),
             memory=MemoryConfig(frames=8, cell=2),
             scene=SceneConfig(enabled=True),

@@ -286,6 +286,8 @@ def test_unknown_choices_are_refused(path):
         ("scene.gaps", (0, 1)),
         ("scene.gaps", ()),
         ("scene.top_k", 0),
+        ("scene.detail", 0),
+        ("selection.q_weight", -1.0),
         ("scene.temperature", 0.0),
         ("scene.size", 16),
         ("scene.radius", -1),

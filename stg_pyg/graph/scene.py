@@ -17,10 +17,11 @@ class SceneMemory:
 
     Args:
         gaps: of the recent frames, how far they lie behind the current one.
+        detail: parts of a cell of the keys, along and across, whose shares are kept apart.
     """
 
-    def __init__(self, gaps: Sequence[int]):
-        self.gaps = list(gaps)
+    def __init__(self, gaps: Sequence[int], detail: int = 1):
+        self.gaps, self.detail = list(gaps), detail
         self._given: list[int] = []
         self._keys: dict[int, Tensor] = {}
         self._shares: dict[int, Tensor] = {}
@@ -34,7 +35,7 @@ class SceneMemory:
             masks: [K, H, W] masks of all objects that are known by now, disjoint.
             given: objects were given in it.
         """
-        shares = F.adaptive_avg_pool2d(masks.to(key.dtype), (key.shape[1], key.shape[2]))
+        shares = F.adaptive_avg_pool2d(masks.to(key.dtype), (self.detail * key.shape[1], self.detail * key.shape[2]))
         self._keys[frame_idx] = key
         self._shares[frame_idx] = torch.cat([1 - shares.sum(dim=0, keepdim=True), shares])
         if given:
@@ -44,8 +45,8 @@ class SceneMemory:
             del self._keys[old], self._shares[old]
 
     def read(self, frame_idx: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Keys [R, C, h, w] and shares [R, 1 + K, h, w] for the frame ``frame_idx``, and which frames [R] are recent
-        only. An object that came later has no share in earlier frames."""
+        """Keys [R, C, h, w] and shares [R, 1 + K, h', w'] of the parts of their cells for the frame ``frame_idx``, and
+        which frames [R] are recent only. An object that came later has no share in earlier frames."""
         recent = [t for t in (frame_idx - gap for gap in self.gaps) if t in self._keys and t not in self._given]
         frames = self._given + recent
         count = max(len(self._shares[t]) for t in frames)

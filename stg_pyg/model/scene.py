@@ -22,7 +22,8 @@ def weigh(masks: Tensor, shares: Tensor, weight: float, blind: int = 1) -> Tenso
 
     Args:
         masks: [K, H, W] in [0, 1].
-        shares: [K, h, w] in [0, 1] of the cells of the whole frame; both are kept within 0.01 of the bounds.
+        shares: [K, h, w] in [0, 1] of the cells, or parts of cells, of the whole frame; both are kept within 0.01 of
+            the bounds.
         weight: w.
         blind: radius of the neighborhood in cells.
     """

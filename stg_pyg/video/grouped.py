@@ -23,7 +23,7 @@ class GroupedSegmenter(VideoSegmenter):
     """A :class:`VideoSegmenter` whose proposals, graphs and memory reads of a frame are those of a few objects at once.
 
     Flow is computed once a frame, proposals from outside are shared out among all objects before the groups are made,
-    and pixels go to the highest h of all. So a frame differs from that of all objects at once by rounding only, but in
+    and all objects compete for pixels. So a frame differs from that of all objects at once by rounding only, but in
     one case: an object that is searched for after it was lost does not see what objects of other groups occupy.
 
     With more than one group, ``StepResult.output`` holds masks, keys and windows but no nodes, and
@@ -58,6 +58,7 @@ class GroupedSegmenter(VideoSegmenter):
         shared = None if proposals is None else self._share(proposals, everyone)
         outputs: list[FrameOutput] = []
         trust: list[tuple[Tensor | None, ...]] = []
+        q: list[Tensor] = []
         self._flows = {}
         try:
             for start in range(0, len(everyone), self.max_objects):
@@ -66,15 +67,17 @@ class GroupedSegmenter(VideoSegmenter):
                 own = shared[start // self.max_objects] if shared is not None else None
                 seen = None if scene is None else torch.cat([scene[:1], scene[1:][group]])
                 result = super()._segment(array, image, own, None if target is None else target[group], seen)
-                assert result.output is not None
+                assert result.output is not None and result.frame is not None
                 outputs.append(without_nodes(result.output))
                 trust.append((result.quality, result.agreement))
+                q.append(result.frame.q)
         finally:
             self.objects = everyone
             self._flows = None
         output = joined_outputs(outputs)
         ids = [state.obj_id for state in everyone]
-        labels = merge_objects(output.masks.detach(), ids, self.config.selection.thr).cpu()
+        selection = self.config.selection
+        labels = merge_objects(output.masks.detach(), ids, selection.thr, torch.cat(q), selection.q_weight).cpu()
         quality, agreement = (torch.cat(parts) for parts in zip(*trust, strict=True))  # type: ignore[arg-type]
         return StepResult(labels, output.masks, ids, output, None, quality, agreement)
 

@@ -96,7 +96,7 @@ class VideoSegmenter:
         self._images: deque[np.ndarray] = deque(maxlen=max(self.config.warping.gaps))
         self.scene: SceneMemory | None = None
         if model.sees_scenes and not model.training:
-            self.scene = SceneMemory(self.config.scene.gaps)
+            self.scene = SceneMemory(self.config.scene.gaps, self.config.scene.detail)
 
     @property
     def device(self) -> torch.device:
@@ -227,7 +227,7 @@ class VideoSegmenter:
         ids = [state.obj_id for state in self.objects]
         masks = output.masks.detach()
         with stage("merge"):
-            labels = merge_objects(masks, ids, self.config.selection.thr).cpu()
+            labels = merge_objects(masks, ids, self.config.selection.thr, q, self.config.selection.q_weight).cpu()
         quality, agrees = expected_quality(frame.proposals, masks), agreement(masks, frame.q, self.config.selection.thr)
         return StepResult(labels, output.masks, ids, output, frame, quality, agrees)
 

@@ -11,8 +11,8 @@ def frame(t, objects=2):
     return torch.full((3, 2, 3), float(t)), masks
 
 
-def written(gaps, given, last, objects=lambda t: 2):
-    memory = SceneMemory(gaps)
+def written(gaps, given, last, objects=lambda t: 2, detail=1):
+    memory = SceneMemory(gaps, detail)
     for t in range(last + 1):
         memory.write(t, *frame(t, objects(t)), given=t in given)
     return memory
@@ -47,6 +47,12 @@ def test_shares_are_those_of_the_cells():
     assert shares.shape == (1, 3, 2, 3)
     torch.testing.assert_close(shares.sum(dim=1), torch.ones(1, 2, 3))
     torch.testing.assert_close(shares[0, 1], torch.tensor([[1.0, 0.5, 0.0], [0.0, 0.0, 0.0]]))
+
+
+def test_shares_of_parts_of_cells():
+    _, shares, _ = written((1,), {0}, 0, detail=2).read(1)
+    rows = [[1.0, 1.0, 1.0, 0.0, 0.0, 0.0]] * 2 + [[0.0] * 6] * 2
+    torch.testing.assert_close(shares[0, 1], torch.tensor(rows))
 
 
 def test_an_object_that_came_later_had_no_share_before():

@@ -56,6 +56,22 @@ def test_a_frame_that_moved_carries_its_labels_along():
     torch.testing.assert_close(found, moved, atol=1e-6, rtol=0)
 
 
+def test_labels_finer_than_keys_are_carried_along():
+    _, keys, _ = frames(1, 9, 20, channels=32)
+    labels = torch.rand(1, 3, 27, 60, dtype=keys.dtype)
+    key, moved = torch.roll(keys[0], (2, 5), dims=(1, 2)), torch.roll(labels[0], (6, 15), dims=(1, 2))
+    found = LabelPropagation(top_k=3, temperature=0.01)(key, keys, labels, torch.tensor([False]))
+    torch.testing.assert_close(found, moved, atol=1e-6, rtol=0)
+
+
+def test_every_part_of_a_pixel_reads_as_the_pixel_does():
+    key, keys, labels = frames(2, 5, 7)
+    layer, local = LabelPropagation(top_k=4, radius=2), torch.tensor([False, True])
+    fine = labels.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    whole = layer(key, keys, labels, local)
+    torch.testing.assert_close(layer(key, keys, fine, local), whole.repeat_interleave(2, 1).repeat_interleave(2, 2))
+
+
 def test_edges_are_a_graph_of_the_most_similar_pixels():
     key, keys, _ = frames(2, 4, 5)
     edge_index, weight = LabelPropagation(top_k=3).neighbors(key, keys, torch.tensor([False, False]))

@@ -14,6 +14,14 @@ from stg_pyg.video.merge import merge_objects
         ([[[0.25, 0.375, 0.5]]], [255], {"thr": 0.375}, [[0, 0, 255]]),
         # Ties take the first object.
         ([[[True, True, False]], [[True, False, False]]], [9, 2], {}, [[9, 9, 0]]),
+        # A prior decides where two claim a pixel, and only there.
+        (
+            [[[0.9, 0.9, 0.9, 0.4]], [[0.6, 0.6, 0.3, 0.3]]],
+            [7, 3],
+            {"prior": torch.tensor([[[0.1, 0.6, 0.1, 0.1]], [[0.9, 0.4, 0.9, 0.9]]]), "weight": 1.0},
+            [[3, 7, 7, 0]],
+        ),
+        ([[[0.9]], [[0.6]]], [7, 3], {"prior": torch.tensor([[[0.1]], [[0.9]]]), "weight": 0.0}, [[7]]),
         (torch.eye(255)[:, None].tolist(), list(range(255, 0, -1)), {}, [list(range(255, 0, -1))]),
     ],
 )

@@ -1,6 +1,7 @@
 """Labels of earlier frames carried to the current one along a graph of the most similar pixels."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric.nn import MessagePassing
 
@@ -19,6 +20,8 @@ class LabelPropagation(MessagePassing):
     where :math:`\mathbf{y}` are the shares of the background and of every object in a pixel, which sum to 1, so that
     objects compete for it; :math:`\mathcal{N}(i)` are the :obj:`top_k` most similar pixels of the memory, and of a
     local frame only those not further than :obj:`radius` pixels from :math:`i`, along and across. Keys have length 1.
+    Labels may be :math:`s` times as fine as keys: then :math:`\mathbf{y}_i` are those of all :math:`s^2` parts of
+    pixel :math:`i`, so that outlines, and objects smaller than a pixel of the keys, are carried along.
 
     Args:
         top_k (int): The number of neighbors of each pixel. (default: :obj:`10`)
@@ -26,9 +29,9 @@ class LabelPropagation(MessagePassing):
         temperature (float): The temperature :math:`\tau`. (default: :obj:`0.07`)
 
     Shapes:
-        - **input:** key :math:`(C, h, w)`, memory keys :math:`(R, C, h, w)`, memory labels :math:`(R, L, h, w)`,
-          local frames :math:`(R)`
-        - **output:** labels :math:`(L, h, w)`
+        - **input:** key :math:`(C, h, w)`, memory keys :math:`(R, C, h, w)`, memory labels
+          :math:`(R, L, s h, s w)`, local frames :math:`(R)`
+        - **output:** labels :math:`(L, s h, s w)`
     """
 
     def __init__(self, top_k: int = 10, radius: int = 12, temperature: float = 0.07):
@@ -41,15 +44,16 @@ class LabelPropagation(MessagePassing):
         Args:
             key (torch.Tensor): The current keys [C, h, w].
             memory_keys (torch.Tensor): The keys [R, C, h, w] of R memory frames, at least one.
-            memory_labels (torch.Tensor): Their labels [R, L, h, w].
+            memory_labels (torch.Tensor): Their labels [R, L, s h, s w].
             local (torch.Tensor): Which of them [R] are looked at near a pixel only.
         """
         height, width = key.shape[-2:]
         edge_index, edge_weight = self.neighbors(key, memory_keys, local)
-        labels = memory_labels.movedim(1, -1).flatten(0, 2)
+        detail = memory_labels.shape[-1] // width
+        labels = F.pixel_unshuffle(memory_labels, detail).movedim(1, -1).flatten(0, 2)
         size = (len(labels), height * width)
         found = self.propagate(edge_index, x=(labels, None), edge_weight=edge_weight.to(labels), size=size)
-        return found.T.reshape(-1, height, width)
+        return F.pixel_shuffle(found.T.reshape(-1, height, width), detail)
 
     def neighbors(self, key: Tensor, memory_keys: Tensor, local: Tensor) -> tuple[Tensor, Tensor]:
         r"""The edges [2, E] from memory pixels to current ones, in order of those, and their weights [E]."""

@@ -86,23 +86,23 @@ class VideoSequence(ABC):
         return f"{type(self).__name__}({self.name!r}, num_frames={self.num_frames})"
 
 
-class VideoDataset(Sequence[VideoSequence], ABC):
+class VideoDataset(Sequence[VideoSequence]):
     """A list of videos with a ``name`` and a ``split``."""
 
-    name: str
-    split: str
+    def __init__(self, name: str, split: str, sequences: Sequence[VideoSequence] = ()) -> None:
+        self.name, self.split, self._sequences = name, split, sequences
 
     @property
-    @abstractmethod
     def sequence_names(self) -> list[str]:
         """Names of the videos, in order."""
+        return [sequence.name for sequence in self._sequences]
 
-    @abstractmethod
     def _sequence(self, index: int) -> VideoSequence:
         """Video ``index``, 0 <= index < len(self)."""
+        return self._sequences[index]
 
     def __len__(self) -> int:
-        return len(self.sequence_names)
+        return len(self._sequences)
 
     @overload
     def __getitem__(self, index: int) -> VideoSequence: ...

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from datasets.base import UInt8Array, VideoDataset, VideoSequence
+from datasets.files import check_root
 from stg_pyg.errors import InputError
 from stg_pyg.proposals.rle import find_fault
 from stg_pyg.utils.images import is_inside, load_json, read_image
@@ -26,31 +25,23 @@ Segmentation = list[NDArray[np.float32]] | list[int] | bytes
 """Polygons [2 K] of (x, y) in turn, the runs of an uncompressed RLE, or a compressed RLE."""
 
 
-@dataclass(frozen=True)
-class Picture:
-    """What the annotation file says of one image."""
-
-    file_name: str
-    size: tuple[int, int]
-    """(H, W) in pixels."""
-    objects: tuple[tuple[int, Segmentation], ...]
-    """Id and mask of each annotation."""
-
-
 class CocoPicture(VideoSequence):
     """One image as a video of one frame, its instances numbered 1, 2, ... by falling area.
 
-    Where instances overlap, the smaller one is on top. Beyond 255 instances the largest are kept.
+    Where instances overlap, the smaller one is on top. Beyond 255 instances the largest are kept. ``objects`` has the
+    number and the mask of each annotation in the file ``source``.
     """
 
-    def __init__(self, path: Path, picture: Picture, source: Path) -> None:
-        self.name = path.stem
-        self.frame_names = [path.stem]
-        self._path, self._picture, self._source = path, picture, source
+    def __init__(
+        self, path: Path, size: tuple[int, int], objects: list[tuple[int, Segmentation]], source: Path
+    ) -> None:
+        self.name, self.frame_names = path.stem, [path.stem]
+        self.size = size
+        self._path, self._objects, self._source = path, objects, source
 
     def image(self, t: int) -> UInt8Array:
         image = read_image(self._path)
-        (rows, columns), (height, width) = image.shape[:2], self._picture.size
+        (rows, columns), (height, width) = image.shape[:2], self.size
         if (rows, columns) != (height, width):
             raise InputError(
                 f"{self._path}: is {columns} x {rows} pixels but {self._source.name} says {width} x {height}; "
@@ -59,8 +50,8 @@ class CocoPicture(VideoSequence):
         return image
 
     def labels(self, t: int) -> UInt8Array:
-        labels = np.zeros(self._picture.size, np.uint8)
-        masks = [self._mask(*entry) for entry in self._picture.objects]
+        labels = np.zeros(self.size, np.uint8)
+        masks = [self._mask(*entry) for entry in self._objects]
         largest = sorted((m for m in masks if m.any()), key=lambda m: -int(m.sum()))[:MAX_OBJECTS]
         for obj_id, mask in enumerate(largest, start=1):
             labels[mask] = obj_id
@@ -70,12 +61,8 @@ class CocoPicture(VideoSequence):
     def files(self) -> list[Path]:
         return [self._path, self._source]
 
-    @cached_property
-    def size(self) -> tuple[int, int]:
-        return self._picture.size
-
     def _mask(self, annotation: int, segmentation: Segmentation) -> NDArray[np.bool_]:
-        height, width = self._picture.size
+        height, width = self.size
         fault = "is neither polygons nor a mask of the image's size"
         try:
             if isinstance(segmentation, bytes):
@@ -121,62 +108,51 @@ class COCO(VideoDataset):
     """
 
     def __init__(self, root: str | os.PathLike[str], split: str = "train2017") -> None:
-        self.root, self.split, self.name = Path(root), split, "coco"
-        self._file, self._folder = self.file_of(self.root, split), self.root / split
-        for path, there in ((self._file, self._file.is_file()), (self._folder, self._folder.is_dir())):
-            if not there:
-                raise InputError(
-                    f"{self.root}: is no COCO root, {path.relative_to(self.root).as_posix()} is missing; expected "
-                    f"annotations/instances_{split}.json and {split}/<image files> in it"
-                )
-        self._pictures = _index(self._file)
-        if not self._pictures:
-            raise InputError(f"{self._file}: annotates no object; choose another split")
+        root = Path(root)
+        file, folder = self.file_of(root, split), root / split
+        check_root(root, "COCO", [file, folder], f"annotations/instances_{split}.json and {split}/<image files>")
+        super().__init__("coco", split, _index(file, folder))
+        if not self._sequences:
+            raise InputError(f"{file}: annotates no object; choose another split")
 
     @staticmethod
     def file_of(root: Path, split: str) -> Path:
         """The file of annotations of a split."""
         return root / "annotations" / f"instances_{split}.json"
 
-    @property
-    def sequence_names(self) -> list[str]:
-        return [Path(picture.file_name).stem for picture in self._pictures]
 
-    def __len__(self) -> int:
-        return len(self._pictures)
-
-    def _sequence(self, index: int) -> VideoSequence:
-        picture = self._pictures[index]
-        return CocoPicture(self._folder / picture.file_name, picture, self._file)
-
-
-def _index(path: Path) -> list[Picture]:
+def _index(file: Path, folder: Path) -> list[CocoPicture]:
     """The images that have objects, in the order of the file."""
     try:
-        content = load_json(path.read_bytes())
+        content = load_json(file.read_bytes())
         objects: dict[int, list[tuple[int, Segmentation]]] = {}
         for entry in content["annotations"]:
             compact = [] if entry.get("iscrowd", 0) else _compact(entry["segmentation"])
             if compact:
                 objects.setdefault(entry["image_id"], []).append((entry["id"], compact))
         images = [entry for entry in content["images"] if entry["id"] in objects]
-        return [_picture(entry, objects[entry["id"]]) for entry in images]
+        return [CocoPicture(folder / _name(entry), _size(entry), objects[entry["id"]], file) for entry in images]
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+        raise InputError(f"{file}: cannot be read ({error.strerror}); check its permissions") from error
     except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise InputError(
-            f"{path}: holds no instance annotations of COCO's format ({type(error).__name__} {error}); "
+            f"{file}: holds no instance annotations of COCO's format ({type(error).__name__} {error}); "
             "download the file again"
         ) from error
 
 
-def _picture(entry: dict[str, Any], objects: list[tuple[int, Segmentation]]) -> Picture:
-    name, height, width = str(entry["file_name"]), int(entry["height"]), int(entry["width"])
+def _name(entry: dict[str, Any]) -> str:
+    name = str(entry["file_name"])
     if not is_inside(name):
         raise ValueError(f"{name[:80]!r} is no name of a picture below the folder")
+    return name
+
+
+def _size(entry: dict[str, Any]) -> tuple[int, int]:
+    height, width = int(entry["height"]), int(entry["width"])
     if min(height, width) < 1 or height * width > _MOST_PIXELS:
-        raise ValueError(f"{name} of {width} x {height} pixels")
-    return Picture(name, (height, width), tuple(objects))
+        raise ValueError(f"{entry['file_name']} of {width} x {height} pixels")
+    return height, width
 
 
 def _compact(segmentation: Any) -> Segmentation:

@@ -13,8 +13,8 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from datasets.base import UInt8Array, VideoDataset, VideoSequence
-from datasets.files import FileSequence, by_stem, check_complete, check_root, find_files
+from datasets.base import UInt8Array, VideoDataset
+from datasets.files import FileSequence, check_complete, check_root, find_files, find_masks
 from stg_pyg.errors import InputError
 from stg_pyg.utils.images import is_inside, read_label_map
 from stg_pyg.utils.mask_rules import MASK_SUFFIXES
@@ -26,24 +26,19 @@ _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 class DAVISSequence(FileSequence):
     """One DAVIS video; the objects are those of its first frame, and 255 is void, which counts as background.
 
-    Args:
-        name: the name of its folder.
-        images: files of the frames, in order.
-        annotations: file of the mask by frame name; a frame without one is not annotated.
-        merge: all ids become object 1, as in DAVIS-2016.
+    With ``merge`` all ids become object 1, as in DAVIS-2016.
     """
 
     def __init__(self, name: str, images: Sequence[Path], annotations: dict[str, Path], merge: bool = False) -> None:
         super().__init__(name, images, annotations)
         self._merge = merge
 
-    def labels(self, t: int) -> UInt8Array | None:
-        path = self._annotations.get(self.frame_names[t])
-        if self._merge and path is not None:  # black and white mostly, whose id does not matter
-            ids = self._fitting(read_label_map(path), path)
+    def _read_labels(self, path: Path) -> UInt8Array:
+        if self._merge:  # black and white mostly, whose id does not matter
+            ids = read_label_map(path)
             return ((ids > 0) & (ids != VOID)).astype(np.uint8)
-        labels = super().labels(t)
-        return labels if labels is None else np.where(labels == VOID, np.uint8(0), labels)
+        ids = super()._read_labels(path)
+        return np.where(ids == VOID, np.uint8(0), ids)
 
     @cached_property
     def first_frame_of(self) -> dict[int, int]:
@@ -86,8 +81,6 @@ class DAVIS(VideoDataset):
         first_frame_only: bool | None = None,
     ) -> None:
         self.root = Path(root)
-        self.split = split
-        self.resolution = resolution
         if year is not None and str(year) not in ("2016", "2017"):
             raise InputError(f"year {year!r} is unknown; DAVIS has 2016 and 2017")
         self._images, self._annotations = (self.root / f / resolution for f in ("JPEGImages", "Annotations"))
@@ -96,33 +89,23 @@ class DAVIS(VideoDataset):
             f"and ImageSets/<year>/{split}.txt"
         )
         check_root(self.root, "DAVIS", (self._images, self._annotations), tree)
-        list_year, list_file = (None, None) if sequences is not None else self._find_list(year)
+        list_year, list_file = (None, None) if sequences is not None else self._find_list(year, split)
         self.year = str(year or list_year or self._year_of_folders())
-        self.name = f"davis{self.year}"
-        self._names = _read_list(list_file) if list_file is not None else list(sequences or ())
-        if not self._names:
+        names = _read_list(list_file) if list_file is not None else list(sequences or ())
+        if not names:
             raise InputError(f"{list_file or 'sequences'}: names no sequence; give one name a line")
         sparse = split.startswith("test") if first_frame_only is None else first_frame_only
-        self._sequences = [self._index_sequence(name, sparse) for name in self._names]
+        super().__init__(f"davis{self.year}", split, [self._index_sequence(name, sparse) for name in names])
 
-    @property
-    def sequence_names(self) -> list[str]:
-        return list(self._names)
-
-    def _sequence(self, index: int) -> VideoSequence:
-        return self._sequences[index]
-
-    def _find_list(self, year: str | int | None) -> tuple[str, Path]:
-        candidates = [("2017", "2017"), ("2016", "2016"), ("2016", "480p")]
-        lists = {folder: (y, self.root / "ImageSets" / folder / f"{self.split}.txt") for y, folder in candidates}
-        wanted = [(y, path) for y, path in lists.values() if year is None or y == str(year)]
-        for y, path in wanted:
-            if path.is_file():
-                return y, path
+    def _find_list(self, year: str | int | None, split: str) -> tuple[str, Path]:
+        for list_year, folder in (("2017", "2017"), ("2016", "2016"), ("2016", "480p")):
+            path = self.root / "ImageSets" / folder / f"{split}.txt"
+            if year in (None, list_year, int(list_year)) and path.is_file():
+                return list_year, path
         files = [path for path in (self.root / "ImageSets").glob("*/*.txt") if path.is_file()]
         present = sorted(path.relative_to(self.root).as_posix() for path in files)
         raise InputError(
-            f"{self.root}: has no list ImageSets/{year or '<year>'}/{self.split}.txt of split {self.split!r}; "
+            f"{self.root}: has no list ImageSets/{year or '<year>'}/{split}.txt of split {split!r}; "
             f"lists present: {', '.join(present) or 'none'}"
         )
 
@@ -133,11 +116,10 @@ class DAVIS(VideoDataset):
 
     def _index_sequence(self, name: str, sparse: bool) -> DAVISSequence:
         images = find_files(self._images / name, _IMAGE_SUFFIXES)
-        masks = by_stem(find_files(self._annotations / name, MASK_SUFFIXES))
+        masks = find_masks(self._annotations / name, images, MASK_SUFFIXES)
         stems = [path.stem for path in images]
-        check_complete(self._images / name, "frame", [stem for stem in masks if stem not in set(stems)])
         needed = stems[:1] if sparse or _is_sparse(stems, masks) else stems
-        check_complete(self._annotations / name, "annotation", [stem for stem in needed if stem not in masks])
+        check_complete(self._annotations / name, "annotation", needed, masks)
         return DAVISSequence(name, images, masks, merge=self.year == "2016")
 
 

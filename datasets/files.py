@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
 
 from datasets.base import UInt8Array, VideoSequence
 from stg_pyg.errors import InputError
@@ -16,13 +19,7 @@ MAX_OBJECT_ID = 255
 
 
 class FileSequence(VideoSequence):
-    """A video of one file a frame, and of one label map for some or all of them.
-
-    Args:
-        name: of the video.
-        images: files of the frames, in order.
-        annotations: file of the label map by frame name; a frame without one is not annotated.
-    """
+    """A video of one file a frame, in order, and of one label map, by frame name, for some or all of them."""
 
     def __init__(self, name: str, images: Sequence[Path], annotations: dict[str, Path]) -> None:
         self.name = name
@@ -59,13 +56,16 @@ class FileSequence(VideoSequence):
 
     def labels(self, t: int) -> UInt8Array | None:
         path = self._annotations.get(self.frame_names[t])
-        return None if path is None else self._fitting(self._maps.read(path), path)
+        return None if path is None else self._fitting(self._read_labels(path), path)
+
+    def _read_labels(self, path: Path) -> UInt8Array:
+        return self._maps.read(path)
 
     @cached_property
     def _maps(self) -> LabelMaps:
         return LabelMaps(self._annotations.values())
 
-    def _fitting(self, labels: UInt8Array, path: Path) -> UInt8Array:
+    def _fitting(self, labels: NDArray[Any], path: Path) -> NDArray[Any]:
         """The label map of ``path``, if it has the size of the frames."""
         if labels.shape != self.size:
             (height, width), (rows, columns) = labels.shape, self.size
@@ -103,30 +103,33 @@ def find_folders(folder: Path) -> list[Path]:
     return sorted(folders, key=lambda path: natural_sort_key(path.name))
 
 
-def by_stem(files: Iterable[Path]) -> dict[str, Path]:
-    """Files by their name without suffix."""
-    return {path.stem: path for path in files}
+def find_masks(folder: Path, images: Sequence[Path], suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> dict[str, Path]:
+    """The files of masks in a folder by the name of their frame.
+
+    Raises:
+        InputError: there is no folder, or no such file in it, or one is of none of the ``images``.
+    """
+    masks = {path.stem: path for path in find_files(folder, suffixes)}
+    check_complete(images[0].parent, "frame", masks, {path.stem for path in images})
+    return masks
 
 
-def check_complete(folder: Path, what: str, missing: Sequence[str], remedy: str = "copy the sequence again") -> None:
+def check_complete(
+    folder: Path, what: str, needed: Iterable[str], there: Container[str], remedy: str = "copy the sequence again"
+) -> None:
     """Refuses a folder that lacks something.
 
     Raises:
-        InputError: anything is missing.
+        InputError: any of ``needed`` is not ``there``.
     """
+    missing = [name for name in needed if name not in there]
     if missing:
         shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
         raise InputError(f"{folder}: {len(missing)} {what}(s) missing: {shown}; {remedy}")
 
 
 def check_root(root: Path, title: str, needed: Sequence[Path], tree: str) -> None:
-    """Refuses a root that lacks a file or folder.
-
-    Args:
-        root: what was given as the data set's folder.
-        title: the data set's name.
-        needed: files and folders below ``root``.
-        tree: what is expected in it, for the message.
+    """Refuses a root that lacks one of the files and folders ``needed``; ``tree`` is what is expected in it.
 
     Raises:
         InputError: one of them does not exist.
@@ -137,11 +140,11 @@ def check_root(root: Path, title: str, needed: Sequence[Path], tree: str) -> Non
             raise InputError(f"{root}: is no {title} root, {missing} is missing; expected {tree} in it")
 
 
-def check_split(title: str, split: str, splits: Sequence[str]) -> None:
-    """Refuses a split that the data set does not have.
+def check_split(title: str, split: str) -> None:
+    """Refuses any other split than ``all`` of a data set that is for testing only.
 
     Raises:
-        InputError: it is none of ``splits``.
+        InputError: it is another one.
     """
-    if split not in splits:
-        raise InputError(f"{title} has no split {split!r}: choose {' or '.join(splits)}")
+    if split != "all":
+        raise InputError(f"{title} has no split {split!r}: choose all")

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -20,9 +21,6 @@ Frames = list[tuple[UInt8Array, UInt8Array]]
 """Picture [H, W, 3] and object ids [H, W] of every frame."""
 
 
-_MIN_AREA = 30
-
-
 class Clips:
     """Synthetic videos with a wanted number of objects, each used once."""
 
@@ -31,15 +29,14 @@ class Clips:
         self._videos = iter(SyntheticVideos("train", 400, num_frames, *size, seed=seed))
 
     def draw(self, ids: Sequence[int] = (1,), starts: Sequence[int] = ()) -> Frames:
-        """The next video with enough objects, which get these ids; each is labelled from its frame in ``starts`` on."""
+        """The next video with as many objects of some size; they get these ids, each from its start on."""
         for video in self._videos:
             drawn = np.stack([np.asarray(video.labels(t)) for t in range(self.num_frames)])
-            if min(np.count_nonzero(drawn == i + 1, axis=(1, 2)).min() for i in range(len(ids))) < _MIN_AREA:
+            if min(np.count_nonzero(drawn == i + 1, axis=(1, 2)).min() for i in range(len(ids))) < 30:
                 continue
             labels = np.zeros_like(drawn)
-            for number, obj_id in enumerate(ids):
-                start = starts[number] if number < len(starts) else 0
-                labels[start:][drawn[start:] == number + 1] = obj_id
+            for number, (obj_id, start) in enumerate(zip(ids, starts or [0] * len(ids), strict=True), start=1):
+                labels[start:][drawn[start:] == number] = obj_id
             return [(video.image(t), labels[t]) for t in range(self.num_frames)]
         raise ValueError(f"no synthetic video shows {len(ids)} objects in every frame")
 
@@ -60,15 +57,7 @@ def write_fixture(
     ``youtube_objects``: three shots of two classes and one without labels; few labels, none of the first frames,
     lossy or smaller than the frames. ``coco``: pictures of train2017 and val2017.
 
-    Args:
-        name: of the benchmark.
-        root: the folder to write to.
-        num_frames: frames a video; 8, and 16 for ``youtube_vos``, when None.
-        size: (H, W) of the frames in pixels.
-        seed: of the synthetic videos.
-
-    Returns:
-        ``root``.
+    Videos have ``num_frames`` frames (8, and 16 for ``youtube_vos``, when None) of ``size`` (H, W). Returns ``root``.
 
     Raises:
         InputError: the benchmark is unknown, or ``root`` cannot be written.
@@ -85,22 +74,25 @@ def _davis2016(root: Path, clips: Clips) -> None:
         for name in names:
             for t, (image, labels) in enumerate(clips.draw(ids=(1, 1) if name == "libby" else (1,))):
                 write_image(root / f"JPEGImages/480p/{name}/{t:05d}.jpg", image)
-                _write_black_and_white(root / f"Annotations/480p/{name}/{t:05d}.png", labels > 0)
+                _save(root / f"Annotations/480p/{name}/{t:05d}.png", _black_and_white(labels > 0))
         write_text(root / f"ImageSets/2016/{split}.txt", "\n".join(names) + "\n")
 
 
 def _davis2017(root: Path, clips: Clips) -> None:
-    ids_of = {"dancing": (1, 2), "boxing": (1, 3), "bike-packing": (1, 2, 3), "judo": (2, 5), "gym": (1, 2)}
-    splits = {"train": ("dancing", "boxing"), "val": ("bike-packing", "judo"), "test-dev": ("gym",)}
-    for split, names in splits.items():
-        for name in names:
-            for t, (image, labels) in enumerate(clips.draw(ids_of[name])):
+    splits: dict[str, dict[str, tuple[int, ...]]] = {
+        "train": {"dancing": (1, 2), "boxing": (1, 3)},
+        "val": {"bike-packing": (1, 2, 3), "judo": (2, 5)},
+        "test-dev": {"gym": (1, 2)},
+    }
+    for split, videos in splits.items():
+        for name, ids in videos.items():
+            for t, (image, labels) in enumerate(clips.draw(ids)):
                 for folder, factor in (("480p", 1), ("Full-Resolution", 2)):
                     write_image(root / f"JPEGImages/{folder}/{name}/{t:05d}.jpg", _enlarged(image, factor))
                     if split != "test-dev" or t == 0:
                         path = root / f"Annotations/{folder}/{name}/{t:05d}.png"
                         write_label_map(path, _enlarged(labels, factor))
-        write_text(root / f"ImageSets/2017/{split}.txt", "\n".join(names) + "\n")
+        write_text(root / f"ImageSets/2017/{split}.txt", "\n".join(videos) + "\n")
 
 
 def _youtube_vos(root: Path, clips: Clips) -> None:
@@ -116,7 +108,7 @@ def _youtube_vos(root: Path, clips: Clips) -> None:
         },
     }
     for split, videos in parts.items():
-        meta: dict[str, dict] = {}
+        meta = {}
         for video, objects in videos.items():
             frames = clips.draw(list(objects), [start for _, start in objects.values()])
             for t, (image, labels) in enumerate(frames):
@@ -127,12 +119,11 @@ def _youtube_vos(root: Path, clips: Clips) -> None:
                 if t % 5 == 0 and (split == "train" or new):
                     shown = labels if split == "train" else labels * np.isin(labels, new)
                     write_label_map(root / f"{split}/Annotations/{video}/{t:05d}.png", shown.astype(np.uint8))
-            meta[video] = {
-                "objects": {
-                    str(obj_id): {"category": category, "frames": [f"{t:05d}" for t in range(start, len(frames), 5)]}
-                    for obj_id, (category, start) in objects.items()
-                }
+            entries = {
+                str(obj_id): {"category": category, "frames": [f"{t:05d}" for t in range(start, len(frames), 5)]}
+                for obj_id, (category, start) in objects.items()
             }
+            meta[video] = {"objects": entries}
         write_json(root / split / "meta.json", {"videos": meta})
 
 
@@ -145,19 +136,17 @@ def _segtrack_v2(root: Path, clips: Clips) -> None:
         "monkeydog": (".png", clips.draw((1, 2), (0, late))),
     }
     for name, (suffix, frames) in videos.items():
-        ids = [int(i) for i in np.unique(np.stack([labels for _, labels in frames])) if i]
+        ids = range(1, 1 + int(frames[-1][1].max()))
         for t, (image, labels) in enumerate(frames):
             frame = f"{name}_{t:05d}"
-            path = root / "JPEGImages" / name / f"{frame}{suffix}"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image).save(path)
+            _save(root / "JPEGImages" / name / f"{frame}{suffix}", image)
             for obj_id in ids:
                 mask = labels == obj_id
                 if name == "bmx" and obj_id == 1:  # reaches below half of the object in front of it
                     front = labels == 2
                     mask |= front & (np.cumsum(front, axis=1) <= front.sum(axis=1, keepdims=True) / 2)
                 folder = root / "GroundTruth" / name / (str(obj_id) if len(ids) > 1 else "")
-                _write_black_and_white(folder / f"{frame}.png", mask)
+                _save(folder / f"{frame}.png", _black_and_white(mask))
 
 
 def _youtube_objects(root: Path, clips: Clips) -> None:
@@ -172,31 +161,25 @@ def _youtube_objects(root: Path, clips: Clips) -> None:
         for t, (image, labels) in enumerate(clips.draw((1,)), start=1):
             write_image(folder / "images" / f"frame{t:04d}.jpg", _enlarged(image, factor))
             if label and t % 3 == 0:
-                _write_black_and_white(folder / "labels" / label.format(t), labels > 0)
+                _save(folder / "labels" / label.format(t), _black_and_white(labels > 0))
 
 
 def _coco(root: Path, clips: Clips) -> None:
     for split, count in (("train2017", 3), ("val2017", 2)):
-        images: list[dict] = []
-        annotations: list[dict] = []
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
         for number in range(1, count + 1):
             image, labels = clips.draw((1, 2))[0]
             height, width = labels.shape
-            write_image(root / split / f"{number:012d}.jpg", image)
-            images.append({"id": number, "file_name": f"{number:012d}.jpg", "height": height, "width": width})
+            name = f"{number:012d}.jpg"
+            write_image(root / split / name, image)
+            images.append({"id": number, "file_name": name, "height": height, "width": width})
             for obj_id in (1, 2):
                 code = coco_mask.encode(np.asfortranarray((labels == obj_id).astype(np.uint8)))
-                annotations.append(
-                    {
-                        "id": len(annotations) + 1,
-                        "image_id": number,
-                        "category_id": 1,
-                        "iscrowd": 0,
-                        "area": int(coco_mask.area(code)),
-                        "bbox": [float(x) for x in coco_mask.toBbox(code)],
-                        "segmentation": {"size": [height, width], "counts": code["counts"].decode()},
-                    }
-                )
+                entry: dict[str, Any] = {"id": len(annotations) + 1, "image_id": number, "category_id": 1, "iscrowd": 0}
+                entry |= {"area": int(coco_mask.area(code)), "bbox": [float(x) for x in coco_mask.toBbox(code)]}
+                segmentation = {"size": [height, width], "counts": code["counts"].decode()}
+                annotations.append({**entry, "segmentation": segmentation})
         content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "thing"}]}
         write_text(root / "annotations" / f"instances_{split}.json", json.dumps(content))
 
@@ -215,6 +198,10 @@ def _enlarged(picture: UInt8Array, factor: int) -> UInt8Array:
     return np.ascontiguousarray(picture.repeat(factor, axis=0).repeat(factor, axis=1))
 
 
-def _write_black_and_white(path: Path, mask: np.ndarray) -> None:
+def _black_and_white(mask: np.ndarray) -> UInt8Array:
+    return np.where(mask, np.uint8(255), np.uint8(0))
+
+
+def _save(path: Path, picture: UInt8Array) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.where(mask, np.uint8(255), np.uint8(0))).save(path)
+    Image.fromarray(picture).save(path)

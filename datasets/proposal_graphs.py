@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import itertools
 import json
 from collections import OrderedDict
 from collections.abc import Callable, Collection
@@ -86,10 +87,7 @@ class ProposalGraphs(Dataset):
             if (folds is None or entry["fold"] in folds) and (states is None or entry["state"] in states)
         ]
         """Number and entry of the index of each video that graphs are taken from, in their order."""
-        ends = [0]
-        for _, entry in self.entries:
-            ends.append(ends[-1] + entry["graphs"])
-        self._ends = ends[1:]
+        self._ends = list(itertools.accumulate(entry["graphs"] for _, entry in self.entries))
         self._files: OrderedDict[int, list[dict[str, Tensor]]] = OrderedDict()
         super().__init__(None, transform)
         if not len(self):
@@ -111,8 +109,7 @@ class ProposalGraphs(Dataset):
 
     def _opened(self, position: int) -> list[dict[str, Tensor]]:
         if position not in self._files:
-            entry = self.entries[position][1]
-            self._files[position] = read_graphs(self.folder / entry["file"], entry["graphs"])
+            self._files[position] = _read_graphs(self.folder, self.entries[position][1])
             if len(self._files) > _OPEN_FILES:
                 self._files.popitem(last=False)
         self._files.move_to_end(position)
@@ -124,26 +121,20 @@ class ProposalGraphs(Dataset):
 
 def pack(values: dict[str, Tensor]) -> dict[str, Tensor]:
     """The fields of a graph as they are stored."""
-    return {
-        key: (value * 255).round().to(torch.uint8) if key in _MASKS else value.clone() for key, value in values.items()
-    }
+    return {k: (v * 255).round().to(torch.uint8) if k in _MASKS else v.clone() for k, v in values.items()}
 
 
-def read_graphs(path: Path, count: int) -> list[dict[str, Tensor]]:
-    """The ``count`` graphs of a file, whose tensors are read when they are used.
-
-    Raises:
-        InputError: the file is missing or damaged.
-    """
-    remedy = "make the graphs again with experiments.graphs"
+def _read_graphs(folder: Path, entry: dict[str, Any]) -> list[dict[str, Tensor]]:
+    """The graphs of a video, whose tensors are read when they are used."""
+    path, remedy = folder / entry["file"], "make the graphs again with experiments.graphs"
     try:
         graphs = torch.load(path, mmap=True, weights_only=True)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; {remedy}") from error
     except Exception as error:
         raise InputError(f"{path}: cannot be read as stored graphs; {remedy}") from error
-    if not isinstance(graphs, list) or len(graphs) != count:
-        raise InputError(f"{path}: does not hold the {count} graphs that {INDEX} says; {remedy}")
+    if not isinstance(graphs, list) or len(graphs) != entry["graphs"]:
+        raise InputError(f"{path}: does not hold the {entry['graphs']} graphs that {INDEX} says; {remedy}")
     return graphs
 
 

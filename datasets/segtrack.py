@@ -13,16 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from datasets.base import UInt8Array, VideoDataset, VideoSequence
+from datasets.base import UInt8Array, VideoDataset
 from datasets.files import (
     MAX_OBJECT_ID,
     FileSequence,
-    by_stem,
     check_complete,
     check_root,
     check_split,
     find_files,
     find_folders,
+    find_masks,
 )
 from stg_pyg.errors import InputError
 from stg_pyg.utils.images import natural_sort_key, read_image, read_mask
@@ -57,14 +57,9 @@ def read_binary_mask(path: Path) -> NDArray[np.bool_]:
 
 
 class SegTrackSequence(FileSequence):
-    """One video with a black and white mask an object and frame.
+    """One video with a black and white mask an object and frame, ``masks`` by object id and name of the frame.
 
     Where masks overlap, the object of the higher id is on top.
-
-    Args:
-        name: the name of its folder.
-        images: files of the frames, in order.
-        masks: by object id, the file of its mask by frame name.
     """
 
     def __init__(self, name: str, images: Sequence[Path], masks: dict[int, dict[str, Path]]) -> None:
@@ -79,7 +74,7 @@ class SegTrackSequence(FileSequence):
         labels = np.zeros(self.size, np.uint8)
         for obj_id, files in sorted(self._masks.items()):
             path = files[self.frame_names[t]]
-            labels[self._fitting(read_binary_mask(path).astype(np.uint8), path) > 0] = obj_id
+            labels[self._fitting(read_binary_mask(path), path)] = obj_id
         return labels
 
 
@@ -102,24 +97,17 @@ class SegTrackV2(VideoDataset):
     def __init__(
         self, root: str | os.PathLike[str], split: str = "all", sequences: Sequence[str] | None = None
     ) -> None:
-        self.root, self.split, self.name = Path(root), split, "segtrack_v2"
-        check_split("SegTrack-v2", split, ("all",))
-        self._images, self._truth = self.root / "JPEGImages", self.root / "GroundTruth"
-        check_root(self.root, "SegTrack-v2", (self._images, self._truth), _TREE)
-        found = [[path.name for path in find_folders(folder)] for folder in (self._images, self._truth)]
+        root = Path(root)
+        check_split("SegTrack-v2", split)
+        folders = self._images, self._truth = root / "JPEGImages", root / "GroundTruth"
+        check_root(root, "SegTrack-v2", folders, _TREE)
+        found = [[path.name for path in find_folders(folder)] for folder in folders]
         names = sorted({*found[0], *found[1]}, key=natural_sort_key) if sequences is None else list(sequences)
         if not names:
-            raise InputError(f"{self.root}: has no sequence; expected {_TREE} in it")
-        for folder, present in zip((self._images, self._truth), found, strict=True):
-            check_complete(folder, "sequence", [name for name in names if name not in present], "copy them again")
-        self._sequences = [self._index_sequence(name) for name in names]
-
-    @property
-    def sequence_names(self) -> list[str]:
-        return [sequence.name for sequence in self._sequences]
-
-    def _sequence(self, index: int) -> VideoSequence:
-        return self._sequences[index]
+            raise InputError(f"{root}: has no sequence; expected {_TREE} in it")
+        for folder, present in zip(folders, found, strict=True):
+            check_complete(folder, "sequence", names, present, "copy them again")
+        super().__init__("segtrack_v2", split, [self._index_sequence(name) for name in names])
 
     def _index_sequence(self, name: str) -> SegTrackSequence:
         images = find_files(self._images / name)
@@ -129,11 +117,8 @@ class SegTrackV2(VideoDataset):
             raise InputError(
                 f"{wrong[0]}: is no object of a sequence; its folders must be named 1, 2, ... up to {MAX_OBJECT_ID}"
             )
-        masks = {int(folder.name): by_stem(find_files(folder)) for folder in folders}
-        masks = masks or {1: by_stem(find_files(self._truth / name))}
-        stems = [path.stem for path in images]
+        of_id = {int(folder.name): folder for folder in folders} or {1: self._truth / name}
+        masks = {obj_id: find_masks(folder, images) for obj_id, folder in of_id.items()}
         for obj_id, files in masks.items():
-            check_complete(self._images / name, "frame", [stem for stem in files if stem not in set(stems)])
-            folder = self._truth / name / (str(obj_id) if folders else "")
-            check_complete(folder, "mask", [stem for stem in stems if stem not in files])
+            check_complete(of_id[obj_id], "mask", [path.stem for path in images], files)
         return SegTrackSequence(name, images, masks)

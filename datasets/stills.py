@@ -10,7 +10,7 @@ from PIL import Image
 from scipy import ndimage
 
 from datasets.base import UInt8Array, VideoDataset, VideoSequence
-from datasets.files import by_stem, check_complete, find_files
+from datasets.files import check_complete, check_root, find_files
 from stg_pyg.errors import InputError
 from stg_pyg.utils.images import read_image
 from stg_pyg.utils.pictures import upright_size
@@ -50,10 +50,7 @@ class Still(VideoSequence):
                 known = upright_size(self._image, image)
         except OSError as error:
             raise InputError(f"{self._image}: not a readable picture; copy it again or take it out") from error
-        if known is None:
-            height, width = self.image(0).shape[:2]
-            return height, width
-        return known
+        return super().size if known is None else known
 
     @property
     def files(self) -> list[Path]:
@@ -73,25 +70,13 @@ class Stills(VideoDataset):
         InputError: the folder has no pictures, or a mask is missing.
     """
 
-    name, split = "stills", "all"
-
     def __init__(self, root: Path) -> None:
-        images = find_files(root / "images") if (root / "images").is_dir() else []
-        if not images:
-            raise InputError(
-                f"{root}: holds no pictures; it must have images/<name>.jpg and masks/<name>.png with ids of objects"
-            )
-        masks = by_stem(find_files(root / "masks", (".png",))) if (root / "masks").is_dir() else {}
-        missing = [image.stem for image in images if image.stem not in masks]
-        check_complete(root / "masks", "mask", missing, "add the masks, or take their pictures out")
-        self._stills = [Still(image, masks[image.stem]) for image in images]
-
-    @property
-    def sequence_names(self) -> list[str]:
-        return [still.name for still in self._stills]
-
-    def _sequence(self, index: int) -> VideoSequence:
-        return self._stills[index]
+        images, masks = root / "images", root / "masks"
+        check_root(root, "picture", [images, masks], "images/<name>.jpg and masks/<name>.png with ids of objects")
+        pictures, mask_of = find_files(images), {path.stem: path for path in masks.glob("[!.]*.png")}
+        remedy = "add the masks, or take their pictures out"
+        check_complete(masks, "mask", [picture.stem for picture in pictures], mask_of, remedy)
+        super().__init__("stills", "all", [Still(picture, mask_of[picture.stem]) for picture in pictures])
 
 
 def without_void(values: UInt8Array) -> UInt8Array:
@@ -109,8 +94,8 @@ def _read_values(path: Path) -> UInt8Array:
             values = np.asarray(image)
     except OSError as error:
         raise InputError(f"{path}: not a readable mask; copy it again or take it out") from error
-    if values.ndim != 2 or values.dtype == np.bool_:
-        values = np.asarray(values).astype(np.uint8) * 255 if values.dtype == np.bool_ else values
+    if values.dtype == np.bool_:
+        values = values.astype(np.uint8) * np.uint8(255)
     if values.ndim != 2 or values.dtype != np.uint8:
         raise InputError(f"{path}: has no single channel of 8 bits; save it as grey or indexed PNG, the values are ids")
     return values

@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from datasets.base import UInt8Array, VideoDataset, VideoSequence
+from datasets.base import UInt8Array, VideoDataset
 from datasets.files import FileSequence, check_complete, check_root, check_split, find_files, find_folders
 from datasets.segtrack import read_binary_mask
 from stg_pyg.errors import InputError
@@ -28,13 +28,7 @@ class YouTubeObjectsSequence(FileSequence):
     """One shot with an object of its class, id 1, that is labelled in a few frames only, and not in the first ones.
 
     The labels may be smaller than the frames, as the frames can be had in a higher resolution: then the frames are
-    given at the size of the labels.
-
-    Args:
-        name: ``<class>_<video>_<shot>``.
-        images: files of the frames, in order.
-        annotations: file of the label by frame name.
-        category: name of the class.
+    given at the size of the labels. Its name is ``<class>_<video>_<shot>``.
     """
 
     def __init__(self, name: str, images: Sequence[Path], annotations: dict[str, Path], category: str) -> None:
@@ -51,8 +45,7 @@ class YouTubeObjectsSequence(FileSequence):
                 f"{self._images[t]}: is {columns} x {rows} pixels and the labels are {width} x {height}, which is "
                 "another shape; use frames and labels of the same release"
             )
-        shrink = rows > height
-        way = cv2.INTER_AREA if shrink else cv2.INTER_LINEAR
+        way = cv2.INTER_AREA if rows > height else cv2.INTER_LINEAR
         return np.asarray(cv2.resize(image, (width, height), interpolation=way), np.uint8)
 
     @cached_property
@@ -61,9 +54,8 @@ class YouTubeObjectsSequence(FileSequence):
         height, width = read_image(next(iter(self._annotations.values()))).shape[:2]
         return height, width
 
-    def labels(self, t: int) -> UInt8Array | None:
-        path = self._annotations.get(self.frame_names[t])
-        return None if path is None else self._fitting(read_binary_mask(path).astype(np.uint8), path)
+    def _read_labels(self, path: Path) -> UInt8Array:
+        return read_binary_mask(path).astype(np.uint8)
 
 
 class YouTubeObjects(VideoDataset):
@@ -84,42 +76,33 @@ class YouTubeObjects(VideoDataset):
     """
 
     def __init__(self, root: str | os.PathLike[str], split: str = "all") -> None:
-        self.root, self.split, self.name = Path(root), split, "youtube_objects"
-        check_split("YouTube-Objects", split, ("all",))
-        present = [name for name in CLASSES if (self.root / name).is_dir()]
-        check_root(self.root, "YouTube-Objects", [self.root / (present or CLASSES)[0] / "data"], _TREE)
-        self._sequences = [
+        root = Path(root)
+        check_split("YouTube-Objects", split)
+        present = [name for name in CLASSES if (root / name).is_dir()]
+        check_root(root, "YouTube-Objects", [root / (present or CLASSES)[0] / "data"], _TREE)
+        sequences = [
             _index_shot(name, video, shot)
             for name in present
-            for video in find_folders(self.root / name / "data")
+            for video in find_folders(root / name / "data")
             for shot in find_folders(video / "shots")
             if any((shot / "labels").glob("[!.]*"))
         ]
-        if not self._sequences:
-            raise InputError(f"{self.root}: has no shot with labels; expected {_TREE} in it")
-
-    @property
-    def sequence_names(self) -> list[str]:
-        return [sequence.name for sequence in self._sequences]
-
-    def _sequence(self, index: int) -> VideoSequence:
-        return self._sequences[index]
+        if not sequences:
+            raise InputError(f"{root}: has no shot with labels; expected {_TREE} in it")
+        super().__init__("youtube_objects", split, sequences)
 
 
 def _index_shot(category: str, video: Path, shot: Path) -> YouTubeObjectsSequence:
     images = find_files(shot / "images")
-    labels = find_files(shot / "labels")
-    names = {path.stem: path.stem for path in images}
-    numbers = {-1: ""}
-    for path in images:
-        numbers.setdefault(_number(path), path.stem)
-    frame_of = {path: names.get(path.stem) or numbers.get(_number(path)) for path in labels}
-    check_complete(shot / "images", "frame", [path.stem for path, frame in frame_of.items() if not frame])
+    frames = {key: path.stem for path in reversed(images) for key in (path.stem, _number(path))}
+    frames.pop(None, None)
+    frame_of = {path: frames.get(path.stem) or frames.get(_number(path)) for path in find_files(shot / "labels")}
+    check_complete(shot / "images", "frame", [path.stem for path, frame in frame_of.items() if not frame], ())
     annotations = {frame: path for path, frame in frame_of.items() if frame}
     return YouTubeObjectsSequence(f"{category}_{video.name}_{shot.name}", images, annotations, category)
 
 
-def _number(path: Path) -> int:
-    """The last number in a file's name, -1 without any."""
+def _number(path: Path) -> int | None:
+    """The last number in a file's name."""
     digits = re.findall(r"[0-9]+", path.stem)
-    return int(digits[-1]) if digits else -1
+    return int(digits[-1]) if digits else None

@@ -10,31 +10,28 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from datasets.base import VideoDataset, VideoSequence
+from datasets.base import VideoDataset
 from datasets.files import (
     MAX_OBJECT_ID,
     FileSequence,
-    by_stem,
     check_complete,
     check_root,
     find_files,
     find_folders,
+    find_masks,
 )
 from stg_pyg.errors import InputError
 from stg_pyg.utils.images import load_json
 
 _FOLDERS = {"val": "valid", "fit": "train", "dev": "train"}
 _DEV_EVERY = 20
+_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 class YouTubeVOSSequence(FileSequence):
-    """One video; its objects may come at different times.
+    """One video of a split's ``folder``; its ``objects`` in ``meta.json``, by id, may come at different times.
 
-    Args:
-        name: the name of its folder.
-        folder: of the split.
-        all_frames: folder with a folder of every frame of the video; None: only those of the split are seen.
-        objects: its ``objects`` in ``meta.json``, by id.
+    ``all_frames`` is the folder with a folder of every frame of the video; None: only those of the split are seen.
     """
 
     def __init__(self, name: str, folder: Path, all_frames: Path | None, objects: dict[int, dict[str, Any]]) -> None:
@@ -82,29 +79,25 @@ class YouTubeVOSSequence(FileSequence):
 
     @cached_property
     def _plain(self) -> list[Path]:
-        return find_files(self._folder / "JPEGImages" / self.name, (".jpg", ".jpeg", ".png"))
+        return find_files(self._folder / "JPEGImages" / self.name, _SUFFIXES)
 
     @cached_property
     def _images(self) -> list[Path]:  # type: ignore[override]
-        plain = [path.stem for path in self._plain]
         images = self._plain
         if self._all_frames is not None:
-            images = find_files(self._all_frames / self.name, (".jpg", ".jpeg", ".png"))
+            images = find_files(self._all_frames / self.name, _SUFFIXES)
             stems = {path.stem for path in images}
-            check_complete(self._all_frames / self.name, "frame", [stem for stem in plain if stem not in stems])
-        stems = {path.stem for path in images}
-        listed = sorted({name for names in self._listed.values() for name in names if name not in stems})
-        check_complete(self._folder / "JPEGImages" / self.name, "frame", listed)
+            check_complete(self._all_frames / self.name, "frame", [path.stem for path in self._plain], stems)
+        listed = sorted({name for names in self._listed.values() for name in names})
+        check_complete(self._folder / "JPEGImages" / self.name, "frame", listed, {path.stem for path in images})
         return images
 
     @cached_property
     def _annotations(self) -> dict[str, Path]:  # type: ignore[override]
         folder = self._folder / "Annotations" / self.name
-        masks = by_stem(find_files(folder, (".png",)))
-        frames = {path.stem for path in self._images}
-        check_complete(self._folder / "JPEGImages" / self.name, "frame", [stem for stem in masks if stem not in frames])
+        masks = find_masks(folder, self._images, (".png",))
         without = [names[0] for names in self._listed.values() if names and not masks.keys() & set(names)]
-        check_complete(folder, "annotation", sorted(set(without)))
+        check_complete(folder, "annotation", sorted(set(without)), ())
         return masks
 
 
@@ -132,35 +125,27 @@ class YouTubeVOS(VideoDataset):
     """
 
     def __init__(self, root: str | os.PathLike[str], split: str = "train", all_frames: bool | None = None) -> None:
-        self.root, self.split, self.name = Path(root), split, "youtube_vos"
-        own_folder = split not in _FOLDERS or (self.root / split / "meta.json").is_file()
+        root = Path(root)
+        own_folder = split not in _FOLDERS or (root / split / "meta.json").is_file()
         part = split if own_folder else _FOLDERS[split]
-        every = self.root / f"{part}_all_frames" / "JPEGImages"
-        folders = [self.root / part / "JPEGImages", self.root / part / "Annotations"]
+        every = root / f"{part}_all_frames" / "JPEGImages"
+        folders = [root / part / "JPEGImages", root / part / "Annotations"]
         if all_frames or (all_frames is None and every.is_dir()):
             folders.append(every)
-        meta = self.root / part / "meta.json"
+        meta = root / part / "meta.json"
         tree = f"{part}/meta.json, {part}/JPEGImages/<video>/<frame>.jpg and {part}/Annotations/<video>/<frame>.png"
-        check_root(self.root, "YouTube-VOS", [*folders, meta], tree)
+        check_root(root, "YouTube-VOS", [*folders, meta], tree)
         videos = _read_meta(meta)
         for folder in folders:
-            present = {path.name for path in find_folders(folder)}
-            check_complete(folder, "video", [name for name in videos if name not in present], "copy them again")
+            check_complete(folder, "video", videos, {path.name for path in find_folders(folder)}, "copy them again")
         if not own_folder and split in ("fit", "dev"):
-            names = list(videos)
-            dev = set(names[::_DEV_EVERY])
-            videos = {name: videos[name] for name in names if (name in dev) == (split == "dev")}
+            dev = set(list(videos)[::_DEV_EVERY])
+            videos = {name: objects for name, objects in videos.items() if (name in dev) == (split == "dev")}
         if not videos:
             raise InputError(f"{meta}: has no video for split {split}; download the file again")
         seen = every if every in folders else None
-        self._sequences = [YouTubeVOSSequence(n, self.root / part, seen, objects) for n, objects in videos.items()]
-
-    @property
-    def sequence_names(self) -> list[str]:
-        return [sequence.name for sequence in self._sequences]
-
-    def _sequence(self, index: int) -> VideoSequence:
-        return self._sequences[index]
+        sequences = [YouTubeVOSSequence(name, root / part, seen, objects) for name, objects in videos.items()]
+        super().__init__("youtube_vos", split, sequences)
 
 
 def _read_meta(path: Path) -> dict[str, dict[int, dict[str, Any]]]:

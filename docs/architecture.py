@@ -20,16 +20,12 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "architecture.md"
 
 
-def room_of(path: Path) -> str:
-    parts = path.relative_to(ROOT / "stg_pyg").with_suffix("").parts
-    return parts[0]
-
-
 def rooms() -> str:
     """Rooms with an arrow to each room that they use, without arrows that others imply."""
     used: dict[str, set[str]] = {}
     for path in sorted((ROOT / "stg_pyg").rglob("*.py")):
-        if (room := room_of(path)) == "__init__":
+        room = path.relative_to(ROOT / "stg_pyg").with_suffix("").parts[0]
+        if room == "__init__":
             continue
         names = {n.module for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.ImportFrom) and n.module}
         others = {name.split(".")[1] for name in names if name.startswith("stg_pyg.")}

@@ -36,25 +36,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--masks", type=Path, metavar="PNG", help="its object ids")
     parser.add_argument("--size", type=cli.whole, default=128, help="side of the crops")
     parser.add_argument("--samples", type=cli.whole, default=48, help="how many on the sheet")
-    parser.add_argument("--dream-share", type=share, default=1.0, help="samples dreamt from one frame, 0 to 1")
+    parser.add_argument("--dream-share", type=float, default=1.0, help="samples dreamt from one frame, 0 to 1")
     parser.add_argument("--columns", type=cli.whole, default=6, help="samples side by side")
     args = parser.parse_args()
     if (args.frame is None) != (args.masks is None):
         raise InputError("--frame and --masks belong together: give both or neither")
-    if args.size < 16 or args.samples < 1 or args.columns < 1:
-        raise InputError("--size must be at least 16, --samples and --columns at least 1")
+    if args.size < 16 or args.samples < 1 or args.columns < 1 or not 0 <= args.dream_share <= 1:
+        raise InputError("--size must be at least 16, --samples and --columns at least 1, --dream-share 0 to 1")
     return args
-
-
-def share(text: str) -> float:
-    """A number from 0 to 1, as an argument."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 to 1")
-    return value
 
 
 def open_videos(args: argparse.Namespace) -> list[AnnotatedVideo]:
@@ -73,28 +62,27 @@ def open_videos(args: argparse.Namespace) -> list[AnnotatedVideo]:
         return [AnnotatedFrames([image], [labels])]
     videos = open_split(find_preset(args.preset), args.split, args.root, args.seed)
     if args.video:
-        names = {video.name for video in videos}
-        missing = [name for name in args.video if name not in names]
-        if missing:
-            raise InputError(f"split {args.split} has no video {missing[0]}: choose from {', '.join(sorted(names))}")
+        names = [video.name for video in videos]
+        for name in args.video:
+            if name not in names:
+                raise InputError(f"split {args.split} has no video {name}: choose from {', '.join(sorted(names))}")
         videos = [video for video in videos if video.name in args.video]
     return [*cached(videos, 1.0)]
 
 
 def contact_sheet(samples: list[Sample], columns: int) -> UInt8Array:
-    """The samples in rows: crop, Q tinted over it, target tinted over it."""
-    size = len(samples[0].image)
-    cell_width, cell_height = 3 * size + 4 * GAP, size + GAP
-    rows = -(-len(samples) // columns)
+    """The samples in rows: crop, Q tinted over it, target tinted over it, on white."""
+    size, pictures = len(samples[0].image), []
+    for sample in samples:
+        tinted = [overlay(sample.image, mask > 127) for mask in (sample.q, sample.target)]
+        cell = np.full((size + GAP, 3 * size + 4 * GAP, 3), 255, np.uint8)
+        for place, picture in enumerate([sample.image, *tinted]):
+            cell[GAP:, GAP + place * (size + GAP) :][:, :size] = picture
+        pictures.append(cell)
     columns = min(columns, len(samples))
-    sheet = np.full((rows * cell_height + GAP, columns * cell_width, 3), 255, np.uint8)
-    for number, sample in enumerate(samples):
-        top, left = (number // columns) * cell_height + GAP, (number % columns) * cell_width + GAP
-        pictures = [sample.image, *(overlay(sample.image, x > 127) for x in (sample.q, sample.target))]
-        for place, picture in enumerate(pictures):
-            x = left + place * (size + GAP)
-            sheet[top : top + size, x : x + size] = picture
-    return sheet
+    pictures += [np.full_like(pictures[0], 255)] * (-len(samples) % columns)
+    rows = [np.concatenate(pictures[k : k + columns], axis=1) for k in range(0, len(pictures), columns)]
+    return np.concatenate([*rows, np.full_like(rows[0][:GAP], 255)])
 
 
 def draw(videos: list[AnnotatedVideo], config: LucidConfig, count: int, seed: int) -> list[Sample]:

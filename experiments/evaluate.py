@@ -15,8 +15,7 @@ from experiments.common.layers_option import add_layers, check_layers, with_laye
 from experiments.common.presets import PRESETS, Preset, benchmark_alpha, find_preset, open_split
 from experiments.runs.job import Job
 from experiments.runs.rows import table_rows
-from experiments.runs.scoring import score_videos, summarize_row
-from experiments.runs.stored_masks import score_stored
+from experiments.runs.scoring import score_stored, score_videos, summarize_row
 from stg_pyg.errors import InputError
 from stg_pyg.evaluation import protocols
 from stg_pyg.evaluation.submission import check_stored_masks, check_submission_path, write_submission
@@ -110,8 +109,7 @@ def evaluate_predictions(
     """
     notes: list[str] = []
     if protocols.has_annotations(videos):
-        foreign: dict[str, set[int]] = {}
-        scores = score_stored(folder, videos, dataset, processes, foreign)
+        scores, foreign = score_stored(folder, videos, dataset, processes)
         summary = protocols.dataset_scores(dataset, scores, videos, unseen)
         for name, ids in sorted(foreign.items()):
             listed = ", ".join(map(str, sorted(ids)[:5])) + ", ..." * (len(ids) > 5)
@@ -150,53 +148,37 @@ def evaluate_model(
     args: argparse.Namespace, preset: Preset, videos: Sequence[VideoSequence], unseen: Collection[str] | None
 ) -> dict:
     """Runs the checkpoint, or what needs none, and scores it."""
-    if args.checkpoint is not None:
-        model, _ = checkpoints.load_model(args.checkpoint)
-    else:
-        model = checkpoints.untrained_model(preset.name)
-    config = model.config
+    given = args.checkpoint
+    model = checkpoints.untrained_model(preset.name) if given is None else checkpoints.load_model(given)[0]
+    changes: dict[str, Any] = {}
     if preset.test_alpha is not None:
-        config = config.replace("spatial.alpha", preset.test_alpha)
+        changes["spatial.alpha"] = preset.test_alpha
     if args.proposals is not None:
-        config = config.replace("proposals.own_evidence", args.join and args.checkpoint is not None)
+        changes["proposals.own_evidence"] = args.join and given is not None
     if args.online_steps is not None:
-        config = config.replace("online.steps", args.online_steps)
-    config = cli.with_updates(config, args.update_every, args.online_steps)
+        changes["online.steps"] = args.online_steps
+    config = cli.with_updates(model.config.replace(changes), args.update_every, args.online_steps)
     if args.temporal_conv is not None and not config.temporal.enabled:
-        where = "without --checkpoint" if args.checkpoint is None else f"in the configuration of {args.checkpoint}"
+        where = "without --checkpoint" if given is None else f"in the configuration of {given}"
         raise InputError(f"--temporal-conv: there is no temporal graph {where}")
     config = with_constants(with_layers(config, args.spatial_conv, args.temporal_conv), args.set)
     rows = {row.name: row for row in table_rows(config)}
     if args.row not in rows:
         raise InputError(f"--row {args.row}: choose one of {', '.join(rows)}")
-    if (row_config := rows[args.row].config) is not None:
-        check_layers(model, row_config, args.checkpoint)
+    row = rows[args.row]
+    if row.config is not None:
+        check_layers(model, row.config, given)
         if args.set:
-            check_weights(model, preset, row_config, args.checkpoint)
+            check_weights(model, preset, row.config, given)
     device = cli.choose_device(args.device)
     names = [video.name for video in videos]
     if args.proposals is not None:
         open_proposals(args.proposals).check_any(names)
     resolve_flow(args.flow, weights=args.weights, device=device)  # fails now rather than in every process
-    job = Job(
-        checkpoint=args.checkpoint,
-        preset=preset,
-        split=args.split,
-        root=args.root,
-        rows=(rows[args.row],),
-        out=args.out,
-        device=device.type,
-        seed=args.seed,
-        overlays=args.overlays,
-        online_steps=config.online.steps,
-        online_seconds=args.online_seconds,
-        proposals=args.proposals,
-        flow=args.flow,
-        weights=args.weights,
-        oracle=args.oracle,
-        trace=args.trace,
-    )
-    return summarize_row(score_videos(job, names, args.processes), args.row, rows[args.row].config, unseen)
+    as_given = ("split", "root", "out", "seed", "overlays", "online_seconds", "proposals", "flow", "weights", "oracle")
+    options = {name: getattr(args, name) for name in (*as_given, "trace")}
+    job = Job(given, preset, rows=(row,), device=device.type, online_steps=config.online.steps, **options)
+    return summarize_row(score_videos(job, names, args.processes), args.row, row.config, unseen)
 
 
 def format_scores(summary: dict) -> str:
@@ -216,22 +198,18 @@ def format_scores(summary: dict) -> str:
         f"J recall {j['recall']:.2f} decay {j['decay']:.2f}, F recall {f['recall']:.2f} decay {f['decay']:.2f}"
     )
     if "oracle" in summary:
-        oracle = summary["oracle"]
-        lines.append(
-            f"J of the best proposal {oracle['best']:.2f}, of the best fusion {oracle['fusion']:.2f}, "
-            f"reached {oracle['reached']:.2f}"
-        )
+        best, fusion, reached = (f"{summary['oracle'][name]:.2f}" for name in ("best", "fusion", "reached"))
+        lines.append(f"J of the best proposal {best}, of the best fusion {fusion}, reached {reached}")
     return "\n".join(lines)
 
 
 def _protocol_lines(protocol: dict[str, Any], width: int) -> list[str]:
     count = f"{protocol['objects']} object" + "s" * (protocol["objects"] != 1)
     lines = [f"{protocol['name']}, {count}:"]
-    if "groups" not in protocol:
-        return [*lines, _line("all objects", width, protocol["J"], protocol["F"])]
-    for name, group in protocol["groups"].items():
+    for name, group in protocol.get("groups", {}).items():
         lines.append(_line(name, width, group["J"], group["F"]) if group["objects"] else f"{name:<{width}} no object")
-    return [*lines, _line("mean of the groups", width, protocol["J"], protocol["F"])]
+    last = "mean of the groups" if "groups" in protocol else "all objects"
+    return [*lines, _line(last, width, protocol["J"], protocol["F"])]
 
 
 def _line(name: str, width: int, j: float, f: float) -> str:
@@ -248,9 +226,7 @@ def main() -> None:
         raise InputError("--checkpoint and --predictions exclude each other: run the one or score the other")
     if args.predictions is not None and (idle := [name for name in _OF_RUNS if getattr(args, name)]):
         option = f"--{idle[0].replace('_', '-')}"
-        raise InputError(
-            f"{option}: has no effect with --predictions, which scores masks that are stored; leave it out"
-        )
+        raise InputError(f"{option}: has no effect with --predictions, which scores stored masks; leave it out")
     if args.predictions is None and args.checkpoint is None and args.proposals is None:
         raise InputError("nothing to evaluate: give --checkpoint C, --proposals FILE or --predictions D")
     preset = choose_preset(args)

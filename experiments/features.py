@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,20 +47,20 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
+@dataclass
 class Measured:
     """What is gathered over videos."""
 
-    def __init__(self) -> None:
-        self.first: list[Tensor] = []
-        """X of each object in its first frame."""
-        self.later: list[Tensor] = []
-        """X of its true masks in later frames, [T, F] an object."""
-        self.nodes: list[tuple[np.ndarray, ...]] = []
-        """Of each graph: IoU with the true mask, cosine with the first frame's X, score of the network."""
-        self.edges: list[tuple[np.ndarray, np.ndarray]] = []
-        """Of each graph: the lower IoU of the two ends, the cosine, where one end is right."""
-        self.retrieved: list[float] = []
-        """IoU of what Eq. 7 retrieves with the true mask on the grid."""
+    first: list[Tensor] = field(default_factory=list)
+    """X of each object in its first frame."""
+    later: list[Tensor] = field(default_factory=list)
+    """X of its true masks in later frames, [T, F] an object."""
+    nodes: list[tuple[np.ndarray, ...]] = field(default_factory=list)
+    """Of each graph: IoU with the true mask, cosine with the first frame's X, score of the network."""
+    edges: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
+    """Of each graph: the lower IoU of the two ends, the cosine, where one end is right."""
+    retrieved: list[float] = field(default_factory=list)
+    """IoU of what Eq. 7 retrieves with the true mask on the grid."""
 
 
 @torch.no_grad()
@@ -130,8 +131,9 @@ def summary(measured: Measured) -> dict[str, float]:
         cosine = F.normalize(x, dim=1) @ first.T
         same += cosine[:, k].tolist()
         other += cosine[:, torch.arange(len(first)) != k].flatten().tolist()
-    iou, anchor = (np.concatenate([row[i] for row in measured.nodes]) for i in (0, 1))
-    ends, edge_cosine = (np.concatenate([row[i] for row in measured.edges]) for i in (0, 1))
+    (iou, anchor), (ends, edge_cosine) = (
+        [np.concatenate([row[i] for row in rows]) for i in (0, 1)] for rows in (measured.nodes, measured.edges)
+    )
     return {
         "auc_same_other": _auc(same, other),
         "cosine_same": _median(same),

@@ -39,14 +39,13 @@ def parse() -> argparse.Namespace:
 
 def measure(flow: FlowEstimator, videos: list[VideoSequence], gap: int, every: int) -> dict[str, float]:
     """Means over objects and frames: J of Q in percent without flow, with it, and with the test; milliseconds."""
-    scores: list[tuple[float, float, float]] = []
-    plain, tested = 0.0, 0.0
+    scores: list[list[float]] = []
+    plain = tested = 0.0
     for video in videos:
         source = flow_for_sequence(flow, video.name, video.frame_names)
         for t in range(gap, video.num_frames, every):
             labels, before = video.labels(t), video.labels(t - gap)
-            ids = [] if labels is None or before is None else np.unique(before[before > 0]).tolist()
-            if labels is None or before is None or not ids:
+            if labels is None or before is None or not before.any():
                 continue
             images = video.image(t), video.image(t - gap)
             started = time.perf_counter()
@@ -55,22 +54,16 @@ def measure(flow: FlowEstimator, videos: list[VideoSequence], gap: int, every: i
             started = time.perf_counter()
             _, valid = consistent_flow(source, *images, t, t - gap)
             tested += time.perf_counter() - started
-            for obj_id in ids:
+            for obj_id in np.unique(before[before > 0]).tolist():
                 old, new = (torch.from_numpy(x == obj_id).float() for x in (before, labels))
                 qs = [old, warp(old, backward), warp(old, backward, torch.from_numpy(valid))]
                 js = [float(mask_iou((q > 0.5).float()[None], new[None])[0, 0]) for q in qs]
-                scores.append((js[0], js[1], js[2]))
+                scores.append(js)
     if not scores:
         raise InputError("no frame of the split has masks on both sides of the gap: nothing to measure")
-    still, warped, masked = 100 * np.array(scores).mean(axis=0)
-    count = len(scores)
-    return {
-        "still": float(still),
-        "warped": float(warped),
-        "tested": float(masked),
-        "ms": 1000 * plain / count,
-        "ms_tested": 1000 * tested / count,
-    }
+    still, warped, masked = (100 * np.array(scores).mean(axis=0)).tolist()
+    times = {"ms": 1000 * plain / len(scores), "ms_tested": 1000 * tested / len(scores)}
+    return {"still": still, "warped": warped, "tested": masked, **times}
 
 
 def main() -> None:
@@ -89,12 +82,8 @@ def main() -> None:
         "| flow | longer side | gap | J of the mask as it was | warped | ms | with the test | ms |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for row in rows:
-        size = row["max_size"] or "full"
-        lines.append(
-            f"| {row['flow']} | {size} | {row['gap']} | {row['still']:.1f} | {row['warped']:.1f} | {row['ms']:.0f} | "
-            f"{row['tested']:.1f} | {row['ms_tested']:.0f} |"
-        )
+    form = "| {flow} | {side} | {gap} | {still:.1f} | {warped:.1f} | {ms:.0f} | {tested:.1f} | {ms_tested:.0f} |"
+    lines += [form.format(side=row["max_size"] or "full", **row) for row in rows]
     write_json(args.out / "flow_quality.json", rows)
     write_text(args.out / "flow_quality.md", "\n".join(lines) + "\n")
     print("\n".join(lines))

@@ -35,8 +35,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--split", default="val", help="videos to look at")
     parser.add_argument("--detector", type=Path, metavar="CHECKPOINT", help="detector.pt of experiments.train")
     add_weights_argument(parser, "auto")
-    parser.add_argument("--score", type=_share, default=0.05, help="least score of a proposal")
-    parser.add_argument("--nms", type=_share, default=0.6, help="IoU of non-maximum suppression over all classes")
+    parser.add_argument("--score", type=float, default=0.05, help="least score of a proposal")
+    parser.add_argument("--nms", type=float, default=0.6, help="IoU of non-maximum suppression over all classes")
     parser.add_argument("--max-proposals", type=cli.whole, default=50, help="most proposals of a frame")
     return parser.parse_args()
 
@@ -81,8 +81,8 @@ def settings_of(args: argparse.Namespace, detector: nn.Module, preset: Preset, d
     """What the proposals depend on, as plain values."""
     kind = "COCO's Mask R-CNN, classes collapsed" if args.detector is None else "checkpoint"
     made_of = (preset.dataset, preset.resolution, kind, weights_digest(detector))
-    limits = (args.score, args.nms, args.max_proposals)
-    return fingerprint(ProposalSettings(*made_of, *limits, args.seed, device.type), device)
+    settings = ProposalSettings(*made_of, args.score, args.nms, args.max_proposals, args.seed, device.type)
+    return fingerprint(settings, device)
 
 
 def detect(detector: Detector, image: UInt8Array, device: torch.device) -> EncodedProposals:
@@ -123,8 +123,8 @@ def main() -> None:
     args = parse()
     preset = find_preset(args.preset)
     videos = open_split(preset, args.split, args.root, args.seed)
-    if args.max_proposals < 1:
-        raise InputError("--max-proposals 0: give at least 1")
+    if args.max_proposals < 1 or not (0 <= args.score <= 1 and 0 <= args.nms <= 1):
+        raise InputError("--max-proposals must be at least 1, --score and --nms from 0 to 1")
     if not videos:
         raise InputError(f"--split {args.split}: has no videos; choose another one")
     cli.make_folder(args.out)
@@ -145,16 +145,6 @@ def main() -> None:
         raise SystemExit(130) from None
     writer.merge()
     print(f"{sum(video.num_frames for video in videos)} frames of {len(videos)} videos: {args.out / MERGED}")
-
-
-def _share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 to 1")
-    return value
 
 
 if __name__ == "__main__":

@@ -16,3 +16,9 @@ def shifted(image, dx, dy):
 
 def interior(field, margin=16):
     return field[margin:-margin, margin:-margin]
+
+
+def smooth(seed, height=24, width=32):
+    """Random smooth flow with subpixel vectors."""
+    coarse = np.random.default_rng(seed).normal(scale=2.0, size=(4, 5, 2)).astype(np.float32)
+    return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,7 +18,6 @@ FloatArray = NDArray[np.float64]
 _EVERY = 4  # frames between the masks that a path is measured on
 _SMOOTHING = 6  # frames on either side
 _ENTRY_FRAMES = 12
-_ENTRY_INSIDE = 0.6  # share of the width that is inside when an object comes in
 
 
 class Source:
@@ -91,13 +91,13 @@ class Actor:
     """Frame of the composed video that the object comes in."""
     scale: float
     flip: bool
-    place: tuple[float, float]
+    place: Sequence[float]
     """Center (x, y) in frame ``first``, in pixels."""
-    damping: tuple[float, float]
+    damping: Sequence[float]
     """Share of the way, in x and y, that is left."""
-    entry: tuple[float, float] = (0.0, 0.0)
+    entry: Sequence[float] = (0.0, 0.0)
     """Way (x, y) from ``place`` to where it is in frame ``first``; it is gone after a dozen frames."""
-    gain: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    gain: Sequence[float] = (1.0, 1.0, 1.0)
     """Of the colours, RGB."""
 
     def frame(self, t: int) -> int:
@@ -144,21 +144,10 @@ class Actor:
         # The center of a pixel is half a pixel from its corner.
         matrix = self.matrix(t)
         matrix[:, 2] += matrix[:, :2].sum(axis=1) / 2 - 0.5
-        flags = cv2.INTER_LINEAR
-        return np.asarray(cv2.warpAffine(picture, matrix, size[::-1], flags=flags, borderMode=border), np.uint8)
-
-
-def entry_of(place: tuple[float, float], half_width: float, width: int) -> tuple[float, float]:
-    """The way from ``place`` to the nearer side, so that most of an object is inside."""
-    at_side = (2 * _ENTRY_INSIDE - 1) * half_width
-    return ((at_side if place[0] < width / 2 else width - at_side) - place[0], 0.0)
+        return np.asarray(cv2.warpAffine(picture, matrix, size[::-1], borderMode=border), np.uint8)
 
 
 def _measure(mask: NDArray[np.bool_]) -> list[float]:
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if len(rows) == 0:
-        return [0.0] * 6
-    box = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+    x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
     on_border = sum(int(np.count_nonzero(side)) for side in (mask[0], mask[-1], mask[:, 0], mask[:, -1]))
-    outline = 2 * (box[2] - box[0] + box[3] - box[1])
-    return [*map(float, box), float(np.count_nonzero(mask)), on_border / outline]
+    return [x, y, x + width, y + height, int(np.count_nonzero(mask)), on_border / max(2 * (width + height), 1)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datasets.base import UInt8Array, VideoDataset, VideoSequence
-from datasets.composed.parts import Actor, Source, entry_of
+from datasets.composed.parts import Actor, Source
 from stg_pyg.errors import InputError
 
 MIN_VISIBLE = 200
@@ -21,21 +22,15 @@ _LENGTHS = (0.14, 0.34)  # root of an object's area over that of the frame's
 _SCALES = (0.25, 1.3)  # beyond them an object gets blurred or loses its parts
 _WHOLE = 0.12  # objects that the border cuts off more than this are pasted only if there are no others
 _OVERLAP = 0.4  # share of the frames in which boxes should overlap
+_ENTRY_INSIDE = 0.6  # share of the width that is inside when an object comes in
 _BRIGHTNESS = 0.35  # share of the difference in colour that is made up for
 
 
 class ComposedSequence(VideoSequence):
     """One video whose own object, id 1, is joined by others, ids 2, 3, ..., each in front of all before.
 
-    Nothing is read before the first frame, mask or object is asked for; frames are rendered when asked for.
-
-    Args:
-        name: of the video.
-        base: where objects can be taken from, by index; the video itself is among them.
-        index: of the video that stays whole.
-        count: objects, the one of the video itself among them.
-        late: whether the last one comes in when a part of the video is over.
-        seed: of all choices.
+    Nothing is read before the first frame, mask or object is asked for. The video at ``index`` of ``base`` stays whole;
+    with the others there are ``count`` objects, of which the last one may come ``late``.
     """
 
     def __init__(self, name: str, base: Sequence[Source], index: int, count: int, late: bool, seed: list[int]) -> None:
@@ -82,7 +77,7 @@ class ComposedSequence(VideoSequence):
         rng = np.random.default_rng(self._seed)
         attempts = [self._draw(rng, self._choose(rng)) for _ in range(_ATTEMPTS)]
         best = max(attempts, key=lambda attempt: attempt[0])[1]
-        while best and not self._all_visible(best):
+        while best and self._visible_share(best) == 0:
             best = best[:-1]
         return [self._match(actor) for actor in best]
 
@@ -113,8 +108,7 @@ class ComposedSequence(VideoSequence):
         """Random ways of the objects, and how good they are."""
         actors: list[Actor] = []
         for number, source in enumerate(sources):
-            late = self._late and number == len(sources) - 1
-            actors.append(self._draw_actor(rng, source, late))
+            actors.append(self._draw_actor(rng, source, self._late and number == len(sources) - 1))
         if not actors:
             return 0.0, actors
         return min(0.0, self._visible_share(actors) - 0.6) - abs(self._overlapping(actors) - _OVERLAP) / 4, actors
@@ -129,9 +123,19 @@ class ComposedSequence(VideoSequence):
         way = scale * np.ptp(source.centers, axis=0)
         dampings = np.minimum(1.0, 0.7 * np.array([width, height]) / np.maximum(way, 1e-6))
         flip = bool(rng.random() < 0.5)
-        place = _draw_place(rng, source, start, scale, flip, dampings, self.size)
-        entry = entry_of(place, scale * source.sizes[start][0] / 2, width) if late else (0.0, 0.0)
-        return Actor(source, start, first, scale, flip, place, (float(dampings[0]), float(dampings[1])), entry)
+        # Such a place that the way of the center stays inside, with half of the object.
+        mirror = np.array([-1.0 if flip else 1.0, 1.0])
+        path = dampings * scale * mirror * (source.centers - source.centers[start])
+        room = 0.35 * scale * source.sizes[start]
+        lowest, highest = room - path.min(axis=0), np.array([width, height]) - room - path.max(axis=0)
+        middle = (lowest + highest) / 2
+        draws = rng.uniform(np.minimum(lowest, middle), np.maximum(highest, middle), (2, 2))
+        place = float(draws[0, 0]), float(draws[:, 1].max())  # rather low than in the sky
+        entry = 0.0
+        if late:  # from the nearer side, where some of it is inside already
+            at_side = (2 * _ENTRY_INSIDE - 1) * (scale * source.sizes[start][0] / 2)
+            entry = (at_side if place[0] < width / 2 else width - at_side) - place[0]
+        return Actor(source, start, first, scale, flip, place, dampings.tolist(), (entry, 0.0))
 
     def _visible_share(self, actors: list[Actor]) -> float:
         """The least share that is left of an object where it first appears; 0 when it has too few pixels."""
@@ -143,19 +147,16 @@ class ComposedSequence(VideoSequence):
             shares.append(pixels / np.count_nonzero(whole) if pixels >= self._min_visible else 0.0)
         return float(min(shares))
 
-    def _all_visible(self, actors: list[Actor]) -> bool:
-        return self._visible_share(actors) > 0
-
     def _overlapping(self, actors: list[Actor]) -> float:
         """Share of the frames in which the boxes of two objects overlap, the video's own among them."""
-        count = 0
-        frames = range(0, self.num_frames, 4)
-        for t in frames:
+        meet = []
+        for t in range(0, self.num_frames, 4):
             center, size = self._ground.centers[t], self._ground.sizes[t]
             boxes = [np.concatenate([center - size / 2, center + size / 2])]
             boxes += [actor.box(t) for actor in actors if t >= actor.first]
-            count += any(_overlap(a, b) for i, a in enumerate(boxes) for b in boxes[:i])
-        return count / len(frames)
+            pairs = itertools.combinations(boxes, 2)
+            meet.append(any((np.minimum(a[2:], b[2:]) > np.maximum(a[:2], b[:2])).all() for a, b in pairs))
+        return sum(meet) / len(meet)
 
     def _match(self, actor: Actor) -> Actor:
         """The actor with colours that are nearer to those of the video that it is pasted on."""
@@ -164,8 +165,7 @@ class ComposedSequence(VideoSequence):
         around = self._ground.video.image(actor.first).reshape(-1, 3).mean(axis=0) + 1
         bright = (around.mean() / own.mean()) ** _BRIGHTNESS
         tint = (around / around.mean() * image.mean() / (image.reshape(-1, 3).mean(axis=0) + 1e-6)) ** _BRIGHTNESS
-        red, green, blue = np.clip(bright * tint, 0.6, 1.6).tolist()
-        return dataclasses.replace(actor, gain=(red, green, blue))
+        return dataclasses.replace(actor, gain=np.clip(bright * tint, 0.6, 1.6).tolist())
 
 
 class ComposedVideos(VideoDataset):
@@ -202,52 +202,20 @@ class ComposedVideos(VideoDataset):
             raise ValueError("num_videos must be positive, seed not negative, and objects from 1 to 255 in order")
         if len(base) < 2:
             raise InputError(f"videos are composed of at least two, and split {split} has {len(base)}")
-        self.name, self.split = "composed", split
         sources = [Source(video) for video in base]
-        self._sequences: list[ComposedSequence] = []
+        sequences: list[ComposedSequence] = []
         order = np.random.default_rng([seed]).permutation(len(base))
         grounds = [int(i) for i in order if _starts_visible(base[i])]
         if not grounds:
             raise InputError(f"no video of split {split} shows an object in its first frame; choose another split")
         for index in range(num_videos):
-            key = [seed, index]
-            count = int(np.random.default_rng([*key, 1]).integers(objects[0], objects[1] + 1))
+            count = int(np.random.default_rng([seed, index, 1]).integers(objects[0], objects[1] + 1))
             ground = grounds[index % len(grounds)]
             name = f"{index:03d}-{base[ground].name}"
-            late = index % 4 == 1
-            self._sequences.append(ComposedSequence(name, sources, ground, count, late, [*key, 2]))
-
-    @property
-    def sequence_names(self) -> list[str]:
-        return [sequence.name for sequence in self._sequences]
-
-    def _sequence(self, index: int) -> VideoSequence:
-        return self._sequences[index]
+            sequences.append(ComposedSequence(name, sources, ground, count, index % 4 == 1, [seed, index, 2]))
+        super().__init__("composed", split, sequences)
 
 
 def _starts_visible(video: VideoSequence) -> bool:
     labels = video.labels(0)
     return labels is not None and bool(np.count_nonzero(labels) >= 2 * MIN_VISIBLE * labels.size / (854 * 480))
-
-
-def _draw_place(
-    rng: np.random.Generator,
-    source: Source,
-    start: int,
-    scale: float,
-    flip: bool,
-    dampings: NDArray[np.float64],
-    size: tuple[int, int],
-) -> tuple[float, float]:
-    """Center (x, y) in the first frame such that the way of the center stays inside, with half of the object."""
-    mirror = np.array([-1.0 if flip else 1.0, 1.0])
-    way = dampings * scale * mirror * (source.centers - source.centers[start])
-    room = 0.35 * scale * source.sizes[start]
-    lowest, highest = room - way.min(axis=0), np.array(size[::-1]) - room - way.max(axis=0)
-    middle = (lowest + highest) / 2
-    draws = rng.uniform(np.minimum(lowest, middle), np.maximum(highest, middle), (2, 2))
-    return float(draws[0, 0]), float(draws[:, 1].max())  # rather low than in the sky
-
-
-def _overlap(a: NDArray[np.float64], b: NDArray[np.float64]) -> bool:
-    return bool((np.minimum(a[2:], b[2:]) > np.maximum(a[:2], b[:2])).all())

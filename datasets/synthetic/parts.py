@@ -14,6 +14,8 @@ from datasets.base import UInt8Array
 FloatArray = NDArray[np.float32]
 _ANGLES = np.linspace(0, 2 * np.pi, 48, endpoint=False)
 _SUBPIXEL_BITS = 4
+_LIMB = np.array([[0, 0.5, 0.16, 0.2, 0.2, 0], [2 * np.pi, 1.1, 0.32, 0.9, 0.6, 2 * np.pi]])
+"""Least and greatest values of the fields of a limb."""
 
 
 def noise(rng: np.random.Generator, height: int, width: int, cell: float, octaves: int = 4) -> FloatArray:
@@ -29,14 +31,10 @@ def noise(rng: np.random.Generator, height: int, width: int, cell: float, octave
 def palette(rng: np.random.Generator, hue: float) -> FloatArray:
     """Three related RGB colours [3, 3] in [0, 255] around ``hue`` in [0, 1)."""
     saturation, value = rng.uniform(0.35, 0.95), rng.uniform(0.35, 0.85)
-    colours = [
-        colorsys.hsv_to_rgb(
-            (hue + rng.normal(0, 0.035)) % 1,
-            np.clip(saturation + rng.normal(0, 0.15), 0.1, 1),
-            np.clip(value + v, 0.1, 1),
-        )
-        for v in (-0.22, 0.0, 0.22)
-    ]
+    colours = []
+    for v in (-0.22, 0.0, 0.22):
+        turned, pale = (hue + rng.normal(0, 0.035)) % 1, np.clip(saturation + rng.normal(0, 0.15), 0.1, 1)
+        colours.append(colorsys.hsv_to_rgb(turned, pale, np.clip(value + v, 0.1, 1)))
     return np.array(colours, np.float32) * 255
 
 
@@ -75,10 +73,8 @@ class Limb:
     def points(self, t: int) -> NDArray[np.float64]:
         direction = self.angle + self.swing * np.sin(self.speed * t + self.phase)
         half = np.linspace(-np.pi / 2, np.pi / 2, 7)
-        ends = [(self.length, half), (0.0, half + np.pi)]
-        capsule = np.concatenate(
-            [np.stack([length + self.width * np.cos(a), self.width * np.sin(a)], 1) for length, a in ends]
-        )
+        a, ends = np.concatenate([half, half + np.pi]), np.repeat([self.length, 0.0], 7)
+        capsule = np.stack([ends + self.width * np.cos(a), self.width * np.sin(a)], 1)
         rotation = np.array([[np.cos(direction), np.sin(direction)], [-np.sin(direction), np.cos(direction)]])
         return capsule @ rotation + 0.7 * np.array([np.cos(self.angle), np.sin(self.angle)])
 
@@ -108,8 +104,7 @@ class Shape:
 def random_shape(rng: np.random.Generator) -> Shape:
     """A blob, an ellipse or a polygon, deforming; blobs and ellipses may have one to three swinging limbs."""
     kind = rng.choice(["blob", "ellipse", "polygon"], p=[0.5, 0.25, 0.25])
-    num_waves = 4
-    orders = np.arange(2, 2 + num_waves)
+    orders = np.arange(2, 6)
     size = {"blob": 0.22, "ellipse": 0.05, "polygon": 0.06}[kind]
     if kind == "ellipse":
         ratio = rng.uniform(1.0, 1.9)
@@ -122,11 +117,11 @@ def random_shape(rng: np.random.Generator) -> Shape:
     return Shape(
         base=base,
         orders=orders,
-        amplitudes=rng.normal(0, size, num_waves) / np.sqrt(orders - 1),
-        phases=rng.uniform(0, 2 * np.pi, num_waves),
-        speeds=rng.uniform(-0.35, 0.35, num_waves),
+        amplitudes=rng.normal(0, size, 4) / np.sqrt(orders - 1),
+        phases=rng.uniform(0, 2 * np.pi, 4),
+        speeds=rng.uniform(-0.35, 0.35, 4),
         stretch=(rng.uniform(0, 0.22), rng.uniform(0.1, 0.5), rng.uniform(0, 2 * np.pi)),
-        limbs=[_random_limb(rng) for _ in range(num_limbs)],
+        limbs=[Limb(*rng.uniform(*_LIMB)) for _ in range(num_limbs)],
     )
 
 
@@ -191,14 +186,3 @@ def _polygon_radii(rng: np.random.Generator, num_corners: int) -> NDArray[np.flo
     s = (points[None, :, 0] * rays[:, None, 1] - points[None, :, 1] * rays[:, None, 0]) / cross
     radii = np.where((r > 0) & (s >= -1e-6) & (s <= 1 + 1e-6), r, np.inf).min(axis=1)
     return np.where(np.isfinite(radii), radii, 0.5)
-
-
-def _random_limb(rng: np.random.Generator) -> Limb:
-    return Limb(
-        angle=rng.uniform(0, 2 * np.pi),
-        length=rng.uniform(0.5, 1.1),
-        width=rng.uniform(0.16, 0.32),
-        swing=rng.uniform(0.2, 0.9),
-        speed=rng.uniform(0.2, 0.6),
-        phase=rng.uniform(0, 2 * np.pi),
-    )

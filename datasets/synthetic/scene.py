@@ -106,9 +106,8 @@ class SceneMaker:
         ]
         zoom = np.exp(rng.uniform(0, 0.05) * np.sin(rng.uniform(0.05, 0.25) * t + rng.uniform(0, 6.3)))
         tilt = rng.uniform(0, 0.05) * np.sin(rng.uniform(0.05, 0.3) * t + rng.uniform(0, 6.3))
-        linear = zoom[:, None, None] * np.stack([np.cos(tilt), -np.sin(tilt), np.sin(tilt), np.cos(tilt)], 1).reshape(
-            -1, 2, 2
-        )
+        turn = np.stack([np.cos(tilt), -np.sin(tilt), np.sin(tilt), np.cos(tilt)], 1).reshape(-1, 2, 2)
+        linear = zoom[:, None, None] * turn
         middle = np.array([self.width, self.height]) / 2
         offset = middle - linear @ middle + drift + np.stack(sway, axis=1)
         return np.concatenate([linear, offset[..., None]], axis=2)
@@ -136,11 +135,13 @@ class SceneMaker:
         raise RuntimeError("no arrangement shows all objects")  # one object in the frame alone is always visible
 
     def _all_visible(self, actors: list[Actor]) -> bool:
-        areas = np.bincount(_draw_labels(actors, 0, self.height, self.width).ravel(), minlength=self.num_objects + 1)
-        alone = [np.count_nonzero(a.mask(0, self.height, self.width)[0] > 127) for a in actors if a.label]
-        labels = [a.label for a in actors if a.label]
-        enough = _MIN_AREA * self.unit**2
-        return all(areas[i] >= max(enough, 0.6 * area) for i, area in zip(labels, alone, strict=True))
+        labels, alone = np.zeros((self.height, self.width), np.uint8), {0: 0}
+        for actor in actors:
+            mask, window = actor.mask(0, self.height, self.width)
+            labels[window][mask > 127] = actor.label
+            alone[actor.label] = int(np.count_nonzero(mask > 127))
+        areas, enough = np.bincount(labels.ravel(), minlength=self.num_objects + 1), _MIN_AREA * self.unit**2
+        return all(areas[label] >= max(enough, 0.6 * area) for label, area in alone.items() if label)
 
     def _objects(self) -> list[Actor]:
         rng, frame = self.rng, np.array([self.width, self.height], float)
@@ -170,9 +171,8 @@ class SceneMaker:
 
     def _distractors(self, objects: list[Actor]) -> list[Actor]:
         rng, frame = self.rng, np.array([self.width, self.height], float)
-        count = int(rng.integers(1, 3)) if rng.random() < 0.45 else 0
         actors = []
-        for _ in range(count):
+        for _ in range(int(rng.integers(1, 3)) if rng.random() < 0.45 else 0):
             radius = float(rng.choice([a.radius for a in objects]) * rng.uniform(0.7, 1.1))
             path = random_path(rng, self.num_frames, rng.random(2) * frame, self._velocity(), 0 * frame, frame)
             actors.append(self._actor(0, random_shape(rng), radius, path))
@@ -226,14 +226,6 @@ class SceneMaker:
         light = self.rng.uniform(0, 2 * np.pi)
         shading = 1 - 0.1 * (x * x + y * y) + 0.18 * (x * np.cos(light) + y * np.sin(light))
         return np.clip(flat * np.clip(shading, 0.55, 1.3)[..., None], 0, 255).astype(np.uint8)
-
-
-def _draw_labels(actors: list[Actor], t: int, height: int, width: int) -> UInt8Array:
-    labels = np.zeros((height, width), np.uint8)
-    for actor in actors:
-        mask, window = actor.mask(t, height, width)
-        labels[window][mask > 127] = actor.label
-    return labels
 
 
 def render_frame(

@@ -76,12 +76,14 @@ class SyntheticVideos(VideoDataset):
             raise ValueError(f"frames of {height} x {width} pixels are too small: at least 32 x 32")
         if num_frames < 1 or max_objects < 1 or seed < 0 or (num_videos is not None and num_videos < 0):
             raise ValueError("num_frames and max_objects must be positive, num_videos and seed not negative")
-        self.name = "synthetic"
-        self.split = split
+        super().__init__("synthetic", split)
         self.num_frames, self.height, self.width = num_frames, height, width
         self.seed, self.max_objects = seed, max_objects
         self._num_videos = _SPLITS[split] if num_videos is None else num_videos
         self._cache: OrderedDict[int, SyntheticSequence] = OrderedDict()
+
+    def __len__(self) -> int:
+        return self._num_videos
 
     @property
     def sequence_names(self) -> list[str]:
@@ -89,9 +91,8 @@ class SyntheticVideos(VideoDataset):
 
     def _sequence(self, index: int) -> VideoSequence:
         if index not in self._cache:
-            key = (self.seed, list(_SPLITS).index(self.split), index)
-            size = (self.height, self.width)
-            name = f"{self.split}-{index:04d}"
+            key, size = (self.seed, list(_SPLITS).index(self.split), index), (self.height, self.width)
+            name = self.sequence_names[index]
             self._cache[index] = SyntheticSequence(name, key, self.num_frames, size, self.max_objects)
             if len(self._cache) > _CACHED_VIDEOS:
                 self._cache.popitem(last=False)

@@ -2,134 +2,102 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
-from experiments.ablate.rows import CURVES, TABLE_4, Case, PaperRow, curve_cases, own_cases, own_value, paper_cases
+from experiments.ablate.rows import CURVES, TABLE_4, Case, PaperRow, Value, curve_cases, own_cases, paper_cases
 from experiments.ablate.runs import Run, Setup, make_runs, score_runs, summarize_runs
 
 Measured = Mapping[str, dict[str, Any]]
 """By name of the case, what :func:`summarize_runs` returns."""
-_NOT_RUN: dict[str, Any] = {
-    "J": None,
-    "F": None,
-    "G": None,
-    "G_by_seed": [],
-    "G_std": None,
-    "sequences": {},
-    "seconds_per_frame": None,
-    "online_seconds": None,
-    "masks": [],
-    "config": None,
-}
+SETTINGS = ("mo", "sg", "alpha", "l", "lambda1", "tg", "ol", "ft", "ytb")
+_NOT_RUN = dict.fromkeys(("J", "F", "G", "G_std", "seconds_per_frame", "online_seconds", "config"))
+_NOT_RUN |= {"G_by_seed": [], "sequences": {}, "masks": []}
 
 
-@dataclass
-class Plan:
-    """Everything that is to be run."""
+class Plan(NamedTuple):
+    """What is asked for and can be run."""
 
-    numbers: Sequence[int]
-    """Rows of Table 4 that are asked for."""
-    rows: dict[int, Case]
-    """Those of them that can be run."""
     own: list[Case]
-    curves: dict[str, list[tuple[float | int | str, Case]]]
+    curves: dict[str, dict[Value, Case]]
     runs: dict[str, list[Run]]
     """By name of the case."""
 
-    @property
-    def num_runs(self) -> int:
-        """Runs of different content."""
-        return len({run.job.out for runs in self.runs.values() for run in runs})
 
-
-def make_plan(setup: Setup, numbers: Sequence[int], own: Sequence[str], curves: Sequence[str]) -> Plan:
-    """The cases that are asked for and can be run: rows of Table 4, the full model without its parts, curves."""
-    wanted = {row.number: row for row in TABLE_4 if row.number in numbers and (setup.online_steps or not row.ol)}
-    rows = paper_cases(wanted, setup.sources)
-    cases = [case for case in own_cases(setup.sources, online=setup.online_steps > 0) if case.name in own]
-    points = {name: curve_cases(CURVES[name], setup.sources["own"].config) for name in curves}
-    runs = {case.name: make_runs(setup, case, setup.frames) for case in [*rows.values(), *cases]}
-    for curve in points.values():
-        runs |= {case.name: make_runs(setup, case, setup.curve_frames) for _, case in curve}
-    return Plan(numbers, rows, cases, points, runs)
+def make_plan(setup: Setup) -> Plan:
+    """Rows of Table 4, the full model without its parts, curves."""
+    args, online, full = setup.args, setup.online_steps > 0, setup.sources["own"].config
+    rows = paper_cases(
+        [row for row in TABLE_4 if str(row.number) in args.rows and (online or not row.ol)], setup.sources
+    )
+    own = [case for case in own_cases(setup.sources, online) if case.name in args.own]
+    curves = {name: curve_cases(name, full) for name in args.curves}
+    runs = {case.name: make_runs(setup, case, args.frames) for case in [*rows.values(), *own]}
+    for points in curves.values():
+        runs |= {case.name: make_runs(setup, case, args.curve_frames) for case in points.values()}
+    return Plan(own, curves, runs)
 
 
 def measure(setup: Setup, plan: Plan, processes: int) -> Measured:
     """Runs everything and summarizes it."""
     runs = [run for runs in plan.runs.values() for run in runs]
-    results = score_runs(runs, setup.videos, processes, setup.out)
+    results = score_runs(runs, setup.videos, processes, setup.args.out)
     return {name: summarize_runs(runs, results) for name, runs in plan.runs.items()}
 
 
 def to_result(setup: Setup, plan: Plan, measured: Measured) -> dict[str, Any]:
     """The content of ``ablation.json``."""
     own = setup.sources["own"]
+    full = measured.get("full")
     return {
         "dataset": own.preset.dataset,
         "split": setup.split,
         "sequences": setup.videos,
-        "frames": setup.frames,
-        "curve_frames": setup.curve_frames,
-        "seeds": setup.online_seeds,
+        "frames": setup.args.frames,
+        "curve_frames": setup.args.curve_frames,
+        "seeds": setup.seeds,
         "online_steps": setup.online_steps,
-        "as_printed": setup.as_printed,
+        "as_printed": setup.args.as_printed,
         "checkpoints": {name: source.path for name, source in setup.sources.items()},
         "notes": setup.notes,
-        "rows": [paper_row(row, setup, plan, measured) for row in TABLE_4 if row.number in plan.numbers],
+        "rows": [_paper_row(row, setup, measured) for row in TABLE_4 if str(row.number) in setup.args.rows],
         "own": [
-            {"name": case.name, "label": case.label, **measured[case.name], "change": _change_to_full(case, measured)}
+            {"name": case.name, "label": case.label, **(found := measured[case.name])}
+            | {"change": None if full is None or found is full else found["G"] - full["G"]}
             for case in plan.own
         ],
         "curves": {
             name: {
                 "parameter": CURVES[name].path,
-                "own": own_value(CURVES[name], own.config),
-                "points": [{"value": value, **measured[case.name]} for value, case in points],
+                "own": CURVES[name].own_value(own.config),
+                "points": [{"value": value, **measured[case.name]} for value, case in points.items()],
             }
             for name, points in plan.curves.items()
         },
     }
 
 
-def paper_row(row: PaperRow, setup: Setup, plan: Plan, measured: Measured) -> dict[str, Any]:
-    """One row of Table 4: its settings, what was measured, and the paper's G; nulls if it was not run."""
-    case = plan.rows.get(row.number)
-    settings = row.settings()
+def _paper_row(row: PaperRow, setup: Setup, measured: Measured) -> dict[str, Any]:
+    """One row of Table 4: its settings, what was measured, and the paper's G; nulls if it was not run.
+
+    The change of G is against the row that it is compared to; there is none where both are the same run, as with FT
+    when the weights are the same.
+    """
+    settings = {name: getattr(row, name) for name in SETTINGS}
     if not row.ft and "base" not in setup.sources:
         settings["ft"] = None  # whatever the checkpoint is
+    found = measured.get(f"row-{row.number}", _NOT_RUN)
+    change = paper_change = None
+    if row.compared_to is not None:
+        paper_change = round(row.paper_G - TABLE_4[row.compared_to - 1].paper_G, 1)
+        before = measured.get(f"row-{row.compared_to}", _NOT_RUN)
+        if found["masks"] != before["masks"] and found["masks"] and before["masks"]:
+            change = found["G"] - before["G"]
     note = ""
-    if case is None:
+    if found is _NOT_RUN:
         note = "not run: no --ytb-checkpoint" if row.ytb and "ytb" not in setup.sources else "not run: --online-steps 0"
-    return {
-        "number": row.number,
-        "name": f"row-{row.number}",
-        "step": row.step,
-        **settings,
-        **(_NOT_RUN if case is None else measured[case.name]),
-        "paper_G": row.paper_G,
-        "compared_to": row.compared_to,
-        **_changes(row, plan, measured),
-        "note": note,
-    }
-
-
-def _change_to_full(case: Case, measured: Measured) -> float | None:
-    if case.name == "full" or "full" not in measured:
-        return None
-    return float(measured[case.name]["G"] - measured["full"]["G"])
-
-
-def _changes(row: PaperRow, plan: Plan, measured: Measured) -> dict[str, float | None]:
-    """The change of G against the row that it is compared to, here and in the paper.
-
-    There is none here where both are the same run, as with FT when the weights are the same.
-    """
-    if row.compared_to is None:
-        return {"change": None, "paper_change": None}
-    change = None
-    if row.number in plan.rows and row.compared_to in plan.rows:
-        new, old = (measured[plan.rows[number].name] for number in (row.number, row.compared_to))
-        change = None if new["masks"] == old["masks"] else new["G"] - old["G"]
-    return {"change": change, "paper_change": round(row.paper_G - TABLE_4[row.compared_to - 1].paper_G, 1)}
+    return (
+        {"number": row.number, "name": f"row-{row.number}", "step": row.step, **settings, **found}
+        | {"paper_G": row.paper_G, "compared_to": row.compared_to}
+        | {"change": change, "paper_change": paper_change, "note": note}
+    )

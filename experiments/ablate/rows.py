@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from experiments.common.presets import Preset
 from experiments.runs.rows import table_rows
 from stg_pyg.config import STGConfig
 
+Value = float | int | str
+"""Of a constant; a memory without bound is ``all``."""
 
-@dataclass(frozen=True)
-class Source:
+
+class Source(NamedTuple):
     """Trained weights and the configuration that rows with them start from."""
 
     path: Path
@@ -21,8 +22,7 @@ class Source:
     config: STGConfig
 
 
-@dataclass(frozen=True)
-class Case:
+class Case(NamedTuple):
     """One configuration to be scored."""
 
     name: str
@@ -35,8 +35,7 @@ class Case:
     """Whether it learns on the first frame of each video."""
 
 
-@dataclass(frozen=True)
-class PaperRow:
+class PaperRow(NamedTuple):
     """A row of Table 4 of the paper (Liu et al., AAAI 2021), measured there on ``test-dev`` of DAVIS-2017."""
 
     number: int
@@ -55,25 +54,11 @@ class PaperRow:
     compared_to: int | None
     """The row that differs from it in this step alone."""
 
-    def settings(self) -> dict[str, Any]:
-        """The columns of the table."""
-        columns = ("mo", "sg", "alpha", "l", "lambda1", "tg", "ol", "ft", "ytb")
-        return {name: getattr(self, name) for name in columns}
-
     def apply(self, config: STGConfig) -> STGConfig:
         """The configuration with the settings of this row; the rest stays as it is."""
-        edges = (
-            {} if self.alpha is None or self.l is None else {"spatial.alpha": self.alpha, "spatial.num_steps": self.l}
-        )
-        return config.replace(
-            {
-                "motion.enabled": self.mo,
-                "spatial.enabled": self.sg,
-                "temporal.enabled": self.tg,
-                "selection.lambda1": self.lambda1,
-                **edges,
-            }
-        )
+        changes: dict[str, Any] = {"motion.enabled": self.mo, "spatial.enabled": self.sg, "temporal.enabled": self.tg}
+        changes |= {"spatial.alpha": self.alpha, "spatial.num_steps": self.l, "selection.lambda1": self.lambda1}
+        return config.replace({path: value for path, value in changes.items() if value is not None})
 
 
 _ON, _OFF = True, False
@@ -92,56 +77,54 @@ TABLE_4 = (
 )
 
 
-@dataclass(frozen=True)
-class Curve:
+class Curve(NamedTuple):
     """G over one constant, all others as in the full model."""
 
-    name: str
     path: str
     values: tuple[float | int | None, ...]
     title: str
     evenly: bool = False
     """Draw the values at equal distances."""
 
+    def own_value(self, full: STGConfig) -> Value:
+        """Where the full model is."""
+        return _shown(full.get(self.path))
+
 
 CURVES = {
-    curve.name: curve
-    for curve in (
-        Curve("alpha", "spatial.alpha", (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0), "alpha of Eq. 3"),
-        Curve("l", "spatial.num_steps", (1, 2, 3, 4), "l, steps of Eqs. 4-5"),
-        Curve("lambda1", "selection.lambda1", (0.0, 0.2, 0.4, 0.6, 0.8, 1.0), "lambda1 of Eq. 6"),
-        Curve("n", "motion.steps", (1, 2, 5, 10, 20), "n of Eq. 2", evenly=True),
-        Curve("thr", "selection.thr", (0.2, 0.3, 0.4, 0.5, 0.6), "thr, threshold on h"),
-        Curve("memory", "memory.frames", (1, 2, 4, 8, 16, None), "frames in the memory", evenly=True),
-    )
+    "alpha": Curve("spatial.alpha", (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0), "alpha of Eq. 3"),
+    "l": Curve("spatial.num_steps", (1, 2, 3, 4), "l, steps of Eqs. 4-5"),
+    "lambda1": Curve("selection.lambda1", (0.0, 0.2, 0.4, 0.6, 0.8, 1.0), "lambda1 of Eq. 6"),
+    "n": Curve("motion.steps", (1, 2, 5, 10, 20), "n of Eq. 2", evenly=True),
+    "thr": Curve("selection.thr", (0.2, 0.3, 0.4, 0.5, 0.6), "thr, threshold on h"),
+    "memory": Curve("memory.frames", (1, 2, 4, 8, 16, None), "frames in the memory", evenly=True),
 }
-
-ONE_BOX: dict[str, Any] = {
+_WITHOUT: dict[str, dict[str, Any]] = {
+    "no motion model": {"motion.enabled": False},
+    "no spatial graph": {"spatial.enabled": False},
+    "no temporal graph": {"temporal.enabled": False},
+    "no memory of whole frames": {"scene.enabled": False},
+    "no gate of the nodes": {"spatial.node_gate": False},
+    "no quality term in Eq. 6": {"selection.quality_weight": 0.0},
+    "no re-detection": {"recovery.redetect": False},
+    "no completion of parts": {"recovery.complete": False},
+    "no updates while the video runs": {"online.update_every": 0},
+}
+_UNLEARNED = "no learned part of the graphs"
+_ONE_BOX = {
     "proposals.evidence": ("p",),
     "spatial.enabled": False,
     "recovery.redetect": False,
     "recovery.complete": False,
 }
-OWN_NAMES = (
-    "full",
-    "no-motion-model",
-    "no-spatial-graph",
-    "no-temporal-graph",
-    "no-memory-of-whole-frames",
-    "no-gate-of-the-nodes",
-    "no-quality-term-in-eq-6",
-    "no-re-detection",
-    "no-completion-of-parts",
-    "no-updates-while-the-video-runs",
-    "no-learned-part-of-the-graphs",
-    "mean",
-    "greedy",
-    "one-box",
-    "flow",
-    "no-online-learning",
-    "no-fine-tuning",
-    "neither",
-)
+
+
+def _name(label: str) -> str:
+    return label.lower().replace(" ", "-").replace(".", "")
+
+
+OWN_NAMES = ("full", *map(_name, [*_WITHOUT, _UNLEARNED]), "mean", "greedy", "one-box", "flow")
+OWN_NAMES += ("no-online-learning", "no-fine-tuning", "neither")
 """All that :func:`own_cases` can return."""
 
 
@@ -152,17 +135,17 @@ def printed(config: STGConfig) -> STGConfig:
     return found
 
 
-def paper_cases(rows: Mapping[int, PaperRow], sources: Mapping[str, Source]) -> dict[int, Case]:
+def paper_cases(rows: Sequence[PaperRow], sources: Mapping[str, Source]) -> dict[int, Case]:
     """Rows of Table 4, by number, as far as there are weights for them.
 
     Those without FT take the ``base`` weights, or where there are none the ``own`` ones.
     """
     cases = {}
-    for number, row in rows.items():
+    for row in rows:
         weights = "ytb" if row.ytb else "own" if row.ft or "base" not in sources else "base"
         if weights in sources:
             config = row.apply(sources[weights].config)
-            cases[number] = Case(f"row-{number}", row.step, config, weights, online=row.ol)
+            cases[row.number] = Case(f"row-{row.number}", row.step, config, weights, online=row.ol)
     return cases
 
 
@@ -174,25 +157,14 @@ def own_cases(sources: Mapping[str, Source], online: bool = True) -> list[Case]:
     """
     full = sources["own"].config
     rows = {row.name: row.config for row in table_rows(full)}
-    without: list[tuple[str, STGConfig]] = [
-        ("no motion model", full.replace("motion.enabled", False)),
-        ("no spatial graph", full.replace("spatial.enabled", False)),
-        ("no temporal graph", full.replace("temporal.enabled", False)),
-        ("no memory of whole frames", full.replace("scene.enabled", False)),
-        ("no gate of the nodes", full.replace("spatial.node_gate", False)),
-        ("no quality term in Eq. 6", full.replace("selection.quality_weight", 0.0)),
-        ("no re-detection", full.replace("recovery.redetect", False)),
-        ("no completion of parts", full.replace("recovery.complete", False)),
-        ("no updates while the video runs", full.replace("online.update_every", 0)),
-        ("no learned part of the graphs", full.without_learned_parts()),
-    ]
-    one_box = full.without_learned_parts().replace(ONE_BOX)
+    without = {label: full.replace(changes) for label, changes in _WITHOUT.items()}
+    without[_UNLEARNED] = full.without_learned_parts()
     cases = [Case("full", "full model", full)]
-    cases += [Case(_name(label), label, config) for label, config in without if config != full]
+    cases += [Case(_name(label), label, config) for label, config in without.items() if config != full]
     cases += [
         Case("mean", "plain mean of the proposals", rows["mean"]),
         Case("greedy", "best proposal by Eq. 6", rows["greedy"]),
-        Case("one-box", "one box, the predicted one, and no graph", one_box),
+        Case("one-box", "one box, the predicted one, and no graph", without[_UNLEARNED].replace(_ONE_BOX)),
         Case("flow", "flow only", None, online=False),
     ]
     if online:
@@ -205,25 +177,15 @@ def own_cases(sources: Mapping[str, Source], online: bool = True) -> list[Case]:
     return cases
 
 
-def curve_cases(curve: Curve, full: STGConfig) -> list[tuple[float | int | str, Case]]:
-    """The points of a curve; the value of the full model is among them.
-
-    Returns:
-        (value, case), ascending; the value is ``"all"`` where it is None, a memory without bound.
-    """
+def curve_cases(name: str, full: STGConfig) -> dict[Value, Case]:
+    """The points of a curve by value, ascending; that of the full model is among them."""
+    curve = CURVES[name]
     values = sorted({*curve.values, full.get(curve.path)}, key=lambda value: (value is None, value))
-    points: list[tuple[float | int | str, Case]] = []
-    for value in values:
-        shown = "all" if value is None else value
-        points.append((shown, Case(f"{curve.name}-{shown}", str(shown), full.replace({curve.path: value}))))
-    return points
+    return {
+        _shown(value): Case(f"{name}-{_shown(value)}", str(_shown(value)), full.replace({curve.path: value}))
+        for value in values
+    }
 
 
-def own_value(curve: Curve, full: STGConfig) -> float | int | str:
-    """Where the full model is on a curve."""
-    value = full.get(curve.path)
+def _shown(value: float | int | None) -> Value:
     return "all" if value is None else value
-
-
-def _name(label: str) -> str:
-    return label.lower().replace(" ", "-").replace(".", "")

@@ -11,12 +11,11 @@ from pathlib import Path
 
 import torch
 
-from experiments.benchmark.frames import OPTIONS, run_frames
+from experiments.benchmark.frames import run_frames
 from experiments.benchmark.growth import run_growth
 from experiments.benchmark.layers import SPATIAL, TEMPORAL, Size, run_layers
 from experiments.benchmark.measure import Row
-from experiments.benchmark.plots import write_pictures
-from experiments.benchmark.report import TABLES, csv_text, markdown
+from experiments.benchmark.output import write_tables
 from experiments.benchmark.scores import run_scores
 from experiments.benchmark.videos import Setup, make_setup, synthetic_video, video_of_split
 from experiments.common import checkpoints, cli
@@ -24,7 +23,7 @@ from experiments.common.layers_option import add_layers, layer_names, on_evidenc
 from stg_pyg.config import STGConfig
 from stg_pyg.errors import InputError
 from stg_pyg.model.layers import make_spatial
-from stg_pyg.utils.images import write_json, write_text
+from stg_pyg.utils.images import write_json
 
 PARTS = {"growth": ("growth",), "layers": ("rows", "exponents"), "frames": ("frames",), "scores": ("scores",)}
 """What can be measured, with the keys of ``benchmark.json``; growth first, while the process is small."""
@@ -38,11 +37,9 @@ def parse() -> argparse.Namespace:
         "CUDA if there is a usable GPU. The number of CPU threads is PyTorch's (OMP_NUM_THREADS).",
         out="runs/benchmark",
     )
-    text = (
-        "; what an earlier run has left of the others in --out stays; default: layers and frames, with --root scores; "
-    )
-    text += "with a layer that is named: layers"
-    parser.add_argument("--only", metavar="PARTS", help=f"some of {','.join(PARTS)}{text}")
+    text = f"some of {','.join(PARTS)}; what an earlier run has left of the others in --out stays; default: layers and "
+    text += "frames, with --root scores; with a layer that is named: layers"
+    parser.add_argument("--only", metavar="PARTS", help=text)
     parser.add_argument("--quick", action="store_true", help="small sizes and few of them, about a minute")
     add_layers(parser, "all are measured by layers and scores, frames run with the checkpoint's")
     parser.add_argument("--layers", metavar="A,B", help="these spatial layers, named as in experiments.graphs")
@@ -153,7 +150,7 @@ def run_part(part: str, args: argparse.Namespace, devices: list[torch.device], s
         video = video_of_split(setup, size.objects, args.seed)
     else:
         video = synthetic_video(setup.frames, size.height, size.width, size.objects, args.seed)
-    return run_frames(setup, video, size.objects, devices, OPTIONS[:-1] if args.quick else OPTIONS)
+    return run_frames(setup, video, size.objects, devices)
 
 
 def main() -> None:
@@ -170,9 +167,5 @@ def main() -> None:
         result |= run_part(part, args, devices, setup)
         result["machines"][part] = machine() | {"options": options_text(args)}
         write_json(args.out / "benchmark.json", result)  # at once, so that an interruption costs one part only
-        write_text(args.out / "benchmark.md", markdown(result))
-        for key in TABLES:
-            if result[key]:
-                write_text(args.out / f"{key}.csv", csv_text(result[key]))
-        write_pictures(args.out, result)
-    print(markdown(result))
+        text = write_tables(args.out, result)
+    print(text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,7 +24,6 @@ GRAPH_STAGES = ("graph", "spatial", "selection", "temporal")
 """Stages of the graph layers: Eqs. 3-8 without the networks that compute features, keys and masks."""
 STORED = {"proposals.own_evidence": False, "assignment.min_mask_iou": 0.0, "assignment.assemble": 1.0}
 """Constants for proposals from outside alone: every one goes to the object whose box it meets most, as in the paper."""
-OPTIONS = ("own again", "channels last", "bfloat16 segmentation", "bfloat16 memory", "updates", "compile")
 
 
 class Frame(NamedTuple):
@@ -38,36 +37,22 @@ class Frame(NamedTuple):
 
 
 class Stream:
-    """One way to segment a video, and what it took.
+    """One way to segment a video, without updates while it runs, and what it took.
 
     Args:
-        name: one of ``OPTIONS``, or any other for the networks as they are.
+        name: of its row.
         setup: the networks.
-        config: constants; updates while the video runs are for the option alone.
+        config: constants.
         stored: proposals by frame; None: the network makes its own.
     """
 
     def __init__(
         self, name: str, setup: Setup, config: STGConfig, stored: Sequence[EncodedProposals | None] | None = None
     ) -> None:
-        self.name, self.stored, self.crop_size = name, stored, setup.preset.crop_size
+        self.name, self.stored = name, stored
         self.frames: list[Frame] = []
-        config = config.replace("online.update_every", config.online.update_every if name == "updates" else 0)
-        if name == "bfloat16 memory":
-            config = config.replace("memory.dtype", "bfloat16")
-        self.model: Any = checkpoints.build_model(setup.preset, config).eval()
+        self.model = checkpoints.build_model(setup.preset, config.replace("online.update_every", 0)).eval()
         self.model.load_state_dict(setup.model.state_dict(), strict=False)
-        if name == "channels last":
-            self.model = self.model.to(memory_format=torch.channels_last)
-        for part in ("segmentation", "key_encoder", "feature_encoder") if name == "compile" else ():
-            if getattr(self.model, part) is not None:
-                setattr(self.model, part, torch.compile(getattr(self.model, part), dynamic=True))
-
-    def start(self, device: torch.device) -> VideoSegmenter:
-        """Forgets what was measured and begins anew."""
-        self.frames = []
-        mixed = self.name == "bfloat16 segmentation"
-        return VideoSegmenter(self.model.to(device), crop_size=self.crop_size, mixed_precision=mixed)
 
     @property
     def timed(self) -> list[Frame]:
@@ -80,7 +65,9 @@ def play(streams: Sequence[Stream], video: VideoSequence, objects: int, device: 
 
     The objects are the first ones of the first frame; the others are background.
     """
-    turn = [(stream, stream.start(device)) for stream in streams]
+    turn = [(one, VideoSegmenter(one.model.to(device), crop_size=one.model.crop_size)) for one in streams]
+    for stream in streams:
+        stream.frames = []
     labels = np.asarray(video.labels(0))
     given = np.where(np.isin(labels, ids_of(labels)[:objects]), labels, 0)
     for t in range(min(frames, video.num_frames)):
@@ -102,13 +89,11 @@ def play(streams: Sequence[Stream], video: VideoSequence, objects: int, device: 
         turn.reverse()
 
 
-def run_frames(
-    setup: Setup, video: VideoSequence, most: int, devices: Sequence[torch.device], options: Sequence[str] = OPTIONS
-) -> dict[str, list[Row]]:
+def run_frames(setup: Setup, video: VideoSequence, most: int, devices: Sequence[torch.device]) -> dict[str, list[Row]]:
     """``frames`` of ``benchmark.json``: 1, some and ``most`` objects, with own and with stored proposals.
 
     ``own``: the segmentation network makes the proposals. ``stored``: those that it has made in a run before come from
-    outside, and the network does not run. With one object the options of the networks take turns with them.
+    outside, and the network does not run.
     """
     most = min(most, len(ids_of(video.labels(0))))
     rows: list[Row] = []
@@ -117,35 +102,18 @@ def run_frames(
         own = Stream("own", setup, setup.config)
         play([own], video, objects, device, video.num_frames)
         proposals = [frame.proposals for frame in own.frames]
-        streams = [own, Stream("stored", setup, setup.config.replace(STORED), proposals)]
-        chosen = [name for name in options if objects == 1 and (name != "updates" or setup.config.online.update_every)]
-        streams += [Stream(name, setup, setup.config) for name in chosen]
-        rows += measure_streams(streams, video, objects, device)
+        stored = Stream("stored", setup, setup.config.replace(STORED), proposals)
+        rows += measure_streams([own, stored], video, objects, device)
     where = {"video": video.name, "checkpoint": setup.checkpoint.name}
     where |= {"spatial_conv": setup.config.spatial.conv, "temporal_conv": setup.config.temporal.conv}
     return {"frames": [row | where for row in rows]}
 
 
 def measure_streams(streams: Sequence[Stream], video: VideoSequence, objects: int, device: torch.device) -> list[Row]:
-    """One row a stream, all in turns, each after a pass that does not count (``prepare_seconds``); what does not
-    compile is skipped."""
-    usable, skipped, prepared = [], [], {}
-    for stream in streams:
-        try:
-            # Compiled code is made for the sizes that turn up, so all frames are seen once.
-            play([stream], video, objects, device, video.num_frames if stream.name == "compile" else 3)
-        except Exception as error:
-            if stream.name != "compile":
-                raise
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            skipped.append({"run": stream.name, "skipped": reason[:160]})
-            continue
-        usable.append(stream)
-        prepared[stream.name] = sum(frame.seconds for frame in stream.frames)
-    play(usable, video, objects, device, video.num_frames)
-    rows = [stream_row(stream, usable[0]) | {"prepare_seconds": prepared[stream.name]} for stream in usable]
-    rows += [dict.fromkeys(rows[0]) | row for row in skipped]
-    return [row | {"device": device.type, "objects": objects} for row in rows]
+    """One row a stream, all in turns, after a pass of a few frames that does not count."""
+    for frames in (3, video.num_frames):
+        play(streams, video, objects, device, frames)
+    return [stream_row(stream, streams[0]) | {"device": device.type, "objects": objects} for stream in streams]
 
 
 def stream_row(stream: Stream, base: Stream) -> Row:
@@ -161,14 +129,12 @@ def stream_row(stream: Stream, base: Stream) -> Row:
     ms, (height, width) = 1e3 * float(seconds.mean()), timed[0].labels.shape
     names = dict.fromkeys(name for frame in timed for name in frame.stages)
     stages = {name: 1e3 * float(np.mean([frame.stages.get(name, 0.0) for frame in timed])) for name in names}
-    (low, high), ratios = (
-        np.percentile(1e3 * seconds, [25, 75]).tolist(),
-        np.percentile(seconds / others, [25, 75]).tolist(),
-    )
-    row: Row = {"run": stream.name, "height": height, "width": width, "frames": len(timed), "skipped": None}
-    row |= {"ms": ms, "ms_low": low, "ms_high": high, "fps": 1e3 / ms}
-    row |= {"nodes": float(np.mean([frame.nodes for frame in timed])), "ratio": float(seconds.sum() / others.sum())}
-    row |= {"ratio_low": ratios[0], "ratio_high": ratios[1], "iou_with_own": mean_iou(stream.frames, base.frames)}
+    row: Row = {"run": stream.name, "height": height, "width": width, "frames": len(timed), "ms": ms, "fps": 1e3 / ms}
+    row["ratio"] = float(seconds.sum() / others.sum())
+    for name, values in (("ms", 1e3 * seconds), ("ratio", seconds / others)):
+        row[f"{name}_low"], row[f"{name}_high"] = np.percentile(values, [25, 75]).tolist()
+    row |= {"nodes": float(np.mean([frame.nodes for frame in timed]))}
+    row |= {"iou_with_own": mean_iou(stream.frames, base.frames)}
     row |= {"graph_share": sum(stages.get(name, 0.0) for name in GRAPH_STAGES) / ms}
     return row | {"stages": dict(sorted(stages.items(), key=lambda item: -item[1]))}
 

@@ -11,7 +11,7 @@ import torch
 from torch_geometric.data import Batch
 from tqdm import tqdm
 
-from experiments.benchmark.measure import Case, Row, measure, room_mb
+from experiments.benchmark.measure import Case, Row, measure
 from stg_pyg import nn
 from stg_pyg.graph.spatial import SpatialGraph, edge_weight, fully_connected_edge_index
 from stg_pyg.nn.spatial.registry import call_spatial_regions
@@ -79,9 +79,9 @@ def spatial_case(inputs: Inputs, name: str, backend: str = "auto") -> Case:
     """A layer of :func:`resolve_spatial_conv` on all graphs at once.
 
     Args:
-        backend: ``auto``, or one of ``stg``: ``edgewise`` takes the objects one by one where the messages of all do not
-            fit into the memory, ``region`` computes inside of known windows, ``region+frame`` writes full frames from
-            there, and ``region+find`` finds the windows from the masks.
+        backend: ``auto``, or one of ``stg``: ``edgewise`` takes the objects one by one, as the messages of all fit into
+            few memories, ``region`` computes inside of known windows, ``region+frame`` writes full frames from there,
+            and ``region+find`` finds the windows from the masks.
     """
     size, graphs = inputs.size, inputs.graphs
     masks, weight, batch = (graphs.x, graphs.edge_index), edge_weight(graphs.edge_attr), graphs.batch
@@ -92,10 +92,8 @@ def spatial_case(inputs: Inputs, name: str, backend: str = "auto") -> Case:
     with torch.no_grad():
         nn.call_spatial_conv(conv, graphs.x[..., :1, :1], graphs.edge_index, **graph)  # makes lazy weights
     stock, input_mb = isinstance(conv, nn.ConvAdapter), graphs.x.nbytes / 2**20
-    needed = input_mb * (2 * size.proposals + 2 if stock or backend == "edgewise" else 4)
-    parts = [graphs]
-    if backend == "edgewise" and needed > room_mb(device):
-        parts, needed = graphs.to_data_list(), needed / size.objects
+    parts = graphs.to_data_list() if backend == "edgewise" else [graphs]
+    needed = input_mb * (2 * size.proposals + 2 if stock or backend == "edgewise" else 4) / len(parts)
     calls = {
         "edgewise": lambda: [conv(part.x, part.edge_index, edge_weight(part.edge_attr)) for part in parts],
         "region": lambda: call_spatial_regions(conv, *masks, inputs.layout, **graph),
@@ -108,7 +106,7 @@ def spatial_case(inputs: Inputs, name: str, backend: str = "auto") -> Case:
     row |= {"proposals": size.proposals, "height": height, "width": width, "steps": getattr(conv, "num_steps", 1)}
     row |= {"frame_pixels": height * width, "region_pixels": sum(inputs.layout.columns), "memory_frames": None}
     return Case(
-        row | {"input_mb": input_mb, "parts": len(parts)},
+        row | {"input_mb": input_mb},
         calls.get(backend, lambda: nn.call_spatial_conv(conv, *masks, **graph)),
         copies.get(backend, graphs.x.clone),
         needed,
@@ -127,7 +125,7 @@ def temporal_case(name: str, objects: int, frames: int, device: torch.device, ke
     row = {"layer": name, "backend": "auto", "device": device.type, "objects": objects, "proposals": 1, "steps": 1}
     row |= {"height": side, "width": side, "frame_pixels": side**2, "region_pixels": None, "memory_frames": frames}
     return Case(
-        row | {"input_mb": sum(tensor.nbytes for tensor in tensors) / 2**20, "parts": 1},
+        row | {"input_mb": sum(tensor.nbytes for tensor in tensors) / 2**20},
         lambda: conv.forward_graph(*tensors, edges),
         lambda: [tensor.clone() for tensor in tensors],
         objects * frames * side**2 * (side**2 + 4 * keys) * 4 / 2**20,

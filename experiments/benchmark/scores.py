@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -59,13 +58,11 @@ def run_scores(
     usable = [one for one, reason in zip(candidates, reasons, strict=True) if reason is None]
     names = {one[-1]: f"{one[0]}-{one[1]}-{one[2] or ''}".rstrip("-") for one in reversed(usable)}  # the same one once
     scored = tuple(rows.Row(name, "", changed) for changed, name in names.items())
-    job = Job(
-        setup.checkpoint, setup.preset, setup.split, args.root, scored, args.out / "scores", device.type, args.seed
-    )
-    job = dataclasses.replace(job, online_steps=steps, frames=args.frames)
+    where = (args.root, scored, args.out / "scores", device.type, args.seed)
+    job = Job(setup.checkpoint, setup.preset, setup.split, *where, online_steps=steps, frames=args.frames)
     results = score_videos(job, [video.name for video in setup.videos], args.processes or 0)
     (video,) = first_frames(setup.videos[:1], setup.frames)
-    streams = [Stream(name, setup, changed.replace("online.update_every", 0)) for changed, name in names.items()]
+    streams = [Stream(name, setup, changed) for changed, name in names.items()]
     times = {row["run"]: row for row in measure_streams(streams, video, len(ids_of(video.labels(0))), device)}
     found = []
     for (part, layer, l_steps, changed), reason in zip(candidates, reasons, strict=True):

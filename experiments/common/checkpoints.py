@@ -12,17 +12,7 @@ from stg_pyg.model import checkpoint
 from stg_pyg.model.checkpoint import SHIPPED, load, load_weights, save
 from stg_pyg.model.stgnet import STGNet
 
-__all__ = [
-    "SHIPPED",
-    "build_model",
-    "load",
-    "load_model",
-    "load_weights",
-    "path_of",
-    "save",
-    "save_model",
-    "untrained_model",
-]
+__all__ = ["SHIPPED", "load", "load_weights", "save"]
 
 
 def path_of(text: str) -> Path:
@@ -41,12 +31,12 @@ def build_model(preset: Preset, config: STGConfig | None = None, weights: str | 
         InputError: weights cannot be had.
     """
     config = config or preset.config
-    if preset.size == "small" and preset.backbone is not None:
-        model = STGNet.pretrained(config, preset.backbone, str(weights))
-    elif preset.size == "small":
-        model = STGNet.small(config, preset.width)
-    else:
+    if preset.size != "small":
         model = STGNet.paper(config, features=weights, keys=weights, segmentation=weights)
+    elif preset.backbone is not None:
+        model = STGNet.pretrained(config, preset.backbone, str(weights))
+    else:
+        model = STGNet.small(config, preset.width)
     model.crop_size = preset.crop_size
     return model
 
@@ -70,11 +60,11 @@ def load_model(path: str | Path) -> tuple[STGNet, Preset]:
         InputError: as there, or the preset is unknown.
     """
     path = path_of(str(path))
-    model = checkpoint.load_model(path)
+    model, name = checkpoint.load_model(path), load(path, "model")["preset"]
     try:
-        preset = find_preset(load(path, "model")["preset"])
+        preset = find_preset(name)
     except InputError as error:
-        raise InputError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from error
+        raise InputError(f"{path}: {error}") from error
     except (TypeError, AttributeError) as error:
         raise InputError(f"{path}: its preset is not of this version of stg_pyg; train again") from error
     made_of = model.made_of or {}

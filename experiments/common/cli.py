@@ -51,21 +51,15 @@ class OneLineParser(argparse.ArgumentParser):
         raise InputError(f"{message}; --help lists the arguments")
 
 
-def program() -> str:
-    """How the command was called, for its help."""
-    path = Path(sys.argv[0])
-    return f"python -m experiments.{path.parent.name if path.name == '__main__.py' else path.stem}"
-
-
 def make_parser(description: str, out: str | None = None) -> argparse.ArgumentParser:
     """A parser with the arguments that every command has; without ``out``, ``--out`` is required."""
-    parser = OneLineParser(prog=program(), description=description, formatter_class=HelpFormatter)
+    called = Path(sys.argv[0])
+    name = f"python -m experiments.{called.parent.name if called.name == '__main__.py' else called.stem}"
+    parser = OneLineParser(prog=name, description=description, formatter_class=HelpFormatter)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where the networks run")
     parser.add_argument("--seed", type=whole, default=0, help="of everything random")
-    if out is None:
-        parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for all results")
-    else:
-        parser.add_argument("--out", type=Path, default=Path(out), metavar="DIR", help="folder for all results")
+    default = {"required": True} if out is None else {"default": Path(out)}
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for all results", **default)  # type: ignore[arg-type]
     return parser
 
 
@@ -119,7 +113,7 @@ def _made_by_intel() -> bool:
     return info.is_file() and "GenuineIntel" in info.read_text(errors="replace")[:200]
 
 
-def add_update_every(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+def add_update_every(parser: argparse._ActionsContainer) -> None:
     """Adds ``--update-every``."""
     parser.add_argument(
         "--update-every",

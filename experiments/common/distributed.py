@@ -59,11 +59,7 @@ def processes_of_rank(device: str) -> int:
 def share(lengths: Mapping[str, int], world: World) -> list[str]:
     """Names of the videos of one rank: the longest first, each to the rank with the fewest frames so far.
 
-    Args:
-        lengths: frames of every video, by name; the same on every rank.
-
-    Returns:
-        the names of this rank, longest first. All ranks together have each name once.
+    ``lengths`` are the frames of every video, the same on every rank; all ranks together have each name once.
     """
     loads = [(0, rank) for rank in range(world.size)]
     mine: list[str] = []
@@ -102,15 +98,10 @@ def alive(folder: Path) -> Iterator[None]:
 
 
 def wait_for(missing: Callable[[], list[str]], folder: Path, patience: float = PATIENCE_SECONDS) -> None:
-    """Waits until the other ranks have finished everything.
-
-    Args:
-        missing: what is not finished yet.
-        folder: where the ranks are :func:`alive`.
-        patience: seconds without any sign of the other ranks after which they are given up.
+    """Waits until nothing is ``missing`` of what the other ranks do, which are :func:`alive` in ``folder``.
 
     Raises:
-        InputError: the others have stopped.
+        InputError: there was no sign of the others for ``patience`` seconds.
     """
     last_sign: object = None
     since, told, pause = time.monotonic(), False, 0.1

@@ -47,16 +47,13 @@ def with_layers(config: STGConfig, spatial: str | None, temporal: str | None) ->
     Raises:
         InputError: a name is unknown, or what it names does not fit.
     """
-    try:
-        if spatial is not None:
-            make_spatial(spatial, config)
-            config = config.replace("spatial.conv", spatial)
-        if temporal is not None:
-            make_temporal(temporal, config)
-            config = config.replace("temporal.conv", temporal)
-    except InputError as error:
-        option = "spatial" if spatial is not None and config.spatial.conv != spatial else "temporal"
-        raise InputError(f"--{option}-conv: {error}") from error
+    for graph, name, make in (("spatial", spatial, make_spatial), ("temporal", temporal, make_temporal)):
+        if name is not None:
+            try:
+                make(name, config)  # type: ignore[operator]
+                config = config.replace(f"{graph}.conv", name)
+            except InputError as error:
+                raise InputError(f"--{graph}-conv: {error}") from error
     return config
 
 
@@ -68,33 +65,20 @@ def exchanged(model: STGNet, preset: Preset, config: STGConfig) -> STGNet:
 
 
 def check_layers(model: STGNet, config: STGConfig, checkpoint: Path | None) -> None:
-    """Sees to it that a model has the weights of the layers of a configuration that it is about to run under.
-
-    Args:
-        model: of ``checkpoint``, or without a learned part.
-        config: with other layers, perhaps.
-        checkpoint: for the message.
+    """Sees to it that a model of ``checkpoint``, or without a learned part, has the weights of the layers of the
+    configuration that it is about to run under.
 
     Raises:
         InputError: a layer that takes part has weights, and the model does not hold them.
     """
+    parts = (("spatial", config.spatial, "spatial_conv"), ("temporal", config.temporal, "memory_attention"))
     other = STGNet.untrained(config)
-    wanted = [
-        ("--spatial-conv", config.spatial.conv, other.spatial_conv, model.spatial_conv, config.spatial.enabled),
-        (
-            "--temporal-conv",
-            config.temporal.conv,
-            other.memory_attention,
-            model.memory_attention,
-            config.temporal.enabled,
-        ),
-    ]
-    for option, name, layer, own, takes_part in wanted:
-        if takes_part and not _holds(own, layer):
+    for graph, part, name in parts:
+        if part.enabled and not _holds(getattr(model, name), getattr(other, name)):
             where = "without --checkpoint there are" if checkpoint is None else f"{checkpoint} has"
+            option = f"--{graph}-conv {part.conv}"
             raise InputError(
-                f"{option} {name}: {where} no weights of this layer; "
-                f"train it with python -m experiments.train {option} {name}"
+                f"{option}: {where} no weights of this layer; train it with python -m experiments.train {option}"
             )
 
 
@@ -104,7 +88,4 @@ def _holds(own: nn.Module, layer: nn.Module) -> bool:
     if isinstance(layer, ConvAdapter) and not (isinstance(own, ConvAdapter) and type(own.conv) is type(layer.conv)):
         return False
     held = own.state_dict()
-    return all(
-        name in held and (is_lazy(value) or held[name].shape == value.shape)
-        for name, value in layer.state_dict().items()
-    )
+    return all(n in held and (is_lazy(v) or held[n].shape == v.shape) for n, v in layer.state_dict().items())

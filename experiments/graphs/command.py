@@ -27,8 +27,8 @@ from experiments.graphs.leaderboard import (
     make_model,
     run_leaderboard,
     train_layer,
+    write_tables,
 )
-from experiments.graphs.table import write_tables
 from experiments.runs.job import Job
 from experiments.runs.rows import table_rows
 from experiments.runs.scoring import in_processes
@@ -100,21 +100,22 @@ def main() -> None:
         compare(args)
 
 
+def numbers(option: str, text: str) -> list[int]:
+    """Whole numbers divided by commas, as an argument."""
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError as error:
+        raise InputError(f"{option} {text}: give whole numbers, as 0,1,2") from error
+
+
 def compare(args: argparse.Namespace) -> None:
     """The table of layers."""
     if args.root is not None or (args.checkpoint is not None) != (args.fit is not None):
         raise InputError(f"{args.graphs}: stored graphs take no --root, and --checkpoint with --fit; leave one out")
-    names = layer_names(args.layers)
-    try:
-        seeds = [int(seed) for seed in args.seeds.split(",")]
-    except ValueError as error:
-        raise InputError(f"--seeds {args.seeds}: give whole numbers, as 0,1,2") from error
+    names, seeds = layer_names(args.layers), numbers("--seeds", args.seeds)
     if args.batch_size < 1 or not names:
         raise InputError("--batch-size and --layers: give at least 1 graph and 1 layer")
-    try:
-        folds = None if args.only_folds is None else [int(fold) for fold in args.only_folds.split(",")]
-    except ValueError as error:
-        raise InputError(f"--only-folds {args.only_folds}: give numbers of folds, as 0,1") from error
+    folds = None if args.only_folds is None else numbers("--only-folds", args.only_folds)
     config = with_constants(STGConfig.small(), args.set)
     graphs = ProposalGraphs(args.graphs, folds, None if args.state is None else [args.state])
     if args.fit is not None:
@@ -125,8 +126,8 @@ def compare(args: argparse.Namespace) -> None:
             make_model(name, config)  # fails now rather than after the others
     cli.make_folder(args.out)
     cli.seed_everything(args.seed)
-    results = run_leaderboard(graphs, names, seeds, config, args.steps, args.batch_size)
-    print(write_tables(args.out, results, graphs))
+    rows = run_leaderboard(graphs, names, seeds, config, args.steps, args.batch_size)
+    print(write_tables(args.out, rows, graphs))
 
 
 def fit(args: argparse.Namespace, graphs: ProposalGraphs, seed: int) -> None:
@@ -168,13 +169,20 @@ def store(args: argparse.Namespace) -> None:
     state = "online" if args.online_steps else "offline"
     before = other_states(args, state, preset, split)
     todo = [pair for fold in range(args.folds) for pair in harvests_of_fold(args, preset, split, fold, state)]
-    run_processes(args, todo)
+    run_processes(args, [pair for pair in todo if finished(pair[0], args.out, pair[1]) is None])
     found = [(harvest, video.name, finished(harvest, args.out, video) or 0) for harvest, video in todo]
     index = describe(found)
     index["sequences"] += before
     write_json(args.out / INDEX, index)
     counts = sum(count for _, _, count in found)
     print(f"{counts} graphs of {len(found)} videos, {state}: {args.out / INDEX}")
+
+
+def run_processes(args: argparse.Namespace, todo: list[tuple[Harvest, VideoSequence]]) -> None:
+    """Stores the graphs of the videos, several at a time."""
+    calls = {video.name: (harvest, args.out, video.name) for harvest, video in todo}
+    count = min(args.processes or distributed.processes_of_rank(args.device), len(calls))
+    in_processes(harvest_video, calls, count, "graphs")
 
 
 def harvests_of_fold(
@@ -189,16 +197,15 @@ def harvests_of_fold(
     own = dataclasses.replace(preset, **networks)
     if args.proposals is not None:
         config = config.replace("proposals.own_evidence", True)
-    row = next(row for row in table_rows(config) if row.name == "temporal")
     job = Job(
-        checkpoint=checkpoint,
-        preset=own,
-        split=part,
-        root=args.root,
-        rows=(row,),
-        out=args.out,
-        device=cli.choose_device(args.device).type,
-        seed=args.seed,
+        checkpoint,
+        own,
+        part,
+        args.root,
+        tuple(row for row in table_rows(config) if row.name == "temporal"),
+        args.out,
+        cli.choose_device(args.device).type,
+        args.seed,
         online_steps=args.online_steps,
         proposals=args.proposals,
     )
@@ -240,31 +247,15 @@ def checkpoint_of(args: argparse.Namespace, split: str, fold: int) -> Path:
     out = args.out / "folds" / str(fold)
     checkpoint = out / "checkpoint.pt"
     if not checkpoint.is_file():
-        options = {"--preset": args.preset, "--split": f"{split}:not{fold}of{args.folds}"}
-        options |= {"--val-split": f"{split}:{fold}of{args.folds}", "--out": out, "--seed": args.seed}
-        options |= {"--device": args.device}
-        options |= {} if args.root is None else {"--root": args.root}
-        options |= {} if args.static is None else {"--static": args.static}
+        options = {name: getattr(args, name) for name in ("preset", "root", "static", "seed", "device")}
+        options |= {
+            "out": out,
+            "split": f"{split}:not{fold}of{args.folds}",
+            "val-split": f"{split}:{fold}of{args.folds}",
+        }
+        words = [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
         for stage in ("segmentation", "graph"):
-            command = [sys.executable, "-m", "experiments.train", "--stage", stage, "--resume"]
-            command += [str(word) for pair in options.items() for word in pair]
-            status = subprocess.run(command, check=False).returncode
-            if status:
+            command = [sys.executable, "-m", "experiments.train", "--stage", stage, "--resume", *words]
+            if status := subprocess.run(command, check=False).returncode:
                 raise SystemExit(status)
     return checkpoint
-
-
-def run_processes(args: argparse.Namespace, todo: list[tuple[Harvest, VideoSequence]]) -> None:
-    """Stores the videos that are not done."""
-    left = [(harvest, video.name) for harvest, video in todo if finished(harvest, args.out, video) is None]
-    count = min(args.processes or distributed.processes_of_rank(args.device), len(left))
-    bar = tqdm(total=len(left), desc="graphs", unit="video", dynamic_ncols=True, disable=None)
-    with bar:
-        if count == 1:
-            threads = torch.get_num_threads()
-            for harvest, name in left:
-                harvest_video(harvest, args.out, name)
-                bar.update()
-            torch.set_num_threads(threads)
-        elif count:
-            in_processes(harvest_video, [(harvest, args.out, name) for harvest, name in left], count, bar)

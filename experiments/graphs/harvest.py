@@ -16,22 +16,20 @@ from torch import Tensor
 from datasets.base import VideoSequence
 from datasets.proposal_graphs import pack
 from experiments.common import checkpoints, cli
-from experiments.runs.job import Job, learning_seed, settings_of
+from experiments.runs.job import Job, settings_of
 from experiments.runs.learning import learn
-from experiments.runs.scoring import videos_of, with_config
+from experiments.runs.scoring import variant_of, videos_of
 from experiments.runs.settings import state_digest
 from experiments.runs.store import Records
-from experiments.runs.streams import given_masks
+from experiments.runs.streams import flow_of_video, given_masks, segmented
 from stg_pyg.errors import InputError
-from stg_pyg.flow.interface import flow_for_sequence
-from stg_pyg.flow.sources import resolve_flow
+from stg_pyg.graph.memory import MemoryBank
 from stg_pyg.model.stgnet import STGNet
 from stg_pyg.ops.boxes import masks_to_boxes
 from stg_pyg.ops.crops import crop_resize, crop_windows
 from stg_pyg.ops.masks import paired_mask_iou
-from stg_pyg.proposals.store import open_proposals
 from stg_pyg.utils.images import write_atomic
-from stg_pyg.video.segmenter import StepResult, VideoSegmenter
+from stg_pyg.video.segmenter import StepResult
 
 MARGIN = 0.1
 """Of the window of a graph, share of the box around its proposals and Q."""
@@ -39,16 +37,14 @@ MARGIN = 0.1
 
 @dataclasses.dataclass(frozen=True)
 class Harvest:
-    """What is stored of which frames; small enough to be sent to a process."""
+    """What is stored of which frames: of every ``every``-th, as ``size`` x ``size`` masks, by a ``job`` of one row. Its
+    state is ``offline`` or ``online``. Small enough to be sent to a process."""
 
     job: Job
-    """The run, of one row."""
     fold: int
     state: str
-    """``offline`` or ``online``."""
     every: int
     size: int
-    """S."""
 
     def records(self, out: Path) -> Records:
         """What is done already."""
@@ -84,30 +80,20 @@ def finished(harvest: Harvest, out: Path, video: VideoSequence) -> int | None:
 
 def graphs_of_video(harvest: Harvest, video: VideoSequence) -> Iterator[dict[str, Tensor]]:
     """Runs the model over a video and yields the graphs of the frames with a true mask."""
-    job = harvest.job
+    job, given = harvest.job, given_masks(video)
     (row,) = job.rows
     assert job.checkpoint is not None and row.config is not None
     model, _ = checkpoints.load_model(job.checkpoint)
-    learned = learn(job, model, video)
-    model = with_config(job, model, row.config)
-    learned.put_into(model)
-    device = torch.device(job.device)
-    model.to(device).eval()
-    given = given_masks(video)
-    first = min(given, default=video.num_frames)
-    flow = flow_for_sequence(resolve_flow(job.flow, device=device), video.name, video.frame_names)
-    mixed = cli.bfloat16_is_fast(device) and device.type == "cpu"
-    stream = VideoSegmenter(model, flow, job.preset.crop_size, mixed, first, learning_seed(job))
-    source = None if job.proposals is None else open_proposals(job.proposals)
-    for t in range(first, video.num_frames):
-        image, truth = video.image(t), video.labels(t)
-        banks = [copy.deepcopy(state.bank) for state in stream.objects]  # of the frames before this one
-        outside = None if source is None else source.frame(video.name, video.frame_names[t], image.shape[:2])
-        with torch.no_grad():
-            result = stream.step(image, outside, given.get(t))
-            if truth is not None and result.frame is not None and (t - first) % harvest.every == 0:
-                result.frame.banks = banks
-                yield from graphs_of_frame(model, result, truth, harvest.size)
+    model = variant_of(job, model, row.config, learn(job, model, video))
+    banks: list[MemoryBank] = []
+    for t, stream, result, _ in segmented(job, video, given, model, flow_of_video(job, video)):
+        truth = video.labels(t)
+        if truth is not None and result.frame is not None and (t - min(given)) % harvest.every == 0:
+            result.frame.banks = banks
+            with torch.no_grad():
+                graphs = list(graphs_of_frame(model, result, truth, harvest.size))
+            yield from graphs
+        banks = [copy.deepcopy(state.bank) for state in stream.objects]  # of the frames before the next one
 
 
 def graphs_of_frame(model: STGNet, result: StepResult, truth: np.ndarray, size: int) -> Iterator[dict[str, Tensor]]:
@@ -167,16 +153,12 @@ def _window(masks: Tensor, q: Tensor, p: Tensor) -> Tensor:
 
 def describe(harvests: list[tuple[Harvest, str, int]]) -> dict[str, Any]:
     """The index of the stored graphs of (harvest, video, number of graphs)."""
-    if not sum(count for _, _, count in harvests):
+    stored = [
+        {"name": name, "file": h.file(name), "fold": h.fold, "state": h.state, "graphs": count}
+        for h, name, count in harvests
+        if count
+    ]
+    if not stored:
         raise InputError("no frame has both proposals and a true mask; choose another --split or a lower --every")
     about = harvests[0][0]
-    return {
-        "dataset": about.job.preset.dataset,
-        "size": about.size,
-        "every": about.every,
-        "sequences": [
-            {"name": name, "file": h.file(name), "fold": h.fold, "state": h.state, "graphs": count}
-            for h, name, count in harvests
-            if count
-        ],
-    }
+    return {"dataset": about.job.preset.dataset, "size": about.size, "every": about.every, "sequences": stored}

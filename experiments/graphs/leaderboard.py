@@ -1,16 +1,19 @@
-"""Layers trained on stored graphs and scored on those of other videos."""
+"""Layers trained on stored graphs and scored on those of other videos, as text, files and a plot."""
 
 from __future__ import annotations
 
+import csv
+import io
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from matplotlib.figure import Figure
+from torch import Tensor, nn
 from torch_geometric.loader import DataLoader
 from torch_geometric.utils import scatter
 from tqdm import tqdm
@@ -21,8 +24,10 @@ from experiments.common.layers_option import on_evidence
 from stg_pyg.config import STGConfig
 from stg_pyg.errors import InputError
 from stg_pyg.learning.steps import learning_rate
+from stg_pyg.model.evidence import node_evidence
 from stg_pyg.model.selection import region_selection_scores, select_best
-from stg_pyg.model.stgnet import STGNet, node_evidence
+from stg_pyg.model.stgnet import STGNet
+from stg_pyg.utils.images import write_atomic, write_json, write_text
 
 ORACLES = ("best", "pixels")
 CHOICES = ("mean", "argmax", "eq6", "model")
@@ -32,39 +37,7 @@ RATE = 3e-3
 """Highest learning rate."""
 FOLDS = 5
 """Parts that videos are divided into where the graphs are all of one fold."""
-
-
-@dataclass
-class Result:
-    """Of one layer."""
-
-    name: str
-    j: list[float] = field(default_factory=list)
-    """Mean J of the fused masks of all graphs in percent, by seed."""
-    by_video: dict[str, list[float]] = field(default_factory=dict)
-    ms: float = float("nan")
-    """Of a batch, forward, the median;"""
-    train_ms: float = float("nan")
-    """and with gradients and the step, the mean."""
-    peak_mb: float = float("nan")
-    """Most memory of a batch, forward."""
-    parameters: int = 0
-
-    def row(self) -> dict[str, Any]:
-        """Plain values."""
-        spread = float(np.std(self.j)) if len(self.j) > 1 else 0.0
-        videos = {name: float(np.mean(values)) for name, values in self.by_video.items()}
-        return {
-            "layer": self.name,
-            "J": float(np.mean(self.j)),
-            "spread": spread,
-            "seeds": len(self.j),
-            "ms": self.ms,
-            "train_ms": self.train_ms,
-            "peak_mb": self.peak_mb,
-            "parameters": self.parameters,
-            "videos": videos,
-        }
+COLUMNS = ("layer", "J", "spread", "ms", "train_ms", "peak_mb", "parameters")
 
 
 def layer_config(name: str, config: STGConfig) -> STGConfig:
@@ -135,12 +108,16 @@ def layer_loss(regions: Any, gate: Tensor, batch: Any, gated: bool) -> Tensor:
     return loss + F.binary_cross_entropy(gate, batch.iou.clamp(0, 1)) if gated else loss
 
 
+def learning_parts(model: STGNet) -> list[nn.Module]:
+    """What of a model learns on stored graphs."""
+    return [model.spatial_conv] + ([model.node_gate] if model.node_gate is not None else [])
+
+
 def train_layer(
     model: STGNet, graphs: ProposalGraphs, steps: int, batch_size: int, rate: float, seed: int, bar: tqdm
 ) -> float:
     """Trains the graph part of a model in place; returns the milliseconds of a step."""
-    parts = [model.spatial_conv] + ([model.node_gate] if model.node_gate is not None else [])
-    weights = [p for part in parts for p in part.parameters()]
+    weights = [p for part in learning_parts(model) for p in part.parameters()]
     if not weights:
         return float("nan")
     optimizer = torch.optim.AdamW(weights, lr=rate, weight_decay=1e-3)
@@ -156,8 +133,7 @@ def train_layer(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps, rate, warmup=20)
         started = time.perf_counter()
-        regions, gate = model.reconstruct(batch)
-        loss = layer_loss(regions, gate, batch, model.node_gate is not None)
+        loss = layer_loss(*model.reconstruct(batch), batch, model.node_gate is not None)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
@@ -188,23 +164,13 @@ def parts_of(graphs: ProposalGraphs) -> list[list[int]]:
 
 
 @torch.no_grad()
-def score_parts(graphs: ProposalGraphs, positions: Sequence[int], batch_size: int, fuse: Any) -> dict[int, list[float]]:
-    """J of the graphs at ``positions`` by video."""
-    values: dict[int, list[float]] = {}
+def score_part(graphs: ProposalGraphs, positions: Sequence[int], batch_size: int, fuse: Any) -> dict[str, float]:
+    """Mean J in percent of the masks that ``fuse`` makes of the graphs at ``positions``, by video."""
+    values: dict[str, list[float]] = {}
     for batch in DataLoader(graphs[list(positions)], batch_size):
         for video, j in zip(batch.sequence.tolist(), fused_j(fuse(batch), batch).tolist(), strict=True):
-            values.setdefault(video, []).append(j)
-    return values
-
-
-def summed(result: Result, graphs: ProposalGraphs, values: dict[int, list[float]]) -> None:
-    """Adds the scores of one seed: the mean over videos of their mean J."""
-    means: dict[str, list[float]] = {}
-    for video, js in values.items():
-        means.setdefault(graphs.sequences[video], []).extend(js)
-    for name, js in means.items():
-        result.by_video.setdefault(name, []).append(100 * float(np.mean(js)))
-    result.j.append(float(np.mean([100 * np.mean(js) for js in means.values()])))
+            values.setdefault(graphs.sequences[video], []).append(j)
+    return {name: 100 * float(np.mean(js)) for name, js in values.items()}
 
 
 def run_leaderboard(
@@ -215,21 +181,26 @@ def run_leaderboard(
     steps: int = 300,
     batch_size: int = 16,
     rate: float = RATE,
-) -> list[Result]:
-    """The layers by name, each trained on all parts but one and scored on that, for all parts."""
-    parts = parts_of(graphs)
-    results = []
+) -> list[dict[str, Any]]:
+    """A row for each of the layers by name, trained on all parts but one and scored on that, for all parts.
+
+    Of a row, ``J`` is the mean over seeds of the mean over videos, ``spread`` its deviation over seeds; ``ms`` is of a
+    batch forward, the median, ``train_ms`` of a training step, the mean, ``peak_mb`` the most memory of a batch.
+    """
+    parts, rows = parts_of(graphs), []
     for name in layers:
         if name in CHOICES + ORACLES:
-            result = Result(name)
-            values: dict[int, list[float]] = {}
+            found: dict[str, float] = {}
             for part in parts:
-                values |= score_parts(graphs, part, batch_size, lambda batch, name=name: baseline(name, batch))
-            summed(result, graphs, values)
-            results.append(result)
-            continue
-        results.append(run_layer(graphs, parts, name, seeds, config, steps, batch_size, rate))
-    return results
+                found |= score_part(graphs, part, batch_size, lambda batch, name=name: baseline(name, batch))
+            by_seed, measured = [found], dict.fromkeys(("ms", "train_ms", "peak_mb"), float("nan")) | {"parameters": 0}
+        else:
+            by_seed, measured = run_layer(graphs, parts, name, seeds, config, steps, batch_size, rate)
+        js = [float(np.mean(list(videos.values()))) for videos in by_seed]
+        videos = {video: float(np.mean([found[video] for found in by_seed])) for video in by_seed[0]}
+        scores = {"layer": name, "J": float(np.mean(js)), "spread": float(np.std(js)), "seeds": len(js)}
+        rows.append({**scores, **measured, "videos": videos})
+    return rows
 
 
 def run_layer(
@@ -241,33 +212,70 @@ def run_layer(
     steps: int,
     batch_size: int,
     rate: float,
-) -> Result:
-    """One layer of :func:`run_leaderboard`."""
-    result = Result(name)
-    bar = tqdm(total=len(seeds) * len(parts) * steps, desc=name, unit="step", dynamic_ncols=True, disable=None)
+) -> tuple[list[dict[str, float]], dict[str, Any]]:
+    """J by video of one layer of :func:`run_leaderboard` for every seed, and its times and size."""
     times: list[float] = []
-    with bar:
+
+    def fuse(batch: Any) -> Tensor:
+        started = time.perf_counter()
+        regions, gate = model.reconstruct(batch)
+        times.append(1000 * (time.perf_counter() - started))
+        return choose(model, batch, regions, gate)
+
+    by_seed = []
+    with tqdm(total=len(seeds) * len(parts) * steps, desc=name, unit="step", dynamic_ncols=True, disable=None) as bar:
         for seed in seeds:
-            values: dict[int, list[float]] = {}
-            for number, part in enumerate(parts):
+            found: dict[str, float] = {}
+            for part in parts:
                 torch.manual_seed(seed)
                 model = make_model(name, config)
-                rest = [i for other, own in enumerate(parts) if other != number for i in own]
-                result.train_ms = train_layer(model, graphs[rest], steps, batch_size, rate, seed, bar)
+                rest = [i for other in parts if other is not part for i in other]
+                train_ms = train_layer(model, graphs[rest], steps, batch_size, rate, seed, bar)
                 model.eval()
-
-                def fuse(batch: Any, model: STGNet = model) -> Tensor:
-                    started = time.perf_counter()
-                    regions, gate = model.reconstruct(batch)
-                    times.append(1000 * (time.perf_counter() - started))
-                    return choose(model, batch, regions, gate)
-
-                values |= score_parts(graphs, part, batch_size, fuse)
-                trained = [model.spatial_conv, *([model.node_gate] if model.node_gate is not None else [])]
-                result.parameters = sum(p.numel() for module in trained for p in module.parameters())
-            summed(result, graphs, values)
+                found |= score_part(graphs, part, batch_size, fuse)
+            by_seed.append(found)
     batch = next(iter(DataLoader(graphs, batch_size)))
     with torch.no_grad():
-        result.peak_mb, _ = first_call(lambda: model.reconstruct(batch), batch.x.device)
-    result.ms = float(np.median(times))
-    return result
+        peak_mb, _ = first_call(lambda: model.reconstruct(batch), batch.x.device)
+    count = sum(p.numel() for part in learning_parts(model) for p in part.parameters())
+    return by_seed, {"ms": float(np.median(times)), "train_ms": train_ms, "peak_mb": peak_mb, "parameters": count}
+
+
+def markdown(rows: Sequence[dict[str, Any]], graphs: ProposalGraphs) -> str:
+    """The table, one line a layer; times are of a batch."""
+    videos = len({entry["name"] for _, entry in graphs.entries})
+    lines = [
+        f"{len(graphs)} graphs of {videos} videos; J is the mean over videos, ± its deviation over seeds.",
+        "",
+        "| layer | J | vs mean | ms | ms, trained | MB | parameters |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    mean = next((row["J"] for row in rows if row["layer"] == "mean"), None)
+    for row in rows:
+        spread = f" ± {row['spread']:.2f}" if row["seeds"] > 1 else ""
+        change = "" if mean is None else f"{row['J'] - mean:+.2f}"
+        times = [f"{row[key]:.1f}" if row[key] == row[key] else "" for key in ("ms", "train_ms", "peak_mb")]
+        cells = (row["layer"], f"{row['J']:.2f}{spread}", change, *times, row["parameters"] or "")
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)
+
+
+def write_tables(out: Path, rows: Sequence[dict[str, Any]], graphs: ProposalGraphs) -> str:
+    """Writes ``leaderboard.json``, ``.csv``, ``.md`` and ``.png``; returns the Markdown."""
+    write_json(out / "leaderboard.json", {"graphs": len(graphs), "rows": rows})
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(out / "leaderboard.csv", text.getvalue())
+    table = markdown(rows, graphs)
+    write_text(out / "leaderboard.md", table + "\n")
+    figure = Figure(figsize=(7, 0.4 * len(rows) + 1), layout="constrained")
+    axes = figure.add_subplot()
+    names, js, spreads = zip(*((row["layer"], row["J"], row["spread"]) for row in reversed(rows)), strict=True)
+    axes.barh(names, js)
+    axes.errorbar(js, range(len(rows)), xerr=spreads, fmt="none")
+    axes.set_xlim(max(0.0, min(js) - 5), 100)
+    axes.set_xlabel("J of the fused mask")
+    write_atomic(out / "leaderboard.png", lambda file: figure.savefig(file, format="png", dpi=120))
+    return table

@@ -22,10 +22,10 @@ MOST_SEQUENCES = 6
 ASSETS = Path(__file__).parent / "assets"
 SCRIPTS = ("data.js", "draw.js", "charts.js", "player.js", "graph.js", "attention.js", "main.js")
 
-DESCRIPTION = """Builds one HTML page from what evaluate, train, segment, tables, ablate or proposals wrote: the video
-frame by frame with switchable overlays, the spatial graph and the scores of its nodes, the attention of the memory, J
-and F over time with the worst frames first, strips, training curves and tables. The page needs no server and no
-network. Proposals, graphs and attention are there where evaluate or segment ran with --trace."""
+DESCRIPTION = """Builds one HTML page from what a command of this project wrote: the video frame by frame with
+switchable overlays, the spatial graph and the scores of its nodes, the attention of the memory, J and F over time with
+the worst frames first, strips, training curves and tables. The page needs no server and no network. Proposals, graphs
+and attention are there where evaluate or segment ran with --trace."""
 
 
 def parse() -> argparse.Namespace:
@@ -73,8 +73,8 @@ def build(args: argparse.Namespace) -> str:
         title=folder.resolve().name,
         summary=", ".join(filter(None, (str(folder), mean_of(run)))),
         notes=notes_of(run, runs, names, pictures),
-        index={"sequences": [{"name": page.name, "notes": page.notes} for page in shown], "curves": curves},
-        contents=[page.content for page in shown],
+        index={"sequences": [{"name": content["name"], "notes": notes} for content, notes in shown], "curves": curves},
+        contents=[content for content, _ in shown],
         tables=tables,
         plots=plots,
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,19 +24,8 @@ LEVELS = ((640, 70), (560, 65), (480, 60), (400, 55), (320, 50))
 """Longer side and JPEG quality of the frames, from the first that fits the budget."""
 
 
-@dataclass
-class SequencePage:
-    """What the page holds of one sequence."""
-
-    name: str
-    content: dict[str, Any]
-    """Plain values for JSON."""
-    notes: list[str]
-    """What was left out, for the reader of the page."""
-
-
-def build_sequence(run: Run, name: str, pictures: Pictures, count: int) -> SequencePage:
-    """The page of a sequence, one of ``count`` that share what a page may hold.
+def build_sequence(run: Run, name: str, pictures: Pictures, count: int) -> tuple[dict[str, Any], list[str]]:
+    """What the page holds of a sequence, one of ``count`` that share its room, and notes on what was left out.
 
     Raises:
         InputError: a mask, an annotation, a frame or a trace cannot be read, or they do not fit together.
@@ -78,7 +66,7 @@ def build_sequence(run: Run, name: str, pictures: Pictures, count: int) -> Seque
     most = DETAIL_CHARS // count
     shown = thin([text for text, _ in details], round(FRAME_SHARE * most), "How frames came about", notes)
     cells = [text if kept else "" for kept, (_, text) in zip(shown, details, strict=True)]
-    content = {
+    content: dict[str, Any] = {
         "name": name,
         "size": size,
         "frames": frames,
@@ -94,7 +82,7 @@ def build_sequence(run: Run, name: str, pictures: Pictures, count: int) -> Seque
         "means": run.scores.get(name),
         "moments": [(place[t], reason) for t, reason in reasons.items() if scores.j],
     }
-    return SequencePage(name, content, notes)
+    return content, notes
 
 
 def choose_frames(count: int, most: int, wanted: Sequence[int]) -> list[int]:

@@ -14,15 +14,13 @@ from experiments.report.folder import Run, entries, read_json
 from stg_pyg.errors import InputError
 from stg_pyg.utils.images import natural_sort_key
 
-NO_TABLES = {"meta.json", "proposals.json", "metrics.json", "table.json", "ablation.json"}
-NO_TABLES |= {"results.json", "confidence.json"}
+NO_TABLES = {"meta.json", "proposals.json", "metrics.json", "table.json", "results.json", "confidence.json"}
+NO_TABLES |= {"benchmark.json", "leaderboard.json"}  # their tables are there as CSV
 LARGEST_JSON, LARGEST_PLOT = 2_000_000, 1_500_000
 MOST_ROWS, MOST_COLUMNS = 300, 30
 MOST_UNFOLDED = 12
 MOST_POINTS = 400
 """Of one training curve."""
-TABLE_4: tuple[str, ...] = ("step", "mo", "sg", "alpha", "l", "lambda1", "tg", "ol", "ft", "ytb")
-TABLE_4 += ("J", "F", "G", "G_std", "paper_G", "note")
 
 
 @dataclass
@@ -42,7 +40,7 @@ def collect_tables(folder: Path, run: Run | None) -> list[Table]:
     Raises:
         InputError: a file with numbers is broken.
     """
-    tables = [*_rows_of_a_run(folder), *_ablation(folder), *_scores(folder, run), *_csv_files(folder)]
+    tables = [*_rows_of_a_run(folder), *_scores(folder, run), *_csv_files(folder)]
     for path in sorted(folder.glob("*.json"), key=lambda p: natural_sort_key(p.name)):
         if path.name not in NO_TABLES and not path.name.endswith("_log.json") and path.stat().st_size <= LARGEST_JSON:
             tables += _any_json(path.name, read_json(path))
@@ -114,21 +112,6 @@ def _rows_of_a_run(folder: Path) -> Iterable[Table]:
         yield Table("What each part adds", ["row", "J", *parts, "F", *parts, "G", "frames/s"], rows)
 
 
-def _ablation(folder: Path) -> Iterable[Table]:
-    content = read_json(folder / "ablation.json")
-    content = {"rows": content} if isinstance(content, list) else content
-    if not isinstance(content, dict):
-        return
-    if rows := content.get("rows"):
-        yield _entries("Table 4", rows, [name for name in TABLE_4 if any(name in row for row in rows)])
-    if own := content.get("own"):
-        yield _entries("The full model without its parts", own, ["label", "J", "F", "G", "change"])
-    curves = content.get("curves")
-    for name, curve in curves.items() if isinstance(curves, dict) else ():
-        points = [{**point, name: point.get("value")} for point in curve.get("points", [])]
-        yield _entries(f"G over {name}", points, [name, "J", "F", "G"])
-
-
 def _csv_files(folder: Path) -> Iterable[Table]:
     for path in sorted(folder.glob("*.csv")):
         try:
@@ -140,19 +123,18 @@ def _csv_files(folder: Path) -> Iterable[Table]:
 
 
 def _any_json(name: str, content: Any) -> Iterable[Table]:
-    """A list of flat entries, or plain values by name; nothing else makes a table."""
-    if isinstance(content, dict) and isinstance(content.get("rows"), list):
-        content = content["rows"]
-    if isinstance(content, list) and content and all(isinstance(entry, dict) for entry in content):
-        flat = dict.fromkeys(k for entry in content for k, v in entry.items() if not isinstance(v, dict | list))
-        if flat:
-            yield _entries(name, content, list(flat)[:MOST_COLUMNS])
-    elif isinstance(content, dict) and (values := list(_flat(content))):
-        yield Table(name, ["name", "value"], values, folded=len(values) > MOST_UNFOLDED)
-
-
-def _entries(title: str, content: Sequence[dict[str, Any]], columns: Sequence[str]) -> Table:
-    return Table(title, columns, [[entry.get(column) for column in columns] for entry in content])
+    """Lists of entries, or plain values by name; nothing else makes a table."""
+    if isinstance(content, dict) and "rows" not in content:
+        if values := list(_flat(content)):
+            yield Table(name, ["name", "value"], values, folded=len(values) > MOST_UNFOLDED)
+        return
+    for key, rows in content.items() if isinstance(content, dict) else [("", content)]:
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            continue
+        names = dict.fromkeys(name for row in rows for name in row)
+        plain = [name for name in names if not any(isinstance(row.get(name), dict | list) for row in rows)]
+        if columns := plain[:MOST_COLUMNS]:
+            yield Table(f"{name} {key}".rstrip(), columns, [[row.get(column) for column in columns] for row in rows])
 
 
 def _flat(content: dict[str, Any], before: str = "") -> Iterable[tuple[str, Any]]:

@@ -10,9 +10,8 @@ from typing import Any
 import torch
 
 from experiments.common.presets import Preset
-from experiments.runs.flow_state import flow_state, raft_state
 from experiments.runs.rows import Row
-from experiments.runs.settings import fingerprint, no_influence, seen_as
+from experiments.runs.settings import fingerprint, flow_state, no_influence, raft_state, seen_as
 
 
 @dataclass(frozen=True)
@@ -55,10 +54,10 @@ class Job:
     def trace_folder(self, sequence: str) -> Path:
         return self.out / "trace" / sequence
 
-
-def learning_seed(job: Job) -> int:
-    """What online learning and the updates of a network draw from."""
-    return job.seed if job.online_seed is None else job.online_seed
+    @property
+    def learning_seed(self) -> int:
+        """What online learning and the updates of a network draw from."""
+        return self.seed if self.online_seed is None else self.online_seed
 
 
 def settings_of(job: Job) -> dict[str, Any]:
@@ -68,14 +67,6 @@ def settings_of(job: Job) -> dict[str, Any]:
 
 def learning_part(job: Job) -> Job:
     """The job without what online learning does not look at, so that jobs which learn the same are equal."""
-    return dataclasses.replace(
-        job,
-        rows=(),
-        overlays=False,
-        proposals=None,
-        flow="dis",
-        weights="auto",
-        oracle=False,
-        frames=None,
-        trace=False,
-    )
+    names = ("overlays", "proposals", "flow", "weights", "oracle", "frames", "trace")
+    defaults = {field.name: field.default for field in dataclasses.fields(Job) if field.name in names}
+    return dataclasses.replace(job, rows=(), **defaults)  # type: ignore[arg-type]

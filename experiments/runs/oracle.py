@@ -13,6 +13,7 @@ from stg_pyg.ops.masks import mask_iou
 from stg_pyg.proposals.outside import ProposalSet, on_device
 from stg_pyg.video.segmenter import StepResult
 
+NAMES = ("best", "fusion", "reached")
 MAX_FUSED = 12
 MAX_NEAR = 100
 
@@ -46,7 +47,7 @@ class OracleScores:
         """Means in percent: ``best`` single proposal, best ``fusion``, and what the model ``reached``."""
         table = np.array(self.values).reshape(-1, 3)
         means = 100 * table.mean(axis=0) if len(table) else np.full(3, np.nan)
-        return dict(zip(("best", "fusion", "reached"), map(float, means), strict=True))
+        return dict(zip(NAMES, map(float, means), strict=True))
 
 
 def near_masks(outside: ProposalSet | None, target: Tensor) -> Tensor:
@@ -83,6 +84,5 @@ def best_fusion(masks: Tensor, target: Tensor) -> float:
 
 def merge_oracles(by_video: dict[str, dict[str, float]]) -> dict[str, Any]:
     """The mean over videos, with the videos'."""
-    names = ("best", "fusion", "reached")
-    means = {name: float(np.nanmean([scores[name] for scores in by_video.values()])) for name in names}
+    means = {name: float(np.nanmean([scores[name] for scores in by_video.values()])) for name in NAMES}
     return {**means, "videos": by_video}

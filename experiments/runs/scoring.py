@@ -6,11 +6,12 @@ import dataclasses
 import os
 import sys
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -27,10 +28,10 @@ from experiments.runs.oracle import OracleScores, merge_oracles
 from experiments.runs.rows import Row
 from experiments.runs.settings import content_digest, state_digest
 from experiments.runs.store import Records
-from experiments.runs.streams import flow_labels, given_masks, stream_labels
+from experiments.runs.streams import flow_labels, flow_of_video, given_masks, stream_labels
 from stg_pyg.config import STGConfig
 from stg_pyg.errors import InputError
-from stg_pyg.evaluation.metrics import score_sequence
+from stg_pyg.evaluation.metrics import ObjectScores, score_sequence
 from stg_pyg.evaluation.protocols import (
     dataset_scores,
     frames_to_score,
@@ -38,12 +39,13 @@ from stg_pyg.evaluation.protocols import (
     nothing_to_score,
     scored_frames,
 )
-from stg_pyg.flow.interface import flow_for_sequence
-from stg_pyg.flow.sources import resolve_flow
+from stg_pyg.evaluation.submission import check_stored_masks
 from stg_pyg.model.stgnet import STGNet
 from stg_pyg.utils.images import overlay, remove_leftovers, write_image, write_label_map
 from stg_pyg.utils.label_maps import LabelMaps
 from stg_pyg.video.trace import forget_traces
+
+T = TypeVar("T")
 
 
 def run_row(job: Job, row: Row, video: VideoSequence, model: STGNet | None, oracle: OracleScores | None) -> float:
@@ -53,34 +55,31 @@ def run_row(job: Job, row: Row, video: VideoSequence, model: STGNet | None, orac
     for killed in (folder, folder / "overlays"):
         remove_leftovers(killed)
     forget_traces(job.trace_folder(video.name))
-    given = given_masks(video)
-    flow = resolve_flow(job.flow, weights=job.weights, device=job.device)
-    flow = flow_for_sequence(flow, video.name, video.frame_names)
+    given, flow = given_masks(video), flow_of_video(job, video)
     labels_of = (
         flow_labels(video, given, flow) if model is None else stream_labels(job, video, given, model, flow, oracle)
     )
     seconds = 0.0
-    for t in range(video.num_frames):
+    for t, name in enumerate(video.frame_names):
         started = time.perf_counter()
         labels = next(labels_of)
         seconds += time.perf_counter() - started
-        write_label_map(folder / f"{video.frame_names[t]}.png", labels)
+        write_label_map(folder / f"{name}.png", labels)
         if job.overlays:
-            write_image(folder / "overlays" / f"{video.frame_names[t]}.jpg", overlay(video.image(t), labels))
+            write_image(folder / "overlays" / f"{name}.jpg", overlay(video.image(t), labels))
     return seconds
 
 
 def score_folder(
-    folder: Path, video: VideoSequence, dataset: str = "davis2017", foreign: set[int] | None = None
-) -> dict[int, Any]:
-    """J and F of the masks in a folder against the annotations of a video, in the frames that the benchmark scores.
-
-    The ids of masks that are of no object of the video, and so count as background, are added to ``foreign``.
+    folder: Path, video: VideoSequence, dataset: str = "davis2017"
+) -> tuple[dict[int, ObjectScores], set[int]]:
+    """J and F of the masks in a folder against the annotations of a video, in the frames that the benchmark scores;
+    and the ids of masks that are of no object of the video, and so count as background.
 
     Raises:
         InputError: a frame that is scored is missing, has another size, or is black and white for several objects.
     """
-    scored = set(scored_frames(dataset, video))
+    scored, foreign = set(scored_frames(dataset, video)), set[int]()
     maps = LabelMaps(folder / f"{video.frame_names[t]}.png" for t in sorted(scored))
 
     def read(name: str) -> np.ndarray:
@@ -88,8 +87,7 @@ def score_folder(
         if maps.white and len(video.first_frame_of) > 1:
             count = len(video.first_frame_of)
             raise InputError(f"{maps.white}: is black and white, and {video.name} has {count} objects; save their ids")
-        if foreign is not None:
-            foreign.update({int(i) for i in np.flatnonzero(np.bincount(labels.ravel()))} - {0, *video.first_frame_of})
+        foreign.update({int(i) for i in np.flatnonzero(np.bincount(labels.ravel()))} - {0, *video.first_frame_of})
         if labels.shape != video.size:
             size, wanted = (f"{w} x {h}" for h, w in (labels.shape, video.size))
             raise InputError(f"{folder / name}.png: is {size} pixels and the frame {wanted}; write masks at full size")
@@ -98,7 +96,66 @@ def score_folder(
     nothing = np.zeros((0, 0), np.uint8)  # in the place of a frame that is not looked at
     frames = (read(frame) if t in scored else nothing for t, frame in enumerate(video.frame_names))
     labels = (video.labels(t) if t in scored else None for t in range(video.num_frames))
-    return score_sequence(frames, labels, skip_first_and_last=False, **frames_to_score(dataset, video))
+    scores = score_sequence(frames, labels, skip_first_and_last=False, **frames_to_score(dataset, video))
+    return scores, foreign
+
+
+def score_stored(
+    folder: Path, videos: Sequence[VideoSequence], dataset: str, processes: int = 0
+) -> tuple[dict[str, dict[int, ObjectScores]], dict[str, set[int]]]:
+    """:func:`score_folder` of ``<folder>/<video>`` for all videos, ``processes`` at a time (0: one a core): the scores,
+    and the ids of no object, where there are any, by video.
+
+    Raises:
+        InputError: a mask is missing, unreadable or of another size.
+    """
+    check_stored_masks(folder, videos, partial(scored_frames, dataset))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    longest_first = sorted(videos, key=lambda video: -video.num_frames)
+    calls = {video.name: (folder / video.name, video, dataset) for video in longest_first}
+    # Importing PyTorch anew takes longer than scoring a small split, so a process is a copy where that is safe. It is
+    # without threads only: a copy of OpenCV's would wait for ever.
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        method = "fork" if sys.platform == "linux" else "spawn"
+        found = in_processes(score_folder, calls, min(processes or cores, len(videos)), method=method)
+    finally:
+        cv2.setNumThreads(threads)
+    names = [video.name for video in videos]
+    return {name: found[name][0] for name in names}, {name: found[name][1] for name in names if found[name][1]}
+
+
+def in_processes(
+    function: Callable[..., T],
+    calls: Mapping[str, tuple[Any, ...]],
+    count: int,
+    desc: str = "scoring",
+    method: str = "spawn",
+) -> dict[str, T]:
+    """Calls a function with each of ``calls``, by the names of videos, in ``count`` processes that end with this one;
+    in this one where that is one. A call that fails ends what has not begun."""
+    results: dict[str, T] = {}
+    quiet = distributed.world().rank > 0 or None
+    with tqdm(total=len(calls), desc=desc, unit="video", dynamic_ncols=True, disable=quiet) as bar:
+        if count <= 1:
+            threads = torch.get_num_threads()
+            for name, call in calls.items():
+                results[name] = function(*call)
+                bar.update()
+            torch.set_num_threads(threads)
+            return results
+        context, parent = get_context(method), (os.getpid(),)
+        with ProcessPoolExecutor(count, context, initializer=distributed.end_with_parent, initargs=parent) as pool:
+            futures = {pool.submit(function, *call): name for name, call in calls.items()}
+            try:
+                for future in as_completed(futures):
+                    results[futures[future]] = future.result()
+                    bar.update()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+    return results
 
 
 def videos_of(job: Job) -> list[VideoSequence]:
@@ -109,16 +166,15 @@ def videos_of(job: Job) -> list[VideoSequence]:
 def score_video(job: Job, name: str, learned: Learned | None = None) -> dict[str, Any]:
     """All rows of one video: {row: {"scores", "seconds"}} and the seconds of online learning.
 
-    Runs in a process of its own with one thread, so that results do not depend on how many run beside it. ``learned``:
-    what another job with the same checkpoint has learned on this video already.
+    One thread does it, so that results do not depend on how many run beside it. ``learned``: what another job with the
+    same checkpoint has learned on this video already.
     """
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     video = next(v for v in videos_of(job) if v.name == name)
-    if job.checkpoint is not None:
-        model, _ = checkpoints.load_model(job.checkpoint)
-    else:
-        model = checkpoints.untrained_model(job.preset.name)
+    model = (
+        checkpoints.load_model(job.checkpoint)[0] if job.checkpoint else checkpoints.untrained_model(job.preset.name)
+    )
     learned = learned or learn(job, model, video)
     result: dict[str, Any] = {
         "online_seconds": learned.seconds,
@@ -132,17 +188,11 @@ def score_video(job: Job, name: str, learned: Learned | None = None) -> dict[str
         "root": None if job.root is None else str(job.root.resolve()),  # where reports find the frames
     }
     for row in job.rows:
-        variant = None
-        if row.config is not None:
-            variant = with_config(job, model, row.config)
-            learned.put_into(variant)
-            variant.to(torch.device(job.device)).eval()
+        variant = None if row.config is None else variant_of(job, model, row.config, learned)
         oracle = OracleScores() if job.oracle and variant is not None else None
         seconds = run_row(job, row, video, variant, oracle)
-        result[row.name] = {
-            "scores": score_folder(job.folder(row, name), video, job.preset.dataset),
-            "seconds": seconds,
-        }
+        scores, _ = score_folder(job.folder(row, name), video, job.preset.dataset)
+        result[row.name] = {"scores": scores, "seconds": seconds}
         if oracle is not None:
             result[row.name]["oracle"] = oracle.summary()
     result["written"] = masks_digest(job, video)
@@ -152,21 +202,23 @@ def score_video(job: Job, name: str, learned: Learned | None = None) -> dict[str
 def masks_digest(job: Job, video: VideoSequence) -> str:
     """Of the content of all masks of a video that a job writes, with the overlays, if it writes any."""
     folders = [job.folder(row, video.name) for row in job.rows]
-    files = [folder / f"{frame}.png" for folder in folders for frame in video.frame_names]
+    kinds = [(folder, "png") for folder in folders]
     if job.overlays:
-        files += [folder / "overlays" / f"{frame}.jpg" for folder in folders for frame in video.frame_names]
+        kinds += [(folder / "overlays", "jpg") for folder in folders]
     if job.trace:
-        files += [job.trace_folder(video.name) / f"{frame}.npz" for frame in video.frame_names]
-    return content_digest(files)
+        kinds.append((job.trace_folder(video.name), "npz"))
+    return content_digest(folder / f"{frame}.{suffix}" for folder, suffix in kinds for frame in video.frame_names)
 
 
-def with_config(job: Job, model: STGNet, config: STGConfig) -> STGNet:
-    """The same weights under other constants."""
+def variant_of(job: Job, model: STGNet, config: STGConfig, learned: Learned) -> STGNet:
+    """The same weights, and what online learning has made of them, under other constants, ready to run."""
     if job.checkpoint is None:
-        return STGNet.untrained(config)
-    variant = checkpoints.build_model(job.preset, config)
-    variant.load_state_dict(model.state_dict(), strict=False)
-    return variant
+        variant = STGNet.untrained(config)
+    else:
+        variant = checkpoints.build_model(job.preset, config)
+        variant.load_state_dict(model.state_dict(), strict=False)
+    variant.put(learned.networks)
+    return variant.to(torch.device(job.device)).eval()
 
 
 def score_videos(job: Job, names: Sequence[str], processes: int = 0) -> dict[str, dict[str, Any]]:
@@ -187,40 +239,16 @@ def score_videos(job: Job, names: Sequence[str], processes: int = 0) -> dict[str
 
 def score_share(job: Job, names: Sequence[str], processes: int = 0) -> Records:
     """The part of :func:`score_videos` that is this rank's; the results are in the records that it returns."""
-    world = distributed.world()
     videos = {video.name: video for video in videos_of(job)}
     records = Records(job.out / ".done", settings_of(job))
     job = dataclasses.replace(job, device=str(distributed.device_of_rank(torch.device(job.device))))
-    mine = distributed.share({name: videos[name].num_frames for name in names}, world)
+    mine = distributed.share({name: videos[name].num_frames for name in names}, distributed.world())
     todo = [name for name in mine if finished_result(job, records, videos[name]) is None]
     if len(todo) < len(mine):
         print(f"{len(mine) - len(todo)} of {len(mine)} videos are finished, see {records.folder}", file=sys.stderr)
     count = min(processes or distributed.processes_of_rank(job.device), len(todo))
-    bar = tqdm(total=len(todo), desc="scoring", unit="video", dynamic_ncols=True, disable=world.rank > 0 or None)
-    with bar:
-        if count == 1 and world.size > 1:  # a process of its own would only cost its start
-            for name in todo:
-                record_video(job, records, name)
-                bar.update()
-        elif count:
-            in_processes(record_video, [(job, records, name) for name in todo], count, bar)
+    in_processes(record_video, {name: (job, records, name) for name in todo}, count)
     return records
-
-
-def in_processes(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], count: int, bar: tqdm) -> None:
-    """Calls a function with each of ``calls``, in ``count`` processes that end with this one; a call that fails ends
-    what has not begun."""
-    context, parent = get_context("spawn"), (os.getpid(),)
-    with ProcessPoolExecutor(count, context, initializer=distributed.end_with_parent, initargs=parent) as pool:
-        futures = [pool.submit(function, *call) for call in calls]
-        try:
-            for future in as_completed(futures):
-                future.result()
-                bar.update()
-        except BaseException:
-            for future in futures:
-                future.cancel()
-            raise
 
 
 def record_video(job: Job, records: Records, name: str, learned: Learned | None = None) -> None:
@@ -238,10 +266,7 @@ def finished_result(job: Job, records: Records, video: VideoSequence) -> dict[st
 
 
 def collect(job: Job, names: Sequence[str], records: Records, folder: Path | None = None) -> dict[str, dict[str, Any]]:
-    """The results of all videos, when all ranks have done their part.
-
-    Args:
-        folder: where the ranks are :func:`experiments.common.distributed.alive`; None: ``job.out``.
+    """The results of all videos, when all ranks, alive in ``folder`` or ``job.out``, have done their part.
 
     Raises:
         InputError: other ranks have stopped without doing it.
@@ -280,11 +305,10 @@ def summarize_row(
 
     Args:
         results: of the videos of one data set.
-        row: name of the row.
         config: of the row.
         unseen: names of the unseen categories of YouTube-VOS; None: those that are known.
     """
-    dataset = next(iter(results.values()))["dataset"]
+    dataset, count = next(iter(results.values()))["dataset"], len(results)
     if any(result["annotated"] for result in results.values()):
         known = ("num_frames", "categories", "first_frame_of", "annotated")
         videos = [ScoredVideo(name, *(result[key] for key in known)) for name, result in results.items()]
@@ -292,9 +316,8 @@ def summarize_row(
     else:
         summary = nothing_to_score(dataset)
     frames, seconds = (sum(r["num_frames"] for r in results.values()), sum(r[row]["seconds"] for r in results.values()))
-    online = [result["online_seconds"] for result in results.values()]
     summary["fps"] = frames / max(seconds, 1e-9)
-    summary["online_seconds"] = sum(online) / len(online)
+    summary["online_seconds"] = sum(result["online_seconds"] for result in results.values()) / count
     if any("oracle" in result[row] for result in results.values()):
         summary["oracle"] = merge_oracles({name: result[row]["oracle"] for name, result in results.items()})
     summary["config"] = config.to_dict() if config is not None else {"propagation": "flow"}

@@ -22,7 +22,9 @@ from torch import nn
 
 from experiments.common import cli
 from stg_pyg.config import STGConfig, paths
+from stg_pyg.flow.sources import DIS_SPECS, RAFT_SPECS
 from stg_pyg.model.layers import source_files
+from stg_pyg.utils.pretrained import weights_file
 
 _REASON, _SEEN_AS = "no influence", "seen as"
 _CODE = ("stg_pyg/**/*.py", "datasets/**/*.py", "experiments/**/*.py")
@@ -59,7 +61,8 @@ def plain(value: Any) -> Any:
     if isinstance(value, STGConfig):
         return {path: plain(value.get(path)) for path in paths()} | {"layers": plain(source_files(value))}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(_seen(value, f)) for f in dataclasses.fields(value) if reason_of(f) is None}
+        states = {f.name: f.metadata.get(_SEEN_AS) for f in dataclasses.fields(value) if reason_of(f) is None}
+        return {name: plain(state(value) if state else getattr(value, name)) for name, state in states.items()}
     if isinstance(value, dict):
         return {str(name): plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
@@ -73,18 +76,10 @@ def plain(value: Any) -> Any:
     raise TypeError(f"settings hold a {type(value).__name__}, which has no plain form")
 
 
-def _seen(settings: Any, field: dataclasses.Field[Any]) -> Any:
-    state = field.metadata.get(_SEEN_AS)
-    return getattr(settings, field.name) if state is None else state(settings)
-
-
 def fingerprint(settings: Any, device: torch.device | str) -> dict[str, Any]:
     """:func:`plain` settings with the ``program``: code, libraries, and whether the device has fast bfloat16."""
-    program = {
-        "code": code_digest(),
-        "libraries": library_versions(),
-        "bfloat16": cli.bfloat16_is_fast(torch.device(device)),
-    }
+    fast = cli.bfloat16_is_fast(torch.device(device))
+    program = {"code": code_digest(), "libraries": library_versions(), "bfloat16": fast}
     return {**plain(settings), "program": program}
 
 
@@ -156,15 +151,6 @@ def content_digest(files: Iterable[Path]) -> str:
     return found.hexdigest()
 
 
-def file_digest(path: Path) -> str:
-    """SHA-256 of the bytes of a file."""
-    found = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            found.update(chunk)
-    return found.hexdigest()
-
-
 def weights_digest(module: nn.Module) -> str:
     """SHA-256 of the names and values of all weights, its first 16 digits."""
     found = hashlib.sha256()
@@ -176,7 +162,21 @@ def weights_digest(module: nn.Module) -> str:
 
 @functools.lru_cache(maxsize=256)
 def _content(path: str, size: int, time: int) -> str:
-    return file_digest(Path(path))
+    found = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            found.update(chunk)
+    return found.hexdigest()
+
+
+def flow_state(spec: str, sequence: str = "") -> str | None:
+    """A source of flow by its name, and the state of a folder of .flo files, or of its folder of one sequence."""
+    return spec if spec in DIS_SPECS or spec in RAFT_SPECS else path_state(Path(spec) / sequence)
+
+
+def raft_state(spec: str, weights: str) -> str | None:
+    """The content of the file of RAFT's weights; of a source without weights nothing."""
+    return path_state(weights_file(RAFT_SPECS[spec], weights)) if spec in RAFT_SPECS else None
 
 
 @functools.cache
@@ -193,11 +193,10 @@ def code_digest() -> str:
 @functools.cache
 def library_versions() -> dict[str, str | None]:
     """The installed versions of the libraries that results may depend on."""
-    return {"opencv": cv2.__version__, **{name: _version(name) for name in LIBRARIES}}  # it has several packages
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
+    versions: dict[str, str | None] = {"opencv": cv2.__version__}  # it has several packages
+    for name in LIBRARIES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = None
+    return versions

@@ -11,10 +11,9 @@ from experiments.common import checkpoints, cli
 from experiments.common.constants import add_constants
 from experiments.common.layers_option import add_layers
 from experiments.runs.settings import digest
-from experiments.segment.masks import earlier_stand, frame_names, make_masks
-from experiments.segment.options import CONFIDENCE, OVERLAY, RESULTS, STEPS_FROM_NOTHING, STEPS_ONLINE
-from experiments.segment.outputs import Scores, lost_objects, write_coco, write_confidence, write_overlay
-from experiments.segment.resume import Stand
+from experiments.segment.options import OVERLAY, RESULTS, STEPS_FROM_NOTHING, STEPS_ONLINE
+from experiments.segment.outputs import Scores, lost_objects, write_coco, write_overlay
+from experiments.segment.resume import CONFIDENCE, Stand
 from experiments.segment.run import Run
 from stg_pyg.errors import InputError
 from stg_pyg.utils.images import write_json
@@ -71,12 +70,8 @@ examples:
   python -m experiments.segment frames/ --masks first.png --proposals proposals.json --out runs/mine"""
 
 
-class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Paragraphs as written, and defaults only where there is one to tell."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        hidden = action.required or action.default is None or action.default is False
-        return action.help if hidden else super()._get_help_string(action)
+class _HelpFormatter(cli.HelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Paragraphs as written."""
 
 
 def positive(text: str) -> int:
@@ -87,36 +82,37 @@ def positive(text: str) -> int:
     return number
 
 
-def checkpoint_or_none(text: str) -> Path | str | None:
-    """A checkpoint as an argument."""
-    return {"none": None, "shipped": "shipped"}.get(text, Path(text))
-
-
 def parse() -> argparse.Namespace:
     parser = cli.make_parser(DESCRIPTION)
     parser.formatter_class, parser.epilog = _HelpFormatter, EPILOG
     parser.add_argument("video", type=Path, metavar="VIDEO_OR_FRAMES", help="a video file, or a folder of pictures")
-    _add_what(parser.add_argument_group("what to segment, one of these (forms below)"))
+    what = parser.add_argument_group("what to segment, one of these (forms below)")
+    what.add_argument("--masks", type=Path, metavar="PNG_OR_DIR", help="the mask of the first frame, and later ones")
+    what.add_argument("--boxes", type=Path, metavar="FILE", help="boxes around the objects; a mask does better")
+    what.add_argument("--points", type=Path, metavar="FILE", help="points on the objects; a box does better")
     _add_how(parser.add_argument_group("how"))
-    _add_outputs(parser.add_argument_group("more results"))
+    more = parser.add_argument_group("more results")
+    for option, text in (
+        ("overlay", f"OUT/{OVERLAY}, masks over the frames"),
+        ("coco", f"OUT/{RESULTS}, COCO results (form below)"),
+        ("alpha", "OUT/alpha/<sequence>/<id>/<frame>.png, the soft mask of each object as a grey PNG, 0 to 255"),
+        ("trace", "OUT/trace/<sequence>/<frame>.npz, how every frame came about, for experiments.report"),
+    ):
+        more.add_argument(f"--{option}", action="store_true", help=text)
     args = parser.parse_args()
     if args.checkpoint == "shipped":
         args.checkpoint = None if args.proposals is not None else checkpoints.SHIPPED
+    else:
+        args.checkpoint = None if args.checkpoint == "none" else Path(args.checkpoint)
     if args.max_size is not None and args.max_size < SMALLEST_SIDE:
         raise InputError(f"--max-size {args.max_size}: must be at least {SMALLEST_SIDE} pixels")
     return args
 
 
-def _add_what(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--masks", type=Path, metavar="PNG_OR_DIR", help="the mask of the first frame, and later ones")
-    group.add_argument("--boxes", type=Path, metavar="FILE", help="boxes around the objects; a mask does better")
-    group.add_argument("--points", type=Path, metavar="FILE", help="points on the objects; a box does better")
-
-
 def _add_how(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
+    add = group.add_argument
+    add(
         "--checkpoint",
-        type=checkpoint_or_none,
         metavar="C",
         default="shipped",
         help="checkpoint.pt of experiments.train; shipped: the weights that come with the repository, for "
@@ -124,87 +120,49 @@ def _add_how(group: argparse._ArgumentGroup) -> None:
     )
     add_layers(group, "the checkpoint's")
     add_constants(group)
-    group.add_argument(
-        "--proposals", type=Path, metavar="FILE", help="COCO results JSON, or a folder of experiments.proposals"
+    add("--proposals", type=Path, metavar="FILE", help="COCO results JSON, or a folder of experiments.proposals")
+    add("--flow", default="dis", metavar="SPEC", help="dis, dis:fast, raft, ... or a folder of .flo")
+    add("--flow-weights", default="auto", metavar="W", help="of raft: auto, none, or a file")
+    add("--sequence", metavar="NAME", help="name of the video; default: of the folder or file")
+    online = "train the network on the given frames first, also with a checkpoint that does not ask for it"
+    add("--online", action="store_true", help=online)
+    steps = (
+        "length of that training, 0 for none; default: the checkpoint's number, or where that is 0, with --online, "
+        f"{STEPS_ONLINE}; {STEPS_FROM_NOTHING} where there is neither a checkpoint nor proposals"
     )
-    group.add_argument("--flow", default="dis", metavar="SPEC", help="dis, dis:fast, raft, ... or a folder of .flo")
-    group.add_argument("--flow-weights", default="auto", metavar="W", help="of raft: auto, none, or a file")
-    group.add_argument("--sequence", metavar="NAME", help="name of the video; default: of the folder or file")
-    group.add_argument(
-        "--online",
-        action="store_true",
-        help="train the network on the given frames first, also with a checkpoint that does not ask for it",
-    )
-    group.add_argument(
-        "--online-steps",
-        type=cli.whole,
-        metavar="N",
-        help="length of that training, 0 for none; default: the checkpoint's number, or where that is 0, with "
-        f"--online, {STEPS_ONLINE}; {STEPS_FROM_NOTHING} where there is neither a checkpoint nor proposals",
-    )
-    group.add_argument(
-        "--online-seconds",
-        type=cli.seconds,
-        metavar="S",
-        help="most seconds of that training; the result then depends on the machine",
-    )
+    add("--online-steps", type=cli.whole, metavar="N", help=steps)
+    seconds = "most seconds of that training; the result then depends on the machine"
+    add("--online-seconds", type=cli.seconds, metavar="S", help=seconds)
     cli.add_update_every(group)
-    group.add_argument("--every", type=positive, default=1, metavar="N", help="take every N-th frame")
-    group.add_argument(
-        "--max-size", type=positive, metavar="PIXELS", help="work on frames with their longer side reduced to this"
+    add("--every", type=positive, default=1, metavar="N", help="take every N-th frame")
+    size = "work on frames with their longer side reduced to this"
+    add("--max-size", type=positive, metavar="PIXELS", help=size)
+    objects = (
+        "bounds memory: proposals and graphs of a frame are made for N objects at a time, and the results merged; "
+        "default: all objects at once"
     )
-    group.add_argument(
-        "--max-objects-at-once",
-        type=positive,
-        metavar="N",
-        help="bounds memory: proposals and graphs of a frame are made for N objects at a time, and the results merged; "
-        "default: all objects at once",
-    )
-    group.add_argument(
-        "--memory-frames", type=positive, metavar="N", help="past frames kept an object; default: the checkpoint's"
-    )
-
-
-def _add_outputs(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--overlay", action="store_true", help=f"OUT/{OVERLAY}, masks over the frames")
-    group.add_argument("--coco", action="store_true", help="OUT/results.json, COCO results (form below)")
-    group.add_argument(
-        "--alpha",
-        action="store_true",
-        help="OUT/alpha/<sequence>/<id>/<frame>.png, the soft mask of each object as a grey PNG, 0 to 255",
-    )
-    group.add_argument(
-        "--trace",
-        action="store_true",
-        help="OUT/trace/<sequence>/<frame>.npz, how every frame came about, for experiments.report",
-    )
+    add("--max-objects-at-once", type=positive, metavar="N", help=objects)
+    frames = "past frames kept an object; default: the checkpoint's"
+    add("--memory-frames", type=positive, metavar="N", help=frames)
 
 
 def settings(run: Run) -> dict[str, Any]:
-    """What the results depend on."""
-    args = run.args
-    return {
+    """What the results depend on, for ``run.json``."""
+    args, config = run.args, run.model.config
+    same = ("masks", "boxes", "points", "every", "max_objects_at_once", "checkpoint", "proposals", "flow", "seed")
+    return {name: getattr(args, name) for name in same} | {
         "video": args.video.absolute(),
         "sequence": run.sequence,
-        "masks": args.masks,
-        "boxes": args.boxes,
-        "points": args.points,
         "object_ids": run.given.object_ids,
         "given_frames": run.given.frames,
-        "every": args.every,
         "size": run.source.size,
         "processed_size": run.size,
-        "max_objects_at_once": args.max_objects_at_once,
-        "checkpoint": args.checkpoint,
         "preset": run.preset.name,
-        "proposals": args.proposals,
-        "flow": args.flow,
         "online_steps": run.steps,
         "online_seconds_limit": args.online_seconds,
-        "update_every": run.model.config.online.update_every,
+        "update_every": config.online.update_every,
         "device": run.device.type,
-        "seed": args.seed,
-        "config": run.model.config.to_dict(),
+        "config": config.to_dict(),
         "fingerprint": digest(run.saved.fingerprint),
     }
 
@@ -218,7 +176,7 @@ def notes_before(run: Run) -> list[str]:
     if run.source.note:
         notes.append(f"note: {run.source.note}")
     notes += [f"note: {note}" for note in run.given.notes]
-    if run.from_nothing:
+    if run.args.checkpoint is None and run.args.proposals is None:
         notes.append(
             f"note: --checkpoint none, so a small network learns from the given mask alone ({run.steps} steps); the "
             "weights that come with the repository, or those of experiments.train, do better"
@@ -248,8 +206,9 @@ def notes_after(run: Run, names: list[str], scores: Scores) -> list[str]:
 
 def write_outputs(run: Run, stand: Stand) -> list[str]:
     """Writes what is made of the masks, ``run.json`` last; returns the names of the frames."""
-    args, names = run.args, frame_names(run, stand.position)
-    write_confidence(args.out / CONFIDENCE, run.sequence, names, stand.scores)
+    args, names = run.args, run.frame_names(stand.position)
+    objects = {str(obj_id): row for obj_id, row in stand.scores.items()}
+    write_json(args.out / CONFIDENCE, {"sequence": run.sequence, "frames": names, "objects": objects})
     if args.coco:
         write_coco(args.out / RESULTS, run.folder, names, stand.scores)
     if args.overlay:
@@ -265,10 +224,10 @@ def main() -> None:
     args = run.args
     print("\n".join(notes_before(run)), flush=True)
     try:
-        stand, note = earlier_stand(run)
+        stand, note = run.earlier_stand()
         if note:
             print(f"note: {note}", flush=True)
-        stand = make_masks(run, stand)
+        stand = run.make_masks(stand)
         names = write_outputs(run, stand)
     except KeyboardInterrupt:
         print(f"interrupted; {run.folder} holds the masks so far, the same command goes on", file=sys.stderr)

@@ -8,21 +8,13 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from stg_pyg.errors import InputError
 from stg_pyg.utils.images import UInt8Array
+from stg_pyg.video.frames import pixels
 from stg_pyg.video.segmenter import StepResult
 
-
-@dataclass
-class InputFrame:
-    """What a frame is segmented from."""
-
-    name: str
-    image: UInt8Array
-    """[H, W, 3] RGB at the size that is worked on."""
-    given: UInt8Array | None
-    """Object ids that were given for it, at the full size, and"""
-    masks: UInt8Array | None
-    """[H, W] at the size that is worked on."""
+Size = tuple[int, int]
+"""(H, W) in pixels."""
 
 
 @dataclass
@@ -30,8 +22,7 @@ class FrameResult:
     """The result of one frame [H, W]."""
 
     name: str
-    size: tuple[int, int]
-    """(H, W)."""
+    size: Size
     thr: float
     """Threshold on the soft masks."""
     given: UInt8Array | None = None
@@ -47,26 +38,23 @@ class FrameResult:
             return self.result.labels.numpy()
         own = set() if self.given is None else {int(i) for i in np.unique(self.given)}
         labels, best = np.zeros(self.size, np.uint8), np.full(self.size, self.thr, np.float32)
-        for obj_id, mask in zip(self.result.obj_ids, self.result.masks, strict=True):
-            if obj_id in own:
-                continue
-            height = self._enlarged(mask.float().cpu().numpy())
-            labels[height > best] = obj_id
-            best = np.maximum(best, height)
+        for obj_id in self.result.obj_ids:
+            if obj_id not in own:
+                height = self._soft(self.result, obj_id)
+                labels[height > best] = obj_id
+                best = np.maximum(best, height)
         return labels if self.given is None else np.where(self.given > 0, self.given, labels).astype(np.uint8)
 
     def alphas(self, obj_ids: list[int]) -> Iterator[tuple[int, UInt8Array]]:
         """Every object's soft mask [H, W] as 0 to 255, one at a time; black where it is not there yet."""
         for obj_id in obj_ids:
             alpha = np.zeros(self.size, np.uint8)
-            if self.result is not None and obj_id in self.result.obj_ids:
-                soft = self.result.masks[self.result.obj_ids.index(obj_id)].float().cpu().numpy()
-                alpha = np.round(255 * self._enlarged(soft)).astype(np.uint8)
-            if self.given is not None:
-                of_others = (self.given > 0) & (self.given != obj_id)
-                alpha = np.where(of_others, np.uint8(0), alpha)
-                if bool((self.given == obj_id).any()):
-                    alpha = np.where(self.given == obj_id, np.uint8(255), np.uint8(0))
+            if self.given is not None and bool((self.given == obj_id).any()):
+                alpha[self.given == obj_id] = 255
+            elif self.result is not None and obj_id in self.result.obj_ids:
+                alpha = np.round(255 * self._soft(self.result, obj_id)).astype(np.uint8)
+                if self.given is not None:
+                    alpha[self.given > 0] = 0
             yield obj_id, alpha
 
     def scores(self, obj_ids: list[int]) -> dict[int, float | None]:
@@ -81,20 +69,43 @@ class FrameResult:
                 scores[obj_id] = round(float(mask[own].mean()), 4)
         return scores
 
-    def _enlarged(self, mask: np.ndarray) -> np.ndarray:
+    def _soft(self, result: StepResult, obj_id: int) -> np.ndarray:
+        mask = result.masks[result.obj_ids.index(obj_id)].float().cpu().numpy()
         if mask.shape == self.size:
             return mask
         return np.asarray(cv2.resize(mask, self.size[::-1], interpolation=cv2.INTER_LINEAR))
 
 
-def reduced_size(size: tuple[int, int], max_size: int | None) -> tuple[int, int]:
+def reduced_size(size: Size, max_size: int | None) -> Size:
     """(H, W) with the longer side at ``max_size`` at most."""
     scale = 1.0 if max_size is None else min(1.0, max_size / max(size))
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
-def reduce_frame(frame: UInt8Array, size: tuple[int, int]) -> UInt8Array:
-    """The frame at a smaller size (H, W)."""
+def reduce_frame(frame: UInt8Array, size: Size) -> UInt8Array:
+    """The frame at a smaller size."""
     if frame.shape[:2] == size:
         return frame
     return np.asarray(cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def reduce_labels(labels: UInt8Array, size: Size, what: str) -> UInt8Array:
+    """Object ids [H, W] at a smaller size; a pixel goes to the id, 0 among them, that covers most of it.
+
+    Raises:
+        InputError: an object of ``what`` has no pixel left.
+    """
+    if labels.shape == size:
+        return labels
+    share = np.full(size, -1.0, np.float32)
+    reduced = np.zeros(size, np.uint8)
+    ids = np.unique(labels).tolist()
+    for obj_id in ids:
+        cover = cv2.resize((labels == obj_id).astype(np.float32), size[::-1], interpolation=cv2.INTER_AREA)
+        # Of two ids with equal shares the greater one wins, which leaves objects their pixels against background.
+        reduced[cover >= share] = obj_id
+        share = np.maximum(share, cover)
+    lost = sorted({*ids} - {*np.unique(reduced).tolist(), 0})
+    if lost:
+        raise InputError(f"{what}: object {lost[0]} vanishes at {pixels(size)}; give a larger --max-size")
+    return reduced

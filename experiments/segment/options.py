@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from pathlib import Path
 
 import torch
@@ -15,6 +14,7 @@ from experiments.common.layers_option import check_layers, exchanged, with_layer
 from experiments.common.presets import Preset, find_preset
 from experiments.segment.given.masks import Given, GivenMasks
 from experiments.segment.given.shapes import GivenShapes
+from experiments.segment.resume import CONFIDENCE
 from stg_pyg.errors import InputError
 from stg_pyg.flow.interface import FlowEstimator, flow_for_sequence
 from stg_pyg.flow.sources import resolve_flow
@@ -31,7 +31,7 @@ STATE_FOLDER = ".state"
 OTHER_FOLDERS = (STATE_FOLDER, "alpha", "trace", "overlays")
 """What is beside the masks in the folder of results."""
 OVERLAY = "overlay.mp4"
-RESULTS, CONFIDENCE = "results.json", "confidence.json"
+RESULTS = "results.json"
 
 
 def choose_given(args: argparse.Namespace, source: FrameSource) -> Given:
@@ -43,10 +43,10 @@ def choose_given(args: argparse.Namespace, source: FrameSource) -> Given:
     shapes = args.boxes is not None or args.points is not None
     if args.masks is not None and shapes:
         raise InputError("--masks excludes --boxes and --points: give the first mask, or draw it by boxes and points")
-    if args.masks is None and not shapes:
-        raise InputError("what is to be segmented? give --masks, --boxes or --points; --help tells their forms")
     if args.masks is not None:
         return GivenMasks(args.masks, source)
+    if not shapes:
+        raise InputError("what is to be segmented? give --masks, --boxes or --points; --help tells their forms")
     if args.checkpoint is None:
         name = "--boxes" if args.boxes is not None else "--points"
         raise InputError(f"{name}: needs a trained network to make masks of, a --checkpoint; or give --masks")
@@ -55,33 +55,26 @@ def choose_given(args: argparse.Namespace, source: FrameSource) -> Given:
 
 def choose_model(args: argparse.Namespace) -> tuple[STGNet, Preset]:
     """The checkpoint's model, or one that needs no training for proposals, or one to be trained on the first mask."""
+    preset = find_preset(PRESET)
     if args.checkpoint is not None:
         model, preset = checkpoints.load_model(args.checkpoint)
     elif args.proposals is not None:
-        preset = find_preset(PRESET)
-        model = checkpoints.untrained_model(preset_name=PRESET)
+        model = checkpoints.untrained_model(PRESET)
     else:
-        preset = find_preset(PRESET)
         weights = "none" if preset.backbone is None else "imagenet"
         model = checkpoints.build_model(preset, preset.config.without_learned_parts(), weights).eval()
-    model = _as_asked(args, model, preset)
+    if args.spatial_conv is not None or args.temporal_conv is not None or args.set:
+        if args.temporal_conv is not None and not model.config.temporal.enabled:
+            where = "without --checkpoint" if args.checkpoint is None else f"in the configuration of {args.checkpoint}"
+            raise InputError(f"--temporal-conv: there is no temporal graph {where}; take a checkpoint that has one")
+        config = with_constants(with_layers(model.config, args.spatial_conv, args.temporal_conv), args.set)
+        check_layers(model, config, args.checkpoint)
+        check_weights(model, preset, config, args.checkpoint)
+        model = exchanged(model, preset, config)
     if args.memory_frames is not None:
         model.config = model.config.replace("memory.frames", args.memory_frames)
     model.config = cli.with_updates(model.config, args.update_every, args.online_steps)
     return model, preset
-
-
-def _as_asked(args: argparse.Namespace, model: STGNet, preset: Preset) -> STGNet:
-    """The model with the layers of ``--spatial-conv`` and ``--temporal-conv`` and the constants of ``--set``."""
-    if args.spatial_conv is None and args.temporal_conv is None and not args.set:
-        return model
-    if args.temporal_conv is not None and not model.config.temporal.enabled:
-        where = "without --checkpoint" if args.checkpoint is None else f"in the configuration of {args.checkpoint}"
-        raise InputError(f"--temporal-conv: there is no temporal graph {where}; take a checkpoint that has one")
-    config = with_constants(with_layers(model.config, args.spatial_conv, args.temporal_conv), args.set)
-    check_layers(model, config, args.checkpoint)
-    check_weights(model, preset, config, args.checkpoint)
-    return exchanged(model, preset, config)
 
 
 def choose_online_steps(args: argparse.Namespace, model: STGNet) -> int:
@@ -97,9 +90,9 @@ def choose_online_steps(args: argparse.Namespace, model: STGNet) -> int:
     return model.config.online.steps or (STEPS_ONLINE if args.online else 0)
 
 
-def choose_flow(args: argparse.Namespace, source: FrameSource, start: str, device: object) -> FlowEstimator:
+def choose_flow(args: argparse.Namespace, source: FrameSource, start: str, device: torch.device) -> FlowEstimator:
     """The source of flow; one of stored files is told the frames from ``start`` on, the first the segmenter sees."""
-    flow = resolve_flow(args.flow, weights=args.flow_weights, device=str(device))
+    flow = resolve_flow(args.flow, weights=args.flow_weights, device=device)
     if hasattr(flow, "for_sequence"):
         for option in ("every", "max_size"):
             if getattr(args, option) not in (None, 1):
@@ -109,15 +102,6 @@ def choose_flow(args: argparse.Namespace, source: FrameSource, start: str, devic
         names = [source.frame_name(t) for t in range(first, source.count())]
         flow = flow_for_sequence(flow, args.sequence or source.name, names)
     return flow
-
-
-def spare_cores(device: torch.device) -> int:
-    """Cores that the network leaves to other threads: all on a GPU, else those beyond the threads of PyTorch.
-
-    With as many threads as cores they would get in each other's way: PyTorch's wait for one another without sleeping.
-    """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return cores if device.type == "cuda" else max(0, cores - torch.get_num_threads())
 
 
 def output_folder(args: argparse.Namespace, source: FrameSource) -> Path:

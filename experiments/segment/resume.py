@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -11,15 +13,13 @@ from typing import Any
 import torch
 
 from experiments.common.presets import Preset
-from experiments.runs.flow_state import flow_state, raft_state
-from experiments.runs.settings import differences, path_state, seen_as
+from experiments.runs.settings import differences, digest, flow_state, path_state, raft_state, seen_as
+from experiments.segment.outputs import Scores
 from stg_pyg.config import STGConfig
 from stg_pyg.utils.images import write_atomic
 
 FORMAT = "stg_pyg-segment-1"
-SAVE_SECONDS = 30.0
-"""At most this much work, and a frame, is done again after a run was killed."""
-
+CONFIDENCE = "confidence.json"
 Fingerprint = dict[str, Any]
 """Plain values of everything that masks depend on."""
 
@@ -58,20 +58,18 @@ class Stand:
 
     position: int = 0
     """Frames that are done."""
-    scores: dict[int, list[float | None]] = field(default_factory=dict)
-    """Confidence of every object in each of them."""
+    scores: Scores = field(default_factory=dict)
     seconds: float = 0.0
     """Time that they took."""
     stream: dict[str, Any] | None = None
     """History of the segmenter, if it had begun."""
     online_seconds: float = 0.0
-    """Time that online learning took."""
     complete: bool = False
     """Whether all masks are there, and only what is made of them may be missing."""
 
 
 class SavedRun:
-    """The saved state of one run: ``network.pt`` after online learning, ``stream.pt`` every :data:`SAVE_SECONDS`.
+    """The saved state of one run: ``network.pt`` after online learning, and ``stream.pt`` now and then.
 
     Files of a run with another fingerprint, and damaged ones, count as none; :attr:`note` says so.
 
@@ -85,29 +83,11 @@ class SavedRun:
 
     def load_stand(self) -> Stand:
         """Where the run stands; at its beginning where nothing is saved."""
-        content = self._load("stream.pt", [f.name for f in fields(Stand)])
-        return Stand() if content is None else Stand(**{f.name: content[f.name] for f in fields(Stand)})
+        return Stand(**(self.load("stream.pt", [f.name for f in fields(Stand)]) or {}))
 
     def save_stand(self, stand: Stand) -> None:
-        """Writes all of it, whole or not at all.
-
-        Raises:
-            InputError: the disk is full or read-only.
-        """
-        self._save("stream.pt", vars(stand))
-
-    def load_network(self) -> tuple[dict[str, Any], float] | None:
-        """Weights of the adapted network and the seconds that it took to learn them, if they are saved."""
-        content = self._load("network.pt", ["weights", "seconds"])
-        return None if content is None else (content["weights"], content["seconds"])
-
-    def save_network(self, weights: dict[str, Any], seconds: float) -> None:
-        """Writes what online learning made.
-
-        Raises:
-            InputError: the disk is full or read-only.
-        """
-        self._save("network.pt", {"weights": weights, "seconds": seconds})
+        """Saves where the run stands, see :meth:`save`."""
+        self.save("stream.pt", vars(stand))
 
     def remove(self) -> None:
         """Deletes what was saved, and the folder around it if that is empty then."""
@@ -115,33 +95,48 @@ class SavedRun:
         with contextlib.suppress(OSError):
             self.folder.parent.rmdir()
 
-    def _save(self, name: str, content: dict[str, Any]) -> None:
+    def save(self, name: str, content: dict[str, Any]) -> None:
+        """Writes a file, whole or not at all.
+
+        Raises:
+            InputError: the disk is full or read-only.
+        """
         whole = {"format": FORMAT, "fingerprint": self.fingerprint, **content}
         write_atomic(self.folder / name, lambda file: torch.save(whole, file))
 
-    def _load(self, name: str, needed: list[str]) -> dict[str, Any] | None:
-        path = self.folder / name
+    def load(self, name: str, needed: Iterable[str]) -> dict[str, Any] | None:
+        """The values of these names in a file of this run, if it is there and whole."""
+        path, known = self.folder / name, None
         if not path.is_file():
             return None
-        try:
+        # Whatever is wrong with the file: its work can be done again.
+        with contextlib.suppress(Exception):
             content = torch.load(path, map_location="cpu", weights_only=True)
-            whole = content["format"] == FORMAT and content.keys() >= set(needed)
-            known = content["fingerprint"] if whole else None
-        except Exception:  # whatever is wrong with the file: its work can be done again
-            known = None
+            values = {name: content[name] for name in needed}
+            known = content["fingerprint"] if content["format"] == FORMAT else None
         if known == self.fingerprint:
-            result: dict[str, Any] = content
-            return result
-        self.note = f"{self.folder} is of another run ({changed(known, self.fingerprint)}), so this one begins anew"
+            return values
+        self.note = f"{self.folder} is of another run ({_changed(known, self.fingerprint)}), so this one begins anew"
         return None
 
 
-def changed(before: Fingerprint | None, now: Fingerprint) -> str:
+def finished_stand(out: Path, fingerprint: Fingerprint) -> Stand | None:
+    """The stand at the end of an earlier run of the same command that was not stopped."""
+    try:
+        content, confidence = (json.loads((out / name).read_bytes()) for name in ("run.json", CONFIDENCE))
+        if content["fingerprint"] != digest(fingerprint):
+            return None
+        scores = {int(obj_id): list(row) for obj_id, row in confidence["objects"].items()}
+        frames, seconds = int(content["frames"]), float(content["seconds_per_frame"])
+        return Stand(frames, scores, seconds * frames, None, float(content["online_seconds"]), True)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def _changed(before: Fingerprint | None, now: Fingerprint) -> str:
     """What differs between two runs, in words."""
     if before is None:
         return "or damaged"
-    names = differences(before, now)
-    words = {name: name if "." in name else f"--{name.replace('_', '-')}" for name in names} | {
-        n: f"the {n}" for n in ("video", "program")
-    }
-    return f"other: {', '.join(words[name] for name in names)}"
+    words = {"video": "the video", "program": "the program"}
+    names = [words.get(n, n if "." in n else f"--{n.replace('_', '-')}") for n in differences(before, now)]
+    return f"other: {', '.join(names)}"

@@ -12,10 +12,11 @@ from typing import Any
 from datasets.base import VideoSequence
 from experiments.common import checkpoints, cli, distributed
 from experiments.common.presets import Preset, benchmark_alpha, open_split
+from experiments.common.tabulate import write_figure
 from experiments.runs.job import Job
 from experiments.runs.rows import table_rows
 from experiments.runs.scoring import collect, score_share, summarize_row
-from experiments.tables.files import draw, to_csv, to_markdown
+from experiments.tables.output import draw, to_csv, to_markdown
 from experiments.tables.paper_rows import TARGETS, Result, Target, paper_rows
 from experiments.tables.roots import find_roots
 from stg_pyg.config import STGConfig
@@ -23,7 +24,7 @@ from stg_pyg.errors import InputError
 from stg_pyg.evaluation.protocols import check_categories, has_annotations
 from stg_pyg.flow.sources import resolve_flow
 from stg_pyg.proposals.store import open_proposals
-from stg_pyg.utils.images import write_image, write_json, write_text
+from stg_pyg.utils.images import write_json, write_text
 
 METHOD = "STG-PyG (this checkpoint)"
 ROW = "temporal"
@@ -50,57 +51,27 @@ def parse() -> argparse.Namespace:
         "interruption, it goes on; under torchrun every process takes its part of the videos.",
         out="runs/tables",
     )
-    parser.add_argument(
-        "--root",
-        type=Path,
-        nargs="+",
-        required=True,
-        metavar="R",
-        help="folders of data sets, or a folder of such folders; which is which is told by their layouts",
-    )
-    parser.add_argument(
-        "--checkpoint",
-        type=checkpoints.path_of,
-        required=True,
-        metavar="C",
-        help="checkpoint.pt of experiments.train, or shipped, which comes with the package",
-    )
-    parser.add_argument(
-        "--split",
-        metavar="S",
-        help="split of DAVIS and YouTube-VOS, such as dev, where the one of the paper is missing or has no "
-        "annotations; such rows cannot be compared with the paper's and say so",
-    )
-    parser.add_argument(
-        "--learning", choices=("both", "off", "on"), default="both", help="rows with online learning, without, or both"
-    )
-    parser.add_argument(
-        "--online-steps",
-        type=cli.whole,
-        help=f"steps of online learning; default: the checkpoint's, {DEFAULT_ONLINE_STEPS} if it has none",
-    )
-    parser.add_argument(
-        "--proposals",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="FILE",
-        help="proposals from elsewhere, COCO results JSON or folders of experiments.proposals; each benchmark takes "
-        "the first that has its videos",
-    )
-    parser.add_argument("--flow", default="dis", metavar="SPEC", help="dis, raft, or a folder of .flo files")
-    parser.add_argument("--processes", type=cli.whole, default=0, help="sequences at a time; 0: one a core")
+    add = parser.add_argument
+    text = "folders of data sets, or a folder of such folders; which is which is told by their layouts"
+    add("--root", type=Path, nargs="+", required=True, metavar="R", help=text)
+    text = "checkpoint.pt of experiments.train, or shipped, which comes with the package"
+    add("--checkpoint", type=checkpoints.path_of, required=True, metavar="C", help=text)
+    text = "split of DAVIS and YouTube-VOS, such as dev, where the one of the paper is missing or has no annotations; "
+    add("--split", metavar="S", help=f"{text}such rows cannot be compared with the paper's and say so")
+    text = "rows with online learning, without, or both"
+    add("--learning", choices=("both", "off", "on"), default="both", help=text)
+    text = f"steps of online learning; default: the checkpoint's, {DEFAULT_ONLINE_STEPS} if it has none"
+    add("--online-steps", type=cli.whole, help=text)
+    text = "proposals from elsewhere, COCO results JSON or folders of experiments.proposals; each benchmark takes the "
+    add("--proposals", type=Path, nargs="+", default=[], metavar="FILE", help=f"{text}first that has its videos")
+    add("--flow", default="dis", metavar="SPEC", help="dis, raft, or a folder of .flo files")
+    add("--processes", type=cli.whole, default=0, help="sequences at a time; 0: one a core")
     return parser.parse_args()
 
 
 def find_runs(roots: Sequence[Path], preset: Preset, split: str | None, seed: int) -> tuple[list[Run], list[Result]]:
-    """The benchmarks that can be scored, and rows that say why the others cannot.
-
-    Args:
-        roots: folders of data sets.
-        preset: of the checkpoint.
-        split: in the place of one of the paper that cannot be scored.
-        seed: of the run.
+    """The benchmarks that can be scored, with ``split`` in the place of one of the paper that cannot, and rows that say
+    why the others cannot.
 
     Raises:
         InputError: no benchmark can be scored, or a data set is incomplete.
@@ -136,23 +107,20 @@ def find_runs(roots: Sequence[Path], preset: Preset, split: str | None, seed: in
 
 def make_job(args: argparse.Namespace, config: STGConfig, run: Run, steps: int) -> Job:
     """One run of the full model."""
-    alpha = benchmark_alpha(run.target.dataset, run.preset.size)
-    names = [video.name for video in run.videos]
-    proposals = next((p for p in args.proposals if set(open_proposals(p).sequences) & set(names)), None)
+    names = {video.name for video in run.videos}
+    proposals = next((path for path in args.proposals if names & set(open_proposals(path).sequences)), None)
     options: dict[str, Any] = {"online.steps": steps, "online.update_every": config.online.update_every if steps else 0}
-    if alpha is not None:
+    if (alpha := benchmark_alpha(run.target.dataset, run.preset.size)) is not None:
         options["spatial.alpha"] = alpha
     if proposals is not None:
         options["proposals.own_evidence"] = True
-    row = next(row for row in table_rows(config.replace(options)) if row.name == ROW)
-    out = args.out / f"{run.target.dataset}-{run.split}" / ("online" if steps else "offline")
     return Job(
         checkpoint=args.checkpoint,
         preset=run.preset,
         split=run.split,
         root=run.root,
-        rows=(row,),
-        out=out,
+        rows=(next(row for row in table_rows(config.replace(options)) if row.name == ROW),),
+        out=args.out / f"{run.target.dataset}-{run.split}" / ("online" if steps else "offline"),
         device=cli.choose_device(args.device).type,
         seed=args.seed,
         online_steps=steps,
@@ -167,30 +135,30 @@ def to_result(run: Run, summary: dict[str, Any], steps: int) -> Result:
     scores: dict[str, float | None] = {"J": summary["J"]["mean"], "F": summary["F"]["mean"], "G": summary["G"]}
     if "seen" in groups:
         scores |= {f"{measure}_{group}": groups[group][measure] for measure in "JF" for group in ("seen", "unseen")}
-    seconds = 1 / summary["fps"] + summary["online_seconds"] * len(run.videos) / _num_frames(run)
+    frames = sum(video.num_frames for video in run.videos)
+    seconds = 1 / summary["fps"] + summary["online_seconds"] * len(run.videos) / frames
     note = "" if run.split == run.target.split else f"{run.split}, not {run.target.split}: not comparable"
     return Result(run.target.key, METHOD, steps > 0, scores, 1 / seconds, ours=True, note=note)
 
 
-def _num_frames(run: Run) -> int:
-    return sum(video.num_frames for video in run.videos)
+def score_runs(args: argparse.Namespace, config: STGConfig, runs: Sequence[Run]) -> list[Result]:
+    """Our rows.
 
-
-def score_runs(args: argparse.Namespace, config: STGConfig, runs: Sequence[Run]) -> list[Result] | None:
-    """Our rows; None on the ranks that only do their part."""
+    Raises:
+        SystemExit: with status 0 on the ranks that only do their part.
+    """
     own_steps = args.online_steps if args.online_steps is not None else config.online.steps or DEFAULT_ONLINE_STEPS
     all_steps = dict.fromkeys({"off": [0], "on": [own_steps], "both": [0, own_steps]}[args.learning])
     jobs = [(run, steps, make_job(args, config, run, steps)) for run in runs for steps in all_steps]
-    rank, results = distributed.world().rank, []
+    rank, records, results = distributed.world().rank, [], []
     with distributed.alive(args.out):
-        records = []
         for run, steps, job in jobs:
             if rank == 0:
                 learning = f"{steps} steps of online learning" if steps else "no online learning"
                 print(f"{run.target.title}, {len(run.videos)} videos of {run.split}, {learning}", file=sys.stderr)
             records.append(score_share(job, [video.name for video in run.videos], args.processes))
         if rank > 0:
-            return None
+            raise SystemExit(0)
         for (run, steps, job), record in zip(jobs, records, strict=True):
             scored = collect(job, [video.name for video in run.videos], record, args.out)
             summary = summarize_row(scored, ROW, job.rows[0].config)
@@ -206,23 +174,16 @@ def main() -> None:
     cli.make_folder(args.out)
     model, preset = checkpoints.load_model(args.checkpoint)
     runs, notes = find_runs(args.root, preset, args.split, args.seed)
-    resolve_flow(args.flow, device=cli.choose_device(args.device))  # fails now rather than in every process
-    try:
-        results = score_runs(args, model.config, runs)
-    except KeyboardInterrupt:
-        print(f"interrupted; the same command goes on in {args.out}", file=sys.stderr)
-        raise SystemExit(130) from None
-    if results is None:
-        return
-    rows = [*paper_rows(), *results, *notes]
-    device = cli.choose_device(args.device).type
-    footnotes = [
-        f"OL: online learning on the first frame. FPS of {METHOD}: on {device}, with the time of online learning, "
+    device = cli.choose_device(args.device)
+    resolve_flow(args.flow, device=device)  # fails now rather than in every process
+    rows = [*paper_rows(), *score_runs(args, model.config, runs), *notes]
+    text = to_markdown(
+        rows,
+        f"OL: online learning on the first frame. FPS of {METHOD}: on {device.type}, with the time of online learning, "
         "without that of proposals from elsewhere; of the others: as printed in the paper, on other machines. "
-        "\\* pre-trained on YouTube-VOS."
-    ]
-    text = to_markdown(rows, footnotes)
+        "\\* pre-trained on YouTube-VOS.",
+    )
     write_text(args.out / "tables.md", text)
     write_text(args.out / "tables.csv", to_csv(rows))
-    write_image(args.out / "tables.png", draw(rows))
+    write_figure(args.out / "tables.png", draw, rows)
     print(text)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,31 +10,28 @@ from typing import Any
 import torch
 
 from experiments.common.presets import Preset
-from experiments.runs.settings import differences, fingerprint, plain, seen_as, state_digest
+from experiments.runs.settings import differences, plain, seen_as
 from experiments.train import process_group
 from stg_pyg.errors import InputError
 
 _SCORING = ("val_split", "test_alpha")
+_SEGMENTATION = ("lucid", "segmentation_", "batch_size", "learning_rate")
 _OF_OTHER_STAGES = {
-    "detector": (
-        "config",
-        "backbone",
-        "width",
-        "crop_size",
-        "lucid",
-        "segmentation_",
-        "batch_size",
-        "learning_rate",
-        "fine_",
-        "graph_",
-    ),
+    "detector": ("config", "backbone", "width", "crop_size", *_SEGMENTATION, "fine_", "graph_"),
     "segmentation": ("config", "detector_", "fine_", "graph_"),
-    "graph": ("detector_", "coco_", "lucid", "segmentation_", "batch_size", "learning_rate", "fine_"),
+    "graph": ("detector_", "coco_", *_SEGMENTATION, "fine_"),
 }
 """How the fields of a preset begin that a stage does not look at; the graph depends on the weights that the stage
 before has made, and not on how."""
 _MAY_CHANGE = ("device", "threads", "states", "program")
 """What may be another when a run goes on, with a note, as machines and programs change in the middle of a long one."""
+_WORDS = {
+    "states": "files of the videos",
+    "segmentation": "the segmentation network",
+    "networks": "weights",
+    "origin": "weights",
+}
+"""How complaints call some settings."""
 
 
 @dataclass(frozen=True)
@@ -64,24 +60,6 @@ def preset_of_stage(stage: str, preset: Preset) -> dict[str, Any]:
     return {name: value for name, value in values.items() if not name.startswith(left_out)}
 
 
-def stage_fingerprint(
-    stage: str,
-    preset: Preset,
-    videos: Iterable[Any],
-    device: torch.device,
-    *,
-    seed: int,
-    precision: torch.dtype,
-    accumulate: int = 1,
-    origin: Any = None,
-) -> dict[str, Any]:
-    """Of :class:`StageSettings`, for the checkpoint of a stage."""
-    states = state_digest(path for video in videos for path in getattr(video, "files", ()))
-    machine = (device.type, torch.get_num_threads())
-    settings = StageSettings(stage, preset, seed, precision, accumulate, plain(origin), states, *machine)
-    return fingerprint(settings, device)
-
-
 def check_begun(path: Path, begun: Any, now: dict[str, Any]) -> None:
     """Compares the settings in the checkpoint of a stage with those that it is to go on with.
 
@@ -91,21 +69,12 @@ def check_begun(path: Path, begun: Any, now: dict[str, Any]) -> None:
         InputError: anything else is.
     """
     changed = differences(begun, now)
-    if others := [name for name in changed if name not in _MAY_CHANGE]:
+    others = [name for name in changed if name not in _MAY_CHANGE]
+    named = ", ".join(_WORDS.get(name, name) for name in others or changed)
+    if others:
         raise InputError(
-            f"{path}: was begun with other settings ({_named(others)}); give the options of then, or remove this file "
-            "to begin anew"
+            f"{path}: was begun with other settings ({named}); give the options of then, or remove this file to begin "
+            "anew"
         )
     if changed and process_group.is_main():
-        what = _named(changed)
-        print(f"note: {path} was begun otherwise ({what}), so the result is that of neither", file=sys.stderr)
-
-
-def _named(settings: Iterable[str]) -> str:
-    words = {
-        "states": "files of the videos",
-        "segmentation": "the segmentation network",
-        "networks": "weights",
-        "origin": "weights",
-    }
-    return ", ".join(words.get(name, name) for name in settings)
+        print(f"note: {path} was begun otherwise ({named}), so the result is that of neither", file=sys.stderr)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from experiments.train import process_group
 from stg_pyg.errors import InputError
 
 MOST_ROWS = 8
@@ -32,56 +30,27 @@ class Board:
         done: steps that are behind.
         batch_size: samples a step.
         optimizer: whose learning rate is shown, that of its first group.
-        picture: makes the rows of a picture, see :func:`rows_of`; none: no pictures.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        done: int,
-        batch_size: int,
-        optimizer: torch.optim.Optimizer,
-        picture: Callable[[], Tensor] | None = None,
-    ):
+    def __init__(self, folder: Path, done: int, batch_size: int, optimizer: torch.optim.Optimizer):
         from torch.utils.tensorboard import SummaryWriter  # imports a package that is optional
 
         self.writer = SummaryWriter(str(folder), purge_step=done + 1)
-        self.batch_size, self.optimizer, self.picture = batch_size, optimizer, picture
+        self.batch_size, self.optimizer = batch_size, optimizer
         self.done, self.since = done, time.monotonic()
 
-    def tell(self, entry: dict[str, float], picture: bool) -> None:
-        """Writes an entry of the log, and a picture if it is time for one."""
+    def tell(self, entry: dict[str, float], picture: Tensor | None = None) -> None:
+        """Writes an entry of the log, and a picture, see :func:`rows_of`."""
         step, now = int(entry["step"]), time.monotonic()
         values = {name: value for name, value in entry.items() if name != "step"}
         values["learning_rate"] = self.optimizer.param_groups[0]["lr"]
         values["samples_per_second"] = (step - self.done) * self.batch_size / max(now - self.since, 1e-9)
         for name, value in values.items():
             self.writer.add_scalar(name, value, step)
-        if picture and self.picture is not None:
-            self.writer.add_image("image, Q, result, target", self.picture(), step)
+        if picture is not None:
+            self.writer.add_image("image, Q, result, target", picture, step)
         self.writer.flush()  # what a killed run has not written would be missing for good
         self.done, self.since = step, time.monotonic()
-
-    def close(self) -> None:
-        """Writes what is left."""
-        self.writer.close()
-
-
-def open_board(
-    folder: Path | None,
-    checkpoint: Path,
-    steps: range,
-    batch_size: int,
-    optimizer: torch.optim.Optimizer,
-    picture: Callable[[], Tensor] | None = None,
-) -> Board | None:
-    """The :class:`Board` of the stage with that checkpoint, if there is a folder and a step to do.
-
-    Of several processes that train together only the first has one.
-    """
-    if folder is None or not steps or not process_group.is_main():
-        return None
-    return Board(folder / checkpoint.stem, steps.start, batch_size, optimizer, picture)
 
 
 def rows_of(images: Tensor, *maps: Tensor) -> Tensor:

@@ -61,22 +61,18 @@ def parse() -> argparse.Namespace:
         "--coco", type=Path, metavar="ROOT", help="train detector and segmentation network on COCO first"
     )
     parser.add_argument("--coco-split", default="train2017", help="images of COCO to train on")
-    parser.add_argument("--coco-steps", type=cli.whole, help="length of the phase on COCO; default: the preset's")
-    parser.add_argument(
-        "--detector-steps", type=cli.whole, help="length of the detector's stage; default: the preset's"
-    )
-    parser.add_argument(
-        "--segmentation-steps",
-        type=cli.whole,
-        help="length of the first phase of the segmentation network; default: the preset's",
-    )
-    parser.add_argument(
-        "--fine-steps", type=cli.whole, help="length of its second phase, with lucid dreams; default: the preset's"
-    )
-    parser.add_argument(
-        "--graph-steps", type=cli.whole, help="frames of videos that the graph is trained on; default: the preset's"
-    )
-    parser.add_argument("--online-steps", type=cli.whole, help="steps of online learning on a first frame")
+    lengths = {
+        "--coco-steps": "length of the phase on COCO",
+        "--detector-steps": "length of the detector's stage",
+        "--segmentation-steps": "length of the first phase of the segmentation network",
+        "--fine-steps": "length of its second phase, with lucid dreams",
+        "--graph-steps": "frames of videos that the graph is trained on",
+        "--online-steps": "steps of online learning on a first frame",
+        "--batch-size": "samples of a step of detector or segmentation, over all processes",
+        "--graph-batch-size": "clips of a step of the graph, over all processes",
+    }
+    for option, text in lengths.items():
+        parser.add_argument(option, type=cli.whole, help=f"{text}; default: the preset's")
     add_layers(parser, "the preset's")
     add_constants(parser)
     parser.add_argument(
@@ -106,10 +102,6 @@ def parse() -> argparse.Namespace:
         "DAVIS from YouTube-VOS",
     )
     parser.add_argument(
-        "--batch-size", type=cli.whole, help="samples of a step of detector or segmentation, over all processes"
-    )
-    parser.add_argument("--graph-batch-size", type=cli.whole, help="clips of a step of the graph, over all processes")
-    parser.add_argument(
         "--accumulate",
         type=cli.whole,
         default=1,
@@ -135,24 +127,21 @@ def parse() -> argparse.Namespace:
 
 
 def preset_of(args: argparse.Namespace) -> Preset:
+    """The preset with what the options change.
+
+    Raises:
+        InputError: options do not go with it or with each other.
+    """
     preset = find_preset(args.preset)
-    changes = {
-        "detector_steps": args.detector_steps,
-        "coco_steps": args.coco_steps,
-        "segmentation_steps": args.segmentation_steps,
-        "fine_steps": args.fine_steps,
-        "graph_steps": args.graph_steps,
-        "batch_size": args.batch_size,
-        "detector_batch_size": args.batch_size,
-        "graph_batch_size": args.graph_batch_size,
-        "train_split": args.split,
-        "val_split": args.val_split,
-    }
-    preset = dataclasses.replace(preset, **{name: value for name, value in changes.items() if value is not None})
+    lengths = ("detector_steps", "coco_steps", "segmentation_steps", "fine_steps", "graph_steps")
+    changes = {name: getattr(args, name) for name in (*lengths, "batch_size", "graph_batch_size")}
+    changes |= {"detector_batch_size": args.batch_size, "train_split": args.split, "val_split": args.val_split}
+    config = preset.config
     if args.online_steps is not None:
-        preset = dataclasses.replace(preset, config=preset.config.replace("online.steps", args.online_steps))
-    config = with_constants(with_layers(preset.config, args.spatial_conv, args.temporal_conv), args.set)
-    preset = dataclasses.replace(preset, config=config)
+        config = config.replace("online.steps", args.online_steps)
+    config = with_constants(with_layers(config, args.spatial_conv, args.temporal_conv), args.set)
+    changes = {name: value for name, value in changes.items() if value is not None}
+    preset = dataclasses.replace(preset, config=config, **changes)
     for option in ("batch_size", "graph_batch_size", "accumulate"):
         if getattr(args, option) == 0:
             raise InputError(f"--{option.replace('_', '-')} 0: give at least 1")
@@ -171,22 +160,13 @@ def preset_of(args: argparse.Namespace) -> Preset:
             f"--weights {args.weights}: the networks of preset {preset.name} have no pretrained weights; choose a "
             "--backbone or a paper preset"
         )
-    if preset.size == "paper" and args.stage != "detector" and args.init is None:
-        check_weights(args.weights, preset)
-    return preset
-
-
-def check_weights(weights: str | None, preset: Preset) -> None:
-    """Complains of a file where several networks are asked for.
-
-    Raises:
-        InputError: the path is no folder.
-    """
-    if weights not in (None, "auto", "none") and not Path(weights).is_dir():
+    of_many = preset.size == "paper" and args.stage != "detector" and args.init is None
+    if of_many and args.weights not in (None, "auto", "none") and not Path(args.weights).is_dir():
         raise InputError(
-            f"--weights {weights}: preset {preset.name} starts from three networks, which no one file holds; give a "
-            "folder with resnet101.pth, resnet50.pth and deeplabv3_resnet101.pth, or these under torchvision's names"
+            f"--weights {args.weights}: preset {preset.name} starts from three networks, which no one file holds; give "
+            "a folder with resnet101.pth, resnet50.pth and deeplabv3_resnet101.pth, or these under torchvision's names"
         )
+    return preset
 
 
 def score_table(args: argparse.Namespace, preset: Preset) -> None:
@@ -228,12 +208,12 @@ def weights_of(args: argparse.Namespace, preset: Preset) -> str:
 def origin_of(args: argparse.Namespace, preset: Preset) -> dict[str, Any]:
     """What the weights are before the training of a stage, as plain values."""
     spec = weights_of(args, preset)
-    weights = spec if spec in ("auto", "none", "imagenet") else path_state(Path(spec))
-    origin: dict[str, Any] = {"init": path_state(args.init), "weights": weights, "coco": None}
-    origin["static"] = args.static is not None  # its files are among those of the videos
-    if args.coco is not None:
-        origin["coco"] = [args.coco_split, state_digest([COCO.file_of(args.coco, args.coco_split)])]
-    return origin
+    return {
+        "init": path_state(args.init),
+        "weights": spec if spec in ("auto", "none", "imagenet") else path_state(Path(spec)),
+        "coco": args.coco and [args.coco_split, state_digest([COCO.file_of(args.coco, args.coco_split)])],
+        "static": args.static is not None,  # its files are among those of the videos
+    }
 
 
 def build_detector(args: argparse.Namespace, preset: Preset) -> Detector:
@@ -259,15 +239,15 @@ def train_in_phases(
 ) -> None:
     """Trains on COCO, if it is given, into ``<name>_coco.pt`` and then on the videos into ``<name>.pt``."""
     first, second = (args.out / f"{name}{phase}.pt" for phase in ("_coco", ""))
-    if args.coco is not None:
-        if args.resume and second.is_file() and not first.is_file():
-            raise InputError(f"{second}: was not started from COCO; take --coco away, or choose another --out")
-        if not (args.resume and second.is_file()):
-            steps, longer = preset.coco_steps, preset
-            if steps:
-                longer = dataclasses.replace(preset, detector_steps=steps, segmentation_steps=steps)
-            log = train(net, COCO(args.coco, args.coco_split), longer, first, **options)
-            write_log(args.out / f"{name}_coco_log.json", log)
+    begun = args.resume and second.is_file()
+    if args.coco is not None and begun and not first.is_file():
+        raise InputError(f"{second}: was not started from COCO; take --coco away, or choose another --out")
+    if args.coco is not None and not begun:
+        steps, longer = preset.coco_steps, preset
+        if steps:
+            longer = dataclasses.replace(preset, detector_steps=steps, segmentation_steps=steps)
+        log = train(net, COCO(args.coco, args.coco_split), longer, first, **options)
+        write_log(args.out / f"{name}_coco_log.json", log)
     log = train(net, videos, preset, second, **options)
     write_log(args.out / f"{name}_log.json", log)
 
@@ -280,24 +260,21 @@ def write_log(path: Path, log: Log) -> None:
 
 def score_detector(args: argparse.Namespace, preset: Preset, detector: Detector) -> None:
     """Recall of the proposals on the validation videos: ``detector.json``, ``detector.md``."""
-    videos = open_split(preset, preset.val_split, args.root, args.seed)
-    scores = evaluate_detector(detector, videos)
-    write_json(args.out / "detector.json", scores.to_dict())
-    write_text(args.out / "detector.md", scores.to_markdown() + "\n")
-    print(f"\nproposals on {preset.val_split} of {preset.dataset}, recall in percent:\n\n{scores.to_markdown()}\n")
+    scores, table = evaluate_detector(detector, open_split(preset, preset.val_split, args.root, args.seed))
+    write_json(args.out / "detector.json", scores)
+    write_text(args.out / "detector.md", table + "\n")
+    print(f"\nproposals on {preset.val_split} of {preset.dataset}, recall in percent:\n\n{table}\n")
 
 
 def score_segmentation(args: argparse.Namespace, preset: Preset, net: nn.Module) -> None:
     """J of crops of the validation videos with and without Q: ``segmentation.json``."""
     scores = evaluate_segmentation(net, open_split(preset, preset.val_split, args.root, args.seed), preset)
     write_json(args.out / "segmentation.json", scores)
-    print(
-        f"{scores['crops']} crops of {preset.val_split}: J {scores['with_q']:.1f} with Q, "
-        f"{scores['without_q']:.1f} without"
-    )
+    with_q, without = scores["with_q"], scores["without_q"]
+    print(f"{scores['crops']} crops of {preset.val_split}: J {with_q:.1f} with Q, {without:.1f} without")
 
 
-def train_stages(args: argparse.Namespace, preset: Preset, device: torch.device) -> nn.Module:
+def train_stages(args: argparse.Namespace, preset: Preset, device: torch.device) -> Detector | STGNet:
     """Trains what ``--stage`` says; returns the detector or the model."""
     videos = cached(open_split(preset, preset.train_split, args.root, args.seed), args.cache_gb)
     common = {
@@ -360,11 +337,9 @@ def main() -> None:
     with process_group.joined(device):
         trained = train_stages(args, preset, device)
     is_main = distributed.world().rank == 0
-    if args.stage == "detector" and is_main:
-        assert isinstance(trained, Detector)
+    if is_main and isinstance(trained, Detector):
         score_detector(args, preset, trained)
-    if args.stage == "segmentation" and is_main:
-        assert isinstance(trained, STGNet) and trained.segmentation is not None
+    elif is_main and args.stage == "segmentation" and isinstance(trained, STGNet) and trained.segmentation is not None:
         score_segmentation(args, preset, trained.segmentation)
     if args.stage in ("table", "all"):
         score_table(args, preset)

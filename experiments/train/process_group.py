@@ -173,11 +173,7 @@ class _SumOverProcesses(torch.autograd.Function):
         dist.all_reduce(values)
         return values
 
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
-        grad = grad.clone()
-        dist.all_reduce(grad)
-        return grad
+    backward = forward  # type: ignore[assignment]
 
 
 class SharedBatchNorm(nn.BatchNorm2d):
@@ -193,14 +189,11 @@ class SharedBatchNorm(nn.BatchNorm2d):
         mean = sums[:-1] / count
         centred = values - mean[:, None, None]
         variance = _SumOverProcesses.apply(centred.square().sum(dim=(0, 2, 3))) / count
-        self._remember(mean.detach(), variance.detach() * count / (count - 1).clamp(min=1))
-        scale = self.weight * (variance + self.eps).rsqrt()
-        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
-
-    @torch.no_grad()
-    def _remember(self, mean: Tensor, variance: Tensor) -> None:
         assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
         assert self.num_batches_tracked is not None
-        self.num_batches_tracked += 1
-        self.running_mean.lerp_(mean, self.momentum)
-        self.running_var.lerp_(variance, self.momentum)
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean.detach(), self.momentum)
+            self.running_var.lerp_(variance * count / (count - 1).clamp(min=1), self.momentum)
+        scale = self.weight * (variance + self.eps).rsqrt()
+        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)

@@ -15,9 +15,10 @@ from tqdm import tqdm
 
 from experiments.common import checkpoints, cli
 from experiments.common.presets import Preset
+from experiments.runs.settings import fingerprint, plain, state_digest
 from experiments.train import process_group
-from experiments.train.begun import check_begun, stage_fingerprint
-from experiments.train.board import Board, open_board
+from experiments.train.begun import StageSettings, check_begun
+from experiments.train.board import Board
 from stg_pyg.errors import InputError
 from stg_pyg.learning.steps import AveragedWeights, learning_rate
 from stg_pyg.lucid.samples import AnnotatedVideo
@@ -40,35 +41,6 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     if name == "auto":
         name = "bfloat16" if cli.bfloat16_is_fast(device) else "float32"
     return PRECISIONS[name]
-
-
-@dataclass
-class History:
-    """The losses of the steps of a stage so far."""
-
-    log: Log = field(default_factory=list)
-    """Means over every so many steps, with the last of these as ``step``."""
-    recent: Log = field(default_factory=list)
-    """Of the steps since."""
-
-    @classmethod
-    def of(cls, checkpoint: dict[str, Any]) -> History:
-        """The history that :meth:`state` gave to a checkpoint."""
-        return cls(checkpoint["log"], checkpoint.get("recent", []))
-
-    def state(self) -> dict[str, Log]:
-        """Plain values for a checkpoint."""
-        return {"log": self.log, "recent": self.recent}
-
-    def add(self, number: int, losses: dict[str, float], log_every: int) -> bool:
-        """Takes in the losses of a step; tells whether a mean has been logged."""
-        self.recent.append(losses)
-        if number % log_every:
-            return False
-        means = {key: float(np.mean([r[key] for r in self.recent])) for key in self.recent[0]}
-        self.log.append({"step": number} | means)
-        self.recent = []
-        return True
 
 
 @dataclass
@@ -120,118 +92,99 @@ class Trainer:
     origin: Any = None
     """What the weights were before; training that goes on must have begun with the same."""
 
+    def settings(self, stage: str, videos: Sequence[AnnotatedVideo], preset: Preset) -> dict[str, Any]:
+        """The fingerprint of :class:`~experiments.train.begun.StageSettings`, for the checkpoint of a stage."""
+        settings = StageSettings(
+            stage,
+            preset,
+            self.seed,
+            self.precision,
+            self.accumulate,
+            plain(self.origin),
+            state_digest(path for video in videos for path in getattr(video, "files", ())),
+            self.device.type,
+            torch.get_num_threads(),
+        )
+        return fingerprint(settings, self.device)
+
     def fit(self, stage: Stage, videos: Sequence[AnnotatedVideo], preset: Preset, path: Path) -> Log:
         """Trains ``stage.net`` in place, keeps the state in ``path``, and returns means over the losses of every so
-        many steps, ``{"step", "loss", ...}``.
+        many steps, with the last of these as ``step``. Of several processes only the first saves and shows a bar.
 
         Raises:
-            InputError: a loss is not finite, or the checkpoint to go on from is of something else.
+            InputError: a loss is not finite, or the checkpoint to go on from is of something else. What was saved
+                before stays.
         """
-        net, optimizer = stage.net, stage.optimizer
+        net, optimizer, main = stage.net, stage.optimizer, process_group.is_main()
         average = AveragedWeights(net) if stage.averaged else None
         scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
-        options: dict[str, Any] = {"seed": self.seed, "precision": self.precision, "accumulate": self.accumulate}
-        settings = stage_fingerprint(stage.name, preset, videos, self.device, origin=self.origin, **options)
-        start, history = 0, History()
+        settings = self.settings(stage.name, videos, preset)
+        start = 0
+        log: Log = []
+        recent: Log = []  # of the steps since the last mean
         if self.resume and path.is_file():
             content = checkpoints.load(path, stage.name)
-            checkpoints.load_weights(net, {**self._left_out(stage), **content["net"]}, path)
+            fixed = {name: value for name, value in net.state_dict().items() if name.startswith(stage.left_out)}
+            checkpoints.load_weights(net, {**fixed, **content["net"]}, path)
             check_begun(path, content["settings"], settings)
             optimizer.load_state_dict(content["optimizer"])
             if content.get("scaler"):
                 scaler.load_state_dict(content["scaler"])
-            start, history = content["step"], History.of(content)
+            start, log, recent = content["step"], content["log"], content.get("recent", [])
             if average is not None:
                 checkpoints.load_weights(average.net, content[stage.average_as], path)
                 average.updates = start
         process_group.agree(start, path)
         step_of = stage.begin(start, scaler)
 
-        def train_step(step: int) -> dict[str, float]:
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, stage.steps, stage.rate * group.get("factor", 1.0), stage.warmup)
-            losses = step_of(step)
-            if average is not None:
-                average.update(net)
-            return losses
-
         def save(step: int) -> None:
             kept = {name: value for name, value in net.state_dict().items() if not name.startswith(stage.left_out)}
-            state = {"net": kept, "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(), **history.state()}
+            state = {"net": kept, "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()}
             if average is not None:
                 state[stage.average_as] = average.net.state_dict()
-            about = {"kind": stage.name, "settings": settings, "step": step}
+            about = {"kind": stage.name, "settings": settings, "step": step, "log": log, "recent": recent}
             checkpoints.save(path, {**about, **stage.content, **state})
 
-        draw, shown = stage.picture, net if average is None else average.net
-        picture = None if draw is None else lambda: draw(shown)
-        todo = range(start, stage.steps)
-        board = open_board(self.tensorboard, path, todo, stage.batch_size, optimizer, picture)
+        board = None
+        if self.tensorboard is not None and start < stage.steps and main:
+            board = Board(self.tensorboard / path.stem, start, stage.batch_size, optimizer)
+        bar = tqdm(
+            total=stage.steps,
+            initial=start,
+            desc=stage.name,
+            unit="step",
+            mininterval=2.0,
+            dynamic_ncols=True,
+            disable=not main or None,
+        )
+        saved = time.monotonic()
         net.train()
-        run_steps(stage.name, todo, train_step, save, history, log_every=stage.log_every, board=board)
+        for number in range(start + 1, stage.steps + 1):
+            for group in optimizer.param_groups:
+                rate = stage.rate * group.get("factor", 1.0)
+                group["lr"] = learning_rate(number - 1, stage.steps, rate, stage.warmup)
+            losses = step_of(number - 1)
+            if average is not None:
+                average.update(net)
+            check_finite(losses, f"{stage.name}, step {number}")
+            recent.append(losses)
+            if number % stage.log_every == 0:
+                log.append({"step": number} | {key: float(np.mean([r[key] for r in recent])) for key in recent[0]})
+                recent = []
+                bar.set_postfix(loss=f"{log[-1]['loss']:.3f}")
+                if board is not None:
+                    draw = stage.picture if len(log) % PICTURE_EVERY == 1 else None
+                    board.tell(log[-1], draw and draw(net if average is None else average.net))
+            bar.update()
+            if main and time.monotonic() - saved > SAVE_EVERY_SECONDS:
+                save(number)
+                saved = time.monotonic()
+        bar.close()
+        if start < stage.steps and main:
+            save(stage.steps)
+        if board is not None:
+            board.writer.close()
         if average is not None:
             net.load_state_dict(average.net.state_dict())
         net.eval()
-        return history.log
-
-    @staticmethod
-    def _left_out(stage: Stage) -> dict[str, Tensor]:
-        return {name: value for name, value in stage.net.state_dict().items() if name.startswith(stage.left_out)}
-
-
-def run_steps(
-    name: str,
-    steps: range,
-    step: Callable[[int], dict[str, float]],
-    save: Callable[[int], None],
-    history: History,
-    *,
-    log_every: int = 50,
-    board: Board | None = None,
-) -> Log:
-    """Calls ``step`` for each of ``steps`` and ``save`` every two minutes and at the end, if there was a step.
-
-    Of several processes that train together only the first saves and shows a bar.
-
-    Args:
-        name: of the stage, for the bar.
-        steps: those that are left.
-        step: does one and returns its losses, ``"loss"`` among them.
-        save: keeps the state after that many steps, with the history.
-        history: of the steps before, which grows by a mean every ``log_every`` steps.
-        board: told of these means.
-
-    Returns:
-        The log.
-
-    Raises:
-        InputError: a loss is not finite; what was saved before stays.
-    """
-    main = process_group.is_main()
-    bar = tqdm(
-        total=steps.stop,
-        initial=steps.start,
-        desc=name,
-        unit="step",
-        mininterval=2.0,
-        dynamic_ncols=True,
-        disable=None if main else True,
-    )
-    saved = time.monotonic()
-    for number in range(steps.start + 1, steps.stop + 1):
-        losses = step(number - 1)
-        check_finite(losses, f"{name}, step {number}")
-        if history.add(number, losses, log_every):
-            bar.set_postfix(loss=f"{history.log[-1]['loss']:.3f}")
-            if board is not None:
-                board.tell(history.log[-1], picture=len(history.log) % PICTURE_EVERY == 1)
-        bar.update()
-        if main and time.monotonic() - saved > SAVE_EVERY_SECONDS:
-            save(number)
-            saved = time.monotonic()
-    bar.close()
-    if steps and main:
-        save(steps.stop)
-    if board is not None:
-        board.close()
-    return history.log
+        return log

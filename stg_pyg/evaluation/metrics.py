@@ -5,7 +5,8 @@ The numbers are those of ``davis2017-evaluation`` (Perazzi et al., CVPR 2016; Po
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,9 +21,9 @@ Masks = TypeVar("Masks", Tensor, NDArray[Any])
 Statistics = dict[str, float]
 ObjectScores = dict[str, Statistics]
 LabelMap = NDArray[Any] | Tensor
-FrameScore = tuple[float, float]
 FramePair = tuple[int, NDArray[Any], NDArray[Any]]
 """Index of a frame, its predicted and its annotated label map."""
+STATISTICS = ("mean", "recall", "decay")
 
 
 def region_similarity(prediction: Masks, target: Masks) -> Masks:
@@ -32,8 +33,7 @@ def region_similarity(prediction: Masks, target: Masks) -> Masks:
         \mathcal{J}(M, G) = \frac{|M \cap G|}{|M \cup G|}, \qquad \mathcal{J}(\emptyset, \emptyset) = 1
 
     Args:
-        prediction: [..., H, W] masks, bool or {0, 1}; array or tensor.
-        target: [..., H, W] masks of the same shape.
+        prediction, target: [..., H, W] masks, bool or {0, 1}; arrays or tensors.
 
     Returns:
         [...] float64 in [0, 1], an array for arrays and a tensor for tensors.
@@ -41,8 +41,7 @@ def region_similarity(prediction: Masks, target: Masks) -> Masks:
     Raises:
         ValueError: shapes differ, or a mask is soft.
     """
-    m, g = _binary(prediction), _binary(target)
-    _check_same_shape(m, g)
+    m, g = _binary(prediction, target)
     intersection = np.count_nonzero(m & g, axis=(-2, -1))
     union = np.count_nonzero(m | g, axis=(-2, -1))
     return _like(np.where(union == 0, 1.0, intersection / np.maximum(union, 1)), prediction)
@@ -58,18 +57,13 @@ def contour_accuracy(prediction: Masks, target: Masks, bound: float = 0.008) -> 
     :math:`\lceil \mathrm{bound} \cdot \sqrt{H^2 + W^2} \rceil` pixels.
 
     Args:
-        prediction: [..., H, W] masks, bool or {0, 1}; array or tensor.
-        target: [..., H, W] masks of the same shape.
+        prediction, target: as of :func:`region_similarity`.
         bound: tolerance as a fraction of the image diagonal; a value of 1 or more is in pixels.
 
     Returns:
         [...] float64 in [0, 1]; 1 when both masks have no contour, 0 when only one has none.
-
-    Raises:
-        ValueError: shapes differ, or a mask is soft.
     """
-    m, g = _binary(prediction), _binary(target)
-    _check_same_shape(m, g)
+    m, g = _binary(prediction, target)
     height, width = m.shape[-2:]
     radius = tolerance(height, width, bound)
     pairs = zip(m.reshape(-1, height, width), g.reshape(-1, height, width), strict=True)
@@ -77,16 +71,13 @@ def contour_accuracy(prediction: Masks, target: Masks, bound: float = 0.008) -> 
     return _like(values.reshape(m.shape[:-2]), prediction)
 
 
-def sequence_statistics(values: NDArray[Any] | Tensor | Iterable[float]) -> Statistics:
+def sequence_statistics(values: NDArray[Any] | Tensor | Sequence[float]) -> Statistics:
     """Mean, recall and decay of the per-frame scores [T] of one object.
 
     Recall is the fraction of frames with a score above 0.5; decay is the mean of the first quarter of the frames minus
-    the mean of the last one (quarters share their border frames, as in DAVIS). NaN scores do not count.
-
-    Raises:
-        ValueError: no scores.
+    the mean of the last one (quarters share their border frames, as in DAVIS). NaN scores do not count; one is needed.
     """
-    scores = np.asarray(values if isinstance(values, np.ndarray | Tensor) else list(values), dtype=np.float64)
+    scores = np.asarray(values, dtype=np.float64)
     if scores.size == 0:
         raise ValueError("statistics of no frames: give at least one score")
     edges = (np.round(np.linspace(1, len(scores), 5) + 1e-10) - 1).astype(int)
@@ -129,85 +120,77 @@ def score_sequence(
         InputError: the numbers of frames or the sizes of a frame differ.
     """
     pairs = _annotated_pairs(prediction, target)
-    if given_at is not None:
-        return _scores_after(given_at, pairs)
-    wanted = None if obj_ids is None else {int(i) for i in obj_ids}
-    seen, in_target = set(wanted or ()), set(wanted or ())
-    scores: dict[int, list[FrameScore]] = {}
-    for _, predicted, annotated in _scored_frames(pairs, skip_first_and_last):
-        if wanted is None:
+    if given_at is None and skip_first_and_last:
+        pairs = _inner_frames(pairs)
+    known = given_at
+    if known is None and obj_ids is not None:
+        known = dict.fromkeys(map(int, obj_ids), -1)
+    seen: set[int] = set()
+    in_target: set[int] = set(known or ())
+    scores: dict[int, list[tuple[float, float]]] = {}
+    for t, predicted, annotated in pairs:
+        if known is None:
             shown = _ids(annotated)
             in_target |= shown
             seen |= shown | _ids(predicted)
-        _add_frame(scores, predicted, annotated, seen)
-    return {i: _object_scores(scores[i]) for i in sorted(in_target) if i in scores}
-
-
-def _scores_after(given_at: Mapping[int, int], pairs: Iterator[FramePair]) -> dict[int, ObjectScores]:
-    scores: dict[int, list[FrameScore]] = {}
-    for t, predicted, annotated in pairs:
-        _add_frame(scores, predicted, annotated, [i for i, given in given_at.items() if given < t])
-    return {i: _object_scores(scores[i]) for i in sorted(scores)}
+        else:
+            seen = {i for i, given in known.items() if given < t}
+        radius = tolerance(*predicted.shape)
+        window = window_of((predicted != 0) | (annotated != 0))  # elsewhere no map has an object
+        predicted, annotated = predicted[window], annotated[window]
+        for i in seen:
+            m, g = predicted == i, annotated == i
+            intersection, total = np.count_nonzero(m & g), np.count_nonzero(m) + np.count_nonzero(g)
+            j = intersection / (total - intersection) if total else 1.0
+            scores.setdefault(i, []).append((j, contour_f(m, g, radius)))
+    measured = {i: np.array(scores[i], dtype=np.float64).T for i in sorted(in_target) if i in scores}
+    return {i: {"J": sequence_statistics(j), "F": sequence_statistics(f)} for i, (j, f) in measured.items()}
 
 
 def summarize(results: Mapping[str, Mapping[int, ObjectScores]]) -> dict[str, Any]:
-    """Scores of a data set in percent, in the form of ``metrics.json``.
+    """Scores of a data set in percent, in the form of ``metrics.json``, of what :func:`score_sequence` returns by name.
 
-    Args:
-        results: per sequence name what :func:`score_sequence` returns.
-
-    Returns:
-        ``{"J": {"mean", "recall", "decay"}, "F": {...}, "G", "sequences": {name: {"J", "F", "G"}}}``. As in DAVIS the
-        numbers of the data set are means over all objects of all sequences; those of a sequence are means over its
-        objects. A sequence whose scored frames show no object is left out.
-
-    Raises:
-        InputError: no sequence has an object.
+    ``{"J": {"mean", "recall", "decay"}, "F": {...}, "G", "sequences": {name: {"J", "F", "G"}}}``. As in DAVIS those of
+    the data set are means over all objects of all sequences; those of a sequence are means over its objects. Sequences
+    whose scored frames show no object are left out; it is an InputError where none is left.
     """
     objects = [scores for of_sequence in results.values() for scores in of_sequence.values()]
     if not objects:
         raise InputError("nothing to score: no annotated frame of any sequence shows an object; check the annotations")
-    summary: dict[str, Any] = {m: {k: _percent(objects, m, k) for k in ("mean", "recall", "decay")} for m in "JF"}
+    summary: dict[str, Any] = {m: {k: mean_percent(objects, m, k) for k in STATISTICS} for m in "JF"}
     summary["G"] = (summary["J"]["mean"] + summary["F"]["mean"]) / 2
-    summary["sequences"] = {name: _sequence_summary(r) for name, r in results.items() if r}
+    summary["sequences"] = {}
+    for name, of_sequence in results.items():
+        if of_sequence:
+            j, f = (mean_percent(of_sequence.values(), m, "mean") for m in "JF")
+            summary["sequences"][name] = {"J": j, "F": f, "G": (j + f) / 2}
     return summary
 
 
-def _sequence_summary(of_sequence: Mapping[int, ObjectScores]) -> dict[str, float]:
-    scores = {m: _percent(list(of_sequence.values()), m, "mean") for m in "JF"}
-    return {**scores, "G": (scores["J"] + scores["F"]) / 2}
-
-
-def _percent(objects: list[ObjectScores], measure: str, statistic: str) -> float:
+def mean_percent(objects: Iterable[ObjectScores], measure: str, statistic: str) -> float:
+    """The mean of a statistic of J or F over objects, in percent."""
     return float(100 * np.mean([scores[measure][statistic] for scores in objects]))
 
 
-def _object_scores(scores: list[FrameScore]) -> ObjectScores:
-    j, f = np.array(scores, dtype=np.float64).T
-    return {"J": sequence_statistics(j), "F": sequence_statistics(f)}
-
-
 def _annotated_pairs(prediction: Iterable[LabelMap], target: Iterable[LabelMap | None]) -> Iterator[FramePair]:
-    predictions, targets, end = iter(prediction), iter(target), object()
-    index = 0
-    while True:
-        predicted, annotated = next(predictions, end), next(targets, end)
-        if predicted is end and annotated is end:
-            return
+    end: Any = object()
+    for index, (predicted, annotated) in enumerate(zip_longest(prediction, target, fillvalue=end)):
         if predicted is end or annotated is end:
             short, long = ("predicted", "annotated") if predicted is end else ("annotated", "predicted")
             raise InputError(f"only {index} frames are {short} but more are {long}: give one label map per frame")
-        if annotated is not None:
-            pair = index, _to_numpy(predicted), _to_numpy(annotated)
-            _check_frame(*pair)
-            yield pair
-        index += 1
+        if annotated is None:
+            continue
+        m, g = _to_numpy(predicted), _to_numpy(annotated)
+        if m.shape != g.shape or m.ndim != 2:
+            raise InputError(
+                f"frame {index}: the predicted label map has shape {m.shape}, the annotation {g.shape}; both must be "
+                "height x width at the original size"
+            )
+        yield index, m, g
 
 
-def _scored_frames(pairs: Iterator[FramePair], skip_first_and_last: bool) -> Iterator[FramePair]:
-    if not skip_first_and_last:
-        yield from pairs
-        return
+def _inner_frames(pairs: Iterator[FramePair]) -> Iterator[FramePair]:
+    """All but the first and the last of three frames or more; of fewer, the last."""
     held, count = None, 0
     for pair in pairs:
         if held is not None and count > 1:
@@ -215,30 +198,6 @@ def _scored_frames(pairs: Iterator[FramePair], skip_first_and_last: bool) -> Ite
         held, count = pair, count + 1
     if held is not None and count < 3:  # skipping would leave nothing
         yield held
-
-
-def _check_frame(index: int, predicted: NDArray[Any], annotated: NDArray[Any]) -> None:
-    if predicted.shape != annotated.shape or predicted.ndim != 2:
-        raise InputError(
-            f"frame {index}: the predicted label map has shape {predicted.shape}, the annotation {annotated.shape}; "
-            "both must be height x width at the original size"
-        )
-
-
-def _add_frame(
-    scores: dict[int, list[FrameScore]], predicted: NDArray[Any], annotated: NDArray[Any], obj_ids: Iterable[int]
-) -> None:
-    """Appends J and F of the objects in one frame; the part of the frame where neither map has an object is cut off."""
-    radius = tolerance(*predicted.shape)
-    window = window_of((predicted != 0) | (annotated != 0))
-    predicted, annotated = predicted[window], annotated[window]
-    for obj_id in obj_ids:
-        scores.setdefault(obj_id, []).append(_score_object(predicted == obj_id, annotated == obj_id, radius))
-
-
-def _score_object(m: NDArray[np.bool_], g: NDArray[np.bool_], radius: int) -> FrameScore:
-    intersection, total = np.count_nonzero(m & g), np.count_nonzero(m) + np.count_nonzero(g)
-    return intersection / (total - intersection) if total else 1.0, contour_f(m, g, radius)
 
 
 def _ids(labels: NDArray[Any]) -> set[int]:
@@ -256,19 +215,17 @@ def _to_numpy(masks: Any) -> NDArray[Any]:
     return masks.detach().cpu().numpy() if isinstance(masks, Tensor) else np.asarray(masks)
 
 
-def _binary(masks: LabelMap) -> NDArray[np.bool_]:
-    array = _to_numpy(masks)
-    if array.ndim < 2:
-        raise ValueError(f"masks have shape {array.shape}: expected [..., H, W]")
-    inside: NDArray[np.bool_] = array if array.dtype == np.bool_ else array != 0
-    if np.issubdtype(array.dtype, np.floating) and not np.array_equal(array, inside):
+def _binary(prediction: LabelMap, target: LabelMap) -> list[NDArray[np.bool_]]:
+    """Both as bool arrays of one shape."""
+    arrays = [_to_numpy(masks) for masks in (prediction, target)]
+    if arrays[0].shape != arrays[1].shape:
+        raise ValueError(f"prediction has shape {arrays[0].shape} but target {arrays[1].shape}: they must be equal")
+    if arrays[0].ndim < 2:
+        raise ValueError(f"masks have shape {arrays[0].shape}: expected [..., H, W]")
+    inside = [array if array.dtype == np.bool_ else array != 0 for array in arrays]
+    if not all(array.dtype.kind != "f" or np.array_equal(array, i) for array, i in zip(arrays, inside, strict=True)):
         raise ValueError("masks are soft: J and F need bool or {0, 1}, compare with a threshold first")
     return inside
-
-
-def _check_same_shape(m: NDArray[Any], g: NDArray[Any]) -> None:
-    if m.shape != g.shape:
-        raise ValueError(f"prediction has shape {m.shape} but target {g.shape}: they must be equal")
 
 
 def _like(values: NDArray[Any], masks: Masks) -> Masks:

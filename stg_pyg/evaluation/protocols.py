@@ -32,9 +32,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from stg_pyg.errors import InputError
-from stg_pyg.evaluation.metrics import ObjectScores, summarize
+from stg_pyg.evaluation.metrics import STATISTICS, ObjectScores, mean_percent, summarize
 
-STATISTICS = ("mean", "recall", "decay")
 Results = Mapping[str, Mapping[int, ObjectScores]]
 
 
@@ -61,8 +60,6 @@ class Benchmark:
     """The annotated frames but the first and the last; else, by object, those after the one it is given in."""
     groups: str = ""
     """``seen``: of seen and unseen categories; ``class``: a group a class; empty: all objects are one group."""
-    only_j: bool = False
-    """Whether papers report J only."""
 
 
 BENCHMARKS = {
@@ -70,8 +67,8 @@ BENCHMARKS = {
     "davis2016": Benchmark("DAVIS-2016", davis_frames=True),
     "davis2017": Benchmark("DAVIS-2017", davis_frames=True),
     "youtube_vos": Benchmark("YouTube-VOS", groups="seen"),
-    "youtube_objects": Benchmark("YouTube-Objects", groups="class", only_j=True),
-    "segtrack_v2": Benchmark("SegTrack-v2", only_j=True),
+    "youtube_objects": Benchmark("YouTube-Objects", groups="class"),
+    "segtrack_v2": Benchmark("SegTrack-v2"),
 }
 
 
@@ -111,11 +108,7 @@ def has_annotations(videos: Iterable[Video]) -> bool:
 
 
 def read_categories(path: str | os.PathLike[str] | None = None) -> set[str]:
-    """Names of categories, one a line, lines that start with # left out; the unseen ones of YouTube-VOS when None.
-
-    Raises:
-        InputError: the file cannot be read, or names none.
-    """
+    """Names of categories, one a line, lines that start with # left out; the unseen ones of YouTube-VOS when None."""
     source = Path(path) if path is not None else resources.files("stg_pyg") / "data" / "youtube_vos_unseen.txt"
     try:
         lines = [line.strip() for line in source.read_text(encoding="utf-8").splitlines()]
@@ -128,19 +121,14 @@ def read_categories(path: str | os.PathLike[str] | None = None) -> set[str]:
 
 
 def check_categories(dataset: str, videos: Iterable[Video]) -> None:
-    """Nothing, if every object has the category that the scores of the data set need.
-
-    Raises:
-        InputError: one has none.
-    """
-    if not find_benchmark(dataset).groups:
-        return
-    for video in videos:
+    """Refuses objects without the category that the scores of the data set need."""
+    benchmark = find_benchmark(dataset)
+    for video in videos if benchmark.groups else ():
         for obj_id in video.first_frame_of:
             if not video.categories.get(obj_id):
                 raise InputError(
-                    f"video {video.name}: object {obj_id} has no category, which the scores of "
-                    f"{find_benchmark(dataset).title} are grouped by; complete the data set's list of objects"
+                    f"video {video.name}: object {obj_id} has no category, which the scores of {benchmark.title} are "
+                    "grouped by; complete the data set's list of objects"
                 )
 
 
@@ -149,9 +137,8 @@ def dataset_scores(
 ) -> dict[str, Any]:
     """Scores of a data set in percent, in the form of ``metrics.json``.
 
-    Objects belong to groups: all to one, those of seen and of unseen categories, or those of each class. Every number
-    of the data set is the mean over the groups that occur of the mean over the objects of a group, G the mean of J and
-    F; so G of YouTube-VOS is the mean of its four scores.
+    Every number of the data set is the mean over the groups that have objects of the mean over the objects of a group,
+    G the mean of J and F; so G of YouTube-VOS is the mean of its four scores.
 
     Args:
         dataset: as presets name it.
@@ -175,12 +162,15 @@ def dataset_scores(
     groups = _group(benchmark, results, videos, unseen)
     present = [objects for objects in groups.values() if objects]
     for measure in "JF":
-        summary[measure] = {s: float(np.mean([_mean(g, measure, s) for g in present])) for s in STATISTICS}
+        summary[measure] = {s: float(np.mean([mean_percent(g, measure, s) for g in present])) for s in STATISTICS}
     summary["G"] = (summary["J"]["mean"] + summary["F"]["mean"]) / 2
     headline = {"J": summary["J"]["mean"], "F": summary["F"]["mean"], "G": summary["G"]}
     protocol: dict[str, Any] = {"name": benchmark.title, **headline, "objects": sum(map(len, present))}
     if benchmark.groups:
-        protocol["groups"] = {name: _group_summary(objects) for name, objects in groups.items()}
+        protocol["groups"] = {
+            name: {**{m: mean_percent(g, m, "mean") if g else None for m in "JF"}, "objects": len(g)}
+            for name, g in groups.items()
+        }
     else:
         protocol["objects_by_name"] = {
             f"{name}/{obj_id}": {m: 100 * scores[m]["mean"] for m in "JF"}
@@ -211,12 +201,3 @@ def _group(
                 category = "unseen" if category in unseen else "seen"
             groups.setdefault(category, []).append(scores)
     return groups
-
-
-def _mean(objects: list[ObjectScores], measure: str, statistic: str) -> float:
-    return float(100 * np.mean([scores[measure][statistic] for scores in objects]))
-
-
-def _group_summary(objects: list[ObjectScores]) -> dict[str, Any]:
-    scores = {m: _mean(objects, m, "mean") if objects else None for m in "JF"}
-    return {**scores, "objects": len(objects)}

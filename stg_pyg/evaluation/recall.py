@@ -68,17 +68,14 @@ def box_recall(
     """
     if not len(boxes) == len(scores) == len(true_boxes):
         raise ValueError(f"{len(boxes)} frames of boxes, {len(scores)} of scores, {len(true_boxes)} of true boxes")
-    best = [_best_iou(*frame, counts) for frame in zip(boxes, scores, true_boxes, strict=True)]
-    ious = torch.cat([*best, torch.zeros(len(counts), 0)], dim=1)
+    best = [torch.zeros(len(counts), 0)]  # IoU of every true box with the best of the k top proposals
+    for found, score, truth in zip(boxes, scores, true_boxes, strict=True):
+        if len(found) != len(score):
+            raise ValueError(f"{len(found)} boxes have {len(score)} scores")
+        order = score.argsort(descending=True, stable=True)
+        overlap = box_iou(truth.double(), found[order].double()).float().cpu()
+        overlap = torch.cat([overlap.new_zeros(len(truth), 1), overlap], dim=1)
+        best.append(torch.stack([overlap[:, : k + 1].amax(dim=1) for k in counts]))
+    ious = torch.cat(best, dim=1)
     rows = tuple(tuple((ious >= threshold).double().mean(dim=1).tolist()) for threshold in thresholds)
     return RecallTable(tuple(thresholds), tuple(counts), rows, ious.shape[1])
-
-
-def _best_iou(boxes: Tensor, scores: Tensor, true_boxes: Tensor, counts: Sequence[int]) -> Tensor:
-    """The IoU of every true box with the best of the k top proposals, [counts, M]."""
-    if len(boxes) != len(scores):
-        raise ValueError(f"{len(boxes)} boxes have {len(scores)} scores")
-    order = scores.argsort(descending=True, stable=True)
-    ious = box_iou(true_boxes.double(), boxes[order].double()).float().cpu()
-    ious = torch.cat([ious.new_zeros(len(true_boxes), 1), ious], dim=1)
-    return torch.stack([ious[:, : k + 1].amax(dim=1) for k in counts])

@@ -9,12 +9,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from stg_pyg.errors import InputError
-from stg_pyg.utils.images import davis_palette, write_atomic
+from stg_pyg.utils.images import davis_palette, indexed_image, write_atomic
 from stg_pyg.utils.label_maps import LabelMaps
 
 _DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip file knows: the same masks make the same bytes
@@ -33,11 +31,7 @@ class Video(Protocol):
 
 
 def check_submission_path(path: Path) -> None:
-    """Nothing, if a submission can be written there, so that a long run does not end in an error.
-
-    Raises:
-        InputError: the name is not of a zip file, or its folder cannot be written.
-    """
+    """Refuses a name that is not of a zip file, or in a folder that cannot be written, before a long run."""
     if path.suffix.lower() != ".zip" or path.is_dir():
         raise InputError(f"{path}: is no name of a zip file; give --submit FILE.zip")
     folder = next(parent for parent in path.absolute().parents if parent.exists())
@@ -48,16 +42,8 @@ def check_submission_path(path: Path) -> None:
 def check_stored_masks(
     folder: Path, videos: Iterable[Video], needed: Callable[[Any], Sequence[int]] | None = None
 ) -> None:
-    """Nothing, if ``<folder>/<video>/<frame>.png`` is there for every frame that is needed.
-
-    Args:
-        folder: of the masks.
-        videos: of the split.
-        needed: the indices of the frames of a video that are; those that the benchmark requests when None.
-
-    Raises:
-        InputError: a folder or a file is missing.
-    """
+    """Refuses a folder in which ``<video>/<frame>.png`` is missing of a frame that is needed: ``needed`` gives the
+    indices of those of a video, else they are those that the benchmark requests."""
     videos = list(videos)
     absent = [video.name for video in videos if not (folder / video.name).is_dir()]
     if absent:
@@ -87,9 +73,6 @@ def write_submission(path: Path, folder: Path, videos: Iterable[Video], dataset:
 
     Returns:
         The number of masks.
-
-    Raises:
-        InputError: a mask is missing, unreadable or of another size, or the file cannot be written.
     """
     videos = list(videos)
     check_stored_masks(folder, videos)
@@ -103,17 +86,13 @@ def write_submission(path: Path, folder: Path, videos: Iterable[Video], dataset:
                 names = [f"{video.name}/{video.frame_names[t]}.png" for t in video.requested_frames]
                 maps = LabelMaps(folder / name for name in names)
                 for name in names:
-                    archive.writestr(_entry(prefix + name), _mask_file(maps, folder / name, video.size))
+                    entry = zipfile.ZipInfo(prefix + name, _DATE)
+                    entry.create_system, entry.external_attr = 3, 0o100644 << 16  # a plain file, whatever the system
+                    archive.writestr(entry, _mask_file(maps, folder / name, video.size))
                     count += 1
 
     write_atomic(path, write)
     return count
-
-
-def _entry(name: str) -> zipfile.ZipInfo:
-    entry = zipfile.ZipInfo(name, _DATE)
-    entry.create_system, entry.external_attr = 3, 0o100644 << 16  # a plain file, whatever the system
-    return entry
 
 
 def _mask_file(maps: LabelMaps, path: Path, size: tuple[int, int]) -> bytes:
@@ -123,18 +102,10 @@ def _mask_file(maps: LabelMaps, path: Path, size: tuple[int, int]) -> bytes:
         found, wanted = (f"{w} x {h}" for h, w in (labels.shape, size))
         raise InputError(f"{path}: is {found} pixels and the frame {wanted}; write masks at full size")
     content = path.read_bytes()
-    return content if _is_indexed(content) else _encode(labels)
-
-
-def _is_indexed(content: bytes) -> bool:
     with Image.open(io.BytesIO(content)) as image:
         palette = image.getpalette("RGB") if (image.format, image.mode) == ("PNG", "P") else None
-    return palette is not None and palette == davis_palette().ravel().tolist()[: len(palette)]
-
-
-def _encode(labels: NDArray[np.uint8]) -> bytes:
-    image = Image.fromarray(labels)
-    image.putpalette(davis_palette().tobytes())
+    if palette is not None and palette == davis_palette().ravel().tolist()[: len(palette)]:
+        return content
     file = io.BytesIO()
-    image.save(file, format="PNG")
+    indexed_image(labels).save(file, format="PNG")
     return file.getvalue()

@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -14,18 +13,11 @@ import numpy as np
 from stg_pyg.config import STGConfig
 from stg_pyg.flow.dis import DISFlow
 from stg_pyg.flow.flo_files import FloFiles, SequenceFlow
-from stg_pyg.flow.interface import FlowEstimator, flow_between, flow_for_sequence
+from stg_pyg.flow.interface import FlowEstimator, flow_between, flow_for_sequence, has_flow
 from stg_pyg.flow.warping import Flow, Image
 
 _LATEST = 2
 """Frames whose flow is kept: the one that is worked on, and the next one."""
-
-
-@dataclass
-class _Job:
-    current: Image
-    previous: Image
-    flow: Future[Flow]
 
 
 class FlowAhead:
@@ -58,7 +50,7 @@ class FlowAhead:
         self.estimator, self.gaps, self.both_ways = estimator, tuple(gaps), both_ways
         self._own = copy.deepcopy(estimator)
         self._images: dict[int, Image] = {}
-        self._jobs: dict[tuple[int, int], _Job] = {}
+        self._jobs: dict[tuple[int, int], tuple[Any, ...]] = {}  # the two images and the flow to come
         self._pool = ThreadPoolExecutor(1, "flow-ahead")
 
     def prepare(self, t: int, image: Image) -> None:
@@ -70,14 +62,15 @@ class FlowAhead:
         """
         if t in self._images:
             return
-        self._forget(t)
+        for key in [key for key in self._jobs if not t - _LATEST < max(key) < t]:
+            self._jobs.pop(key)[-1].cancel()
+        self._images = {s: kept for s, kept in self._images.items() if t - max(self.gaps) - 1 < s < t}
         self._images[t] = image
         for gap in self.gaps:
-            if (previous := self._images.get(t - gap)) is None:
-                continue
-            self._submit(image, previous, t, t - gap)
-            if self.both_ways and self.has_flow(t - gap, t):
-                self._submit(previous, image, t - gap, t)
+            if t - gap in self._images:
+                self._submit(t, t - gap)
+                if self.both_ways and self.has_flow(t - gap, t):
+                    self._submit(t - gap, t)
 
     def __call__(self, current: Image, previous: Image) -> Flow:
         """Flow [H, W, 2] in pixels of the estimator, computed now."""
@@ -86,25 +79,18 @@ class FlowAhead:
     def between(self, current: Image, previous: Image, t: int, t_prev: int) -> Flow:
         """Flow [H, W, 2] from frame t to frame t_prev, in pixels, prepared or computed now.
 
-        Args:
-            current: [H, W, 3] uint8, frame t.
-            previous: [H, W, 3] uint8, frame t_prev.
-            t: position of the frame.
-            t_prev: position of the other frame.
-
         Raises:
             InputError: what the estimator says of these frames.
         """
-        job = self._jobs.pop((t, t_prev), None)
+        *images, flow = self._jobs.pop((t, t_prev), (None,))
         # What the thread has not come to yet is as soon done here.
-        if job is not None and not job.flow.cancel() and _same(job.current, current) and _same(job.previous, previous):
-            return job.flow.result()
+        if flow is not None and not flow.cancel() and all(map(_same, images, (current, previous))):
+            return flow.result()
         return flow_between(self.estimator, current, previous, t, t_prev)
 
     def has_flow(self, t: int, t_prev: int) -> bool:
-        """Whether the estimator has the flow from frame t to frame t_prev; true of all that compute it."""
-        ask: Any = getattr(self.estimator, "has_flow", None)
-        return ask is None or bool(ask(t, t_prev))
+        """Whether the estimator has the flow from frame t to frame t_prev."""
+        return has_flow(self.estimator, t, t_prev)
 
     def for_sequence(self, name: str, frame_names: Sequence[str]) -> FlowAhead:
         """The same for one sequence, see :func:`~stg_pyg.flow.interface.flow_for_sequence`."""
@@ -116,16 +102,9 @@ class FlowAhead:
         self._images.clear()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def _submit(self, current: Image, previous: Image, t: int, t_prev: int) -> None:
-        future = self._pool.submit(flow_between, self._own, current, previous, t, t_prev)
-        self._jobs[t, t_prev] = _Job(current, previous, future)
-
-    def _forget(self, newest: int) -> None:
-        """Drops the flow of all but the latest frames, and images that no gap reaches any more."""
-        for key in [key for key in self._jobs if not newest - _LATEST < max(key) < newest]:
-            self._jobs.pop(key).flow.cancel()
-        for t in [t for t in self._images if not newest - max(self.gaps) - 1 < t < newest]:
-            del self._images[t]
+    def _submit(self, t: int, t_prev: int) -> None:
+        images = self._images[t], self._images[t_prev]
+        self._jobs[t, t_prev] = (*images, self._pool.submit(flow_between, self._own, *images, t, t_prev))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.estimator!r}, gaps={self.gaps}, both_ways={self.both_ways})"
@@ -141,11 +120,8 @@ def flow_ahead(estimator: FlowEstimator, config: STGConfig, wanted: bool = True)
     if not wanted or not isinstance(estimator, DISFlow | FloFiles | SequenceFlow):
         yield estimator
         return
-    ahead = FlowAhead(estimator, config.warping.gaps, config.warping.consistency)
-    try:
+    with contextlib.closing(FlowAhead(estimator, config.warping.gaps, config.warping.consistency)) as ahead:
         yield ahead
-    finally:
-        ahead.close()
 
 
 def prepare_flow(estimator: FlowEstimator, t: int, image: Image) -> None:

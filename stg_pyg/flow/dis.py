@@ -8,18 +8,19 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stg_pyg.flow.warping import Flow, Image, check_frames, check_max_size, reduced_size, resize_flow
+from stg_pyg.flow.interface import ImageFlow
+from stg_pyg.flow.warping import Flow, Image
 
 # Below 8 pixels at the finest scale (1/4) DIS takes its scales from the width alone and reads outside of the image.
-DIS_MIN_SIDE = 32
-DIS_PRESETS = {
+_MIN_SIDE = 32
+_PRESETS = {
     "ultrafast": cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST,
     "fast": cv2.DISOPTICAL_FLOW_PRESET_FAST,
     "medium": cv2.DISOPTICAL_FLOW_PRESET_MEDIUM,
 }
 
 
-class DISFlow:
+class DISFlow(ImageFlow):
     """Dense inverse search (Kroeger et al., ECCV 2016) of OpenCV, on the CPU.
 
     Args:
@@ -31,29 +32,15 @@ class DISFlow:
     """
 
     def __init__(self, preset: Literal["ultrafast", "fast", "medium"] = "medium", max_size: int | None = None) -> None:
-        if preset not in DIS_PRESETS:
-            raise ValueError(f"preset must be one of {', '.join(DIS_PRESETS)}, not {preset!r}")
-        check_max_size(max_size)
+        super().__init__(max_size)
+        if preset not in _PRESETS:
+            raise ValueError(f"preset must be one of {', '.join(_PRESETS)}, not {preset!r}")
         self.preset = preset
-        self.max_size = max_size
 
-    def __call__(self, current: Image, previous: Image) -> Flow:
-        """Backward flow [H, W, 2], float32, in pixels of the full size.
-
-        Args:
-            current: [H, W, 3] uint8 RGB.
-            previous: [H, W, 3] uint8 RGB.
-
-        Raises:
-            InputError: when the frames are not uint8 RGB or differ in size.
-        """
-        check_frames(current, previous)
-        size = current.shape[0], current.shape[1]
-        small = reduced_size(size, self.max_size)
+    def search(self, current: Image, previous: Image, size: tuple[int, int]) -> Flow:
         # A new object a call keeps this one free of state, so that it can be copied to other processes.
-        search = cv2.DISOpticalFlow.create(DIS_PRESETS[self.preset])
-        flow = search.calc(_prepare(current, small), _prepare(previous, small), None)  # type: ignore[call-overload]
-        return resize_flow(flow[: small[0], : small[1]], size)
+        search = cv2.DISOpticalFlow.create(_PRESETS[self.preset])
+        return search.calc(_prepare(current, size), _prepare(previous, size), None)  # type: ignore
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(preset={self.preset!r}, max_size={self.max_size})"
@@ -64,5 +51,5 @@ def _prepare(frame: Image, size: tuple[int, int]) -> NDArray[np.uint8]:
     gray = cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY)
     if gray.shape != size:
         gray = cv2.resize(gray, size[::-1], interpolation=cv2.INTER_AREA)
-    missing = [max(0, DIS_MIN_SIDE - side) for side in size]
-    return np.pad(gray, [(0, missing[0]), (0, missing[1])], mode="edge").astype(np.uint8, copy=False)
+    missing = [(0, max(0, _MIN_SIDE - side)) for side in size]
+    return np.pad(gray, missing, mode="edge").astype(np.uint8, copy=False)

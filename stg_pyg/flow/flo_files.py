@@ -11,63 +11,54 @@ import numpy as np
 
 from stg_pyg.errors import InputError
 from stg_pyg.flow.dis import DISFlow
-from stg_pyg.flow.interface import FlowEstimator
-from stg_pyg.flow.warping import Flow, Image, check_frames, compose_flows
+from stg_pyg.flow.interface import FlowEstimator, check_frames
+from stg_pyg.flow.warping import Flow, Image, compose_flows
+from stg_pyg.utils.images import write_atomic
 
-FLO_MAGIC = 202021.25
-FLO_HEADER = struct.Struct("<fii")
+_MAGIC = 202021.25
+_HEADER = struct.Struct("<fii")
 
 
 def read_flo(path: str | os.PathLike[str], size: tuple[int, int] | None = None) -> Flow:
-    """Reads a Middlebury .flo file.
+    """[H, W, 2] float32 flow in pixels (x, y) of a Middlebury .flo file.
 
-    Args:
-        path: the file.
-        size: the (H, W) that it must have, None for any.
-
-    Returns:
-        [H, W, 2] float32 flow in pixels (x, y); values above 1e9 and NaN, which mark unknown flow, as they are stored.
+    Values above 1e9 and NaN, which mark unknown flow, are as they are stored.
 
     Raises:
-        InputError: when the file is missing, is not a .flo file, is truncated or has another size.
+        InputError: when the file is missing, is no .flo file, is truncated or has another size (H, W) than ``size``.
     """
     try:
         content = Path(path).read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}): check the path") from None
     remedy = "write it again as Middlebury .flo"
-    if len(content) < FLO_HEADER.size:
+    if len(content) < _HEADER.size:
         raise InputError(f"{path}: {len(content)} bytes are too few for a flow file: {remedy}")
-    magic, width, height = FLO_HEADER.unpack_from(content)
-    if magic != FLO_MAGIC or width < 1 or height < 1:
+    magic, width, height = _HEADER.unpack_from(content)
+    if magic != _MAGIC or width < 1 or height < 1:
         raise InputError(f"{path}: not a flow file (bad header): {remedy}")
-    expected = FLO_HEADER.size + 8 * width * height
+    expected = _HEADER.size + 8 * width * height
     if len(content) != expected:
         raise InputError(f"{path}: {len(content)} bytes instead of {expected} for {width} x {height} flow: {remedy}")
     if size is not None and (height, width) != tuple(size):
         raise InputError(
             f"{path}: flow of {width} x {height} for frames of {size[1]} x {size[0]}: compute it at their size"
         )
-    flow = np.frombuffer(content, dtype="<f4", offset=FLO_HEADER.size).reshape(height, width, 2)
+    flow = np.frombuffer(content, dtype="<f4", offset=_HEADER.size).reshape(height, width, 2)
     return flow.astype(np.float32)
 
 
 def write_flo(path: str | os.PathLike[str], flow: Flow) -> None:
-    """Writes flow [H, W, 2] in pixels as Middlebury .flo, under a temporary name first so that no half file remains.
+    """Writes flow [H, W, 2] in pixels as Middlebury .flo, whole or not at all.
 
     Raises:
+        InputError: it cannot be written.
         ValueError: when the shape is another.
     """
     if flow.ndim != 3 or flow.shape[2] != 2 or flow.size == 0:
         raise ValueError(f"flow must be [H, W, 2], not {list(flow.shape)}")
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        header = FLO_HEADER.pack(FLO_MAGIC, flow.shape[1], flow.shape[0])
-        temporary.write_bytes(header + np.ascontiguousarray(flow, dtype="<f4").tobytes())
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    header = _HEADER.pack(_MAGIC, flow.shape[1], flow.shape[0])
+    write_atomic(path, lambda file: file.write(header + np.ascontiguousarray(flow, dtype="<f4").tobytes()))
 
 
 class FloFiles:
@@ -96,11 +87,7 @@ class FloFiles:
             raise InputError(f"{folder}: no such folder of .flo files: check the path")
 
     def for_sequence(self, name: str, frame_names: Sequence[str]) -> SequenceFlow:
-        """The source for one sequence.
-
-        Args:
-            name: of the sequence.
-            frame_names: stems of its frames, in order; frame t of the calls is ``frame_names[t]``.
+        """The source for one sequence; frame t of its calls is ``frame_names[t]``, the stem of a file.
 
         Raises:
             InputError: when there is no folder of the sequence.
@@ -119,13 +106,7 @@ class FloFiles:
 
 
 class SequenceFlow:
-    """Stored flow of one sequence, see :class:`FloFiles`.
-
-    Args:
-        folder: with the files of the sequence.
-        frame_names: stems of the frames, in order.
-        fallback: estimator for calls with images alone.
-    """
+    """Stored flow of one sequence, see :meth:`FloFiles.for_sequence`."""
 
     def __init__(self, folder: Path, frame_names: Sequence[str], fallback: FlowEstimator) -> None:
         self.folder, self.frame_names, self.fallback = folder, list(frame_names), fallback
@@ -145,33 +126,24 @@ class SequenceFlow:
         :data:`~stg_pyg.flow.warping.UNKNOWN_FLOW`; ``warp`` leaves them zero. With ``t_prev`` after ``t`` the forward
         files are composed.
 
-        Args:
-            current: [H, W, 3] uint8, frame t.
-            previous: [H, W, 3] uint8, frame t_prev.
-            t: position of the frame in ``frame_names``.
-            t_prev: position of the other frame.
-
         Raises:
             InputError: when a file of the chain is missing, damaged or of another size than the frames.
             ValueError: when a position is not in ``frame_names``, or both are the same.
         """
         check_frames(current, previous)
         size = current.shape[0], current.shape[1]
-        reached, flow = self._shorter(t, t_prev, size)
+        reached, flow = t, None
+        if self._latest is not None:
+            source, end, kept = self._latest
+            # The gaps of a frame, asked in turn, go on from the latest flow where it leads part of the way.
+            if source == t and min(t, t_prev) <= end <= max(t, t_prev) and kept.shape[:2] == size:
+                reached, flow = end, kept
         for path in self._chain(t, t_prev)[abs(t - reached) :]:
             step = read_flo(path, size)
             flow = step if flow is None else compose_flows(flow, step).numpy()
         assert flow is not None
         self._latest = (t, t_prev, flow)
         return flow.copy()
-
-    def _shorter(self, t: int, t_prev: int, size: tuple[int, int]) -> tuple[int, Flow | None]:
-        """How far the latest flow leads from t to t_prev, so that the gaps of a frame, asked in turn, go on from it."""
-        if self._latest is not None:
-            source, reached, flow = self._latest
-            if source == t and min(t, t_prev) <= reached <= max(t, t_prev) and flow.shape[:2] == size:
-                return reached, flow
-        return t, None
 
     def has_flow(self, t: int, t_prev: int) -> bool:
         """Whether every file from frame t to frame t_prev exists."""

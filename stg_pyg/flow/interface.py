@@ -5,12 +5,15 @@ All give backward flow, from the current frame to an earlier one.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from stg_pyg.errors import InputError
 from stg_pyg.flow.warping import Flow, Image, forward_backward_consistency, is_known
 
 
@@ -30,13 +33,56 @@ class FlowEstimator(Protocol):
         ...
 
 
-def flow_for_sequence(estimator: FlowEstimator, name: str, frame_names: Sequence[str]) -> FlowEstimator:
-    """The estimator for one sequence: bound to it if it goes by frames, else itself.
+class ImageFlow(ABC):
+    """A source that looks at two images, reduced until their longer side is at most ``max_size``.
 
-    Args:
-        estimator: any source of flow.
-        name: of the sequence.
-        frame_names: stems of its frames, in order.
+    Raises:
+        ValueError: ``max_size`` is less than 1.
+    """
+
+    def __init__(self, max_size: int | None) -> None:
+        if max_size is not None and max_size < 1:
+            raise ValueError(f"max_size must be at least 1 or None, not {max_size}")
+        self.max_size = max_size
+
+    @abstractmethod
+    def search(self, current: Image, previous: Image, size: tuple[int, int]) -> Flow:
+        """Flow in pixels of the frames reduced to ``size`` (h, w), [h, w, 2] or larger where borders are added."""
+
+    def __call__(self, current: Image, previous: Image) -> Flow:
+        """Backward flow [H, W, 2], float32, in pixels of the full size.
+
+        Args:
+            current: [H, W, 3] uint8 RGB.
+            previous: [H, W, 3] uint8 RGB.
+
+        Raises:
+            InputError: when the frames are not uint8 RGB or differ in size.
+        """
+        check_frames(current, previous)
+        height, width = current.shape[:2]
+        scale = 1.0 if self.max_size is None else min(1.0, self.max_size / max(height, width))
+        h, w = max(1, round(height * scale)), max(1, round(width * scale))
+        flow = self.search(current, previous, (h, w))[:h, :w]
+        if (h, w) != (height, width):
+            flow = np.asarray(cv2.resize(flow, (width, height), interpolation=cv2.INTER_LINEAR), dtype=np.float32)
+            flow = flow * np.array([width / w, height / h], dtype=np.float32)
+        return np.ascontiguousarray(flow, dtype=np.float32)
+
+
+def check_frames(current: Image, previous: Image) -> None:
+    """Raises InputError unless both frames are uint8 [H, W, 3] of one size."""
+    for frame in (current, previous):
+        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or frame.size == 0:
+            raise InputError(f"flow needs frames [H, W, 3] of uint8, not {list(frame.shape)} of {frame.dtype}")
+    if current.shape != previous.shape:
+        raise InputError(
+            f"flow needs frames of one size, not {current.shape[:2]} and {previous.shape[:2]}: resize them"
+        )
+
+
+def flow_for_sequence(estimator: FlowEstimator, name: str, frame_names: Sequence[str]) -> FlowEstimator:
+    """The estimator for a sequence with frames of these stems: bound to it if it goes by frames, else itself.
 
     Raises:
         InputError: when the source has nothing of the sequence.
@@ -49,13 +95,6 @@ def flow_for_sequence(estimator: FlowEstimator, name: str, frame_names: Sequence
 def flow_between(estimator: FlowEstimator, current: Image, previous: Image, t: int, t_prev: int) -> Flow:
     """Flow [H, W, 2] from frame t to frame t_prev, by frame if the estimator can, else by image.
 
-    Args:
-        estimator: any source of flow.
-        current: [H, W, 3] uint8, frame t.
-        previous: [H, W, 3] uint8, frame t_prev.
-        t: position of the frame in its sequence.
-        t_prev: position of the other frame.
-
     Raises:
         InputError: when the frames are unfit, or stored flow is missing or damaged.
     """
@@ -64,40 +103,26 @@ def flow_between(estimator: FlowEstimator, current: Image, previous: Image, t: i
     return flow
 
 
+def has_flow(estimator: FlowEstimator, t: int, t_prev: int) -> bool:
+    """Whether the estimator has the flow from frame t to frame t_prev; true of all that compute it."""
+    ask: Any = getattr(estimator, "has_flow", None)
+    return ask is None or bool(ask(t, t_prev))
+
+
 def consistent_flow(
-    estimator: FlowEstimator,
-    current: Image,
-    previous: Image,
-    t: int,
-    t_prev: int,
-    alpha: float = 0.01,
-    beta: float = 0.5,
+    estimator: FlowEstimator, current: Image, previous: Image, t: int, t_prev: int
 ) -> tuple[Flow, NDArray[np.bool_]]:
-    """Backward flow, and where it can be warped by: where the forward flow undoes it.
+    """Backward flow [H, W, 2], and a mask [H, W] of where it can be warped by: where the forward flow undoes it.
 
     What became visible since ``t_prev`` has no counterpart there, and :func:`warp` with this mask leaves it zero.
     It costs a second flow, and on most videos Q of DIS flow is better without it, as DIS errs by more than the
-    tolerance on what moves fast.
-
-    Args:
-        estimator: any source of flow; where it has no forward flow (see :class:`FloFiles`), no pixel with known flow is
-            masked.
-        current: [H, W, 3] uint8, frame t.
-        previous: [H, W, 3] uint8, frame t_prev.
-        t: position of the frame in its sequence.
-        t_prev: position of the other frame.
-        alpha: tolerance relative to the squared lengths, see :func:`forward_backward_consistency`.
-        beta: tolerance in squared pixels.
-
-    Returns:
-        Flow [H, W, 2] in pixels and a mask [H, W], bool.
+    tolerance on what moves fast. Where the source has no forward flow (see :class:`FloFiles`), all known flow holds.
 
     Raises:
         InputError: when the frames are unfit, or stored flow is missing or damaged.
     """
     backward = flow_between(estimator, current, previous, t, t_prev)
-    has_flow: Any = getattr(estimator, "has_flow", None)
-    if has_flow is not None and not has_flow(t_prev, t):
+    if not has_flow(estimator, t_prev, t):
         return backward, is_known(backward).numpy()
     forward = flow_between(estimator, previous, current, t_prev, t)
-    return backward, forward_backward_consistency(backward, forward, alpha, beta).numpy()
+    return backward, forward_backward_consistency(backward, forward).numpy()

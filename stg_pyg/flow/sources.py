@@ -22,12 +22,11 @@ def resolve_flow(
     device: torch.device | str = "cpu",
     max_size: int | None = 480,
 ) -> FlowEstimator:
-    """The source of flow by its name.
+    """The source of flow ``dis``, ``dis:fast``, ``dis:ultrafast``, ``raft``, ``raft:small``, or a folder of .flo files.
 
     Args:
-        spec: ``dis``, ``dis:fast``, ``dis:ultrafast``, ``raft``, ``raft:small``, or a folder of .flo files.
-        weights: of RAFT: ``auto``, ``none`` or a path.
-        device: of RAFT.
+        spec: its name.
+        weights, device: of RAFT, see :class:`~stg_pyg.flow.raft.RAFTFlow`.
         max_size: longest side of the frames that DIS and RAFT see; None for full size.
 
     Raises:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stg_pyg.errors import InputError
-
 UNKNOWN_FLOW = 1e10
 """Value of both components where no flow is known, as in Middlebury .flo files; anything above 1e9 counts."""
-KNOWN_BOUND = 1e9
+_KNOWN_BOUND = 1e9
 
 Flow = NDArray[np.float32]
 Image = NDArray[np.uint8]
@@ -50,22 +47,17 @@ def warp(x: Tensor, flow: Tensor | Flow, valid: Tensor | NDArray[np.bool_] | Non
     grid = grid.nan_to_num(nan=3.0).clamp(-3, 3).expand(batch, -1, -1, -1)
     sampled = F.grid_sample(images.to(dtype), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     if valid is not None:
-        sampled = sampled.masked_fill(_outside(valid, flow), 0)
+        mask = torch.as_tensor(valid, device=x.device)
+        mask = mask[None] if mask.ndim == 2 else mask
+        if mask.dtype != torch.bool or mask.shape not in (flow.shape[:3], (1, *flow.shape[1:3])):
+            raise ValueError(f"valid must be bool {list(flow.shape[:3])}, not {mask.dtype} {list(mask.shape)}")
+        sampled = sampled.masked_fill(~mask[:, None], 0)
     return sampled.reshape(x.shape).to(x.dtype if x.is_floating_point() else dtype)
-
-
-def _outside(valid: Tensor | NDArray[np.bool_], flow: Tensor) -> Tensor:
-    """[B or 1, 1, H, W], where ``valid`` is False."""
-    mask = torch.as_tensor(valid, device=flow.device)
-    mask = mask[None] if mask.ndim == 2 else mask
-    if mask.dtype != torch.bool or mask.shape not in (flow.shape[:3], (1, *flow.shape[1:3])):
-        raise ValueError(f"valid must be bool {list(flow.shape[:3])}, not {mask.dtype} {list(mask.shape)}")
-    return ~mask[:, None]
 
 
 def is_known(flow: Tensor | Flow) -> Tensor:
     """[..., H, W] bool, where flow [..., H, W, 2] is finite and not above 1e9 in size."""
-    return (torch.as_tensor(flow).abs() <= KNOWN_BOUND).all(dim=-1)  # False for NaN
+    return (torch.as_tensor(flow).abs() <= _KNOWN_BOUND).all(dim=-1)  # False for NaN
 
 
 def compose_flows(first: Tensor | Flow, second: Tensor | Flow) -> Tensor:
@@ -122,38 +114,6 @@ def forward_backward_consistency(
     inside = ((target >= 0) & (target <= target.new_tensor([width - 1, height - 1]))).all(dim=-1)
     bound = alpha * (forward.square().sum(dim=-1) + backward.square().sum(dim=-1)) + beta
     return inside & is_known(there_and_back) & (there_and_back.square().sum(dim=-1) < bound)
-
-
-def check_frames(current: Image, previous: Image) -> None:
-    """Raises InputError unless both frames are uint8 [H, W, 3] of one size."""
-    for frame in (current, previous):
-        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or frame.size == 0:
-            raise InputError(f"flow needs frames [H, W, 3] of uint8, not {list(frame.shape)} of {frame.dtype}")
-    if current.shape != previous.shape:
-        raise InputError(
-            f"flow needs frames of one size, not {current.shape[:2]} and {previous.shape[:2]}: resize them"
-        )
-
-
-def check_max_size(max_size: int | None) -> None:
-    """Raises ValueError unless the longest side is None or at least 1."""
-    if max_size is not None and max_size < 1:
-        raise ValueError(f"max_size must be at least 1 or None, not {max_size}")
-
-
-def reduced_size(size: tuple[int, int], max_size: int | None) -> tuple[int, int]:
-    """(H, W) of frames of ``size`` whose longer side is at most ``max_size``."""
-    scale = 1.0 if max_size is None else min(1.0, max_size / max(size))
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
-
-
-def resize_flow(flow: Flow, size: tuple[int, int]) -> Flow:
-    """Flow [h, w, 2] at another size (H, W), in pixels of that size."""
-    height, width = flow.shape[:2]
-    if (height, width) != size:
-        flow = np.asarray(cv2.resize(flow, size[::-1], interpolation=cv2.INTER_LINEAR), dtype=np.float32)
-        flow = flow * np.array([size[1] / width, size[0] / height], dtype=np.float32)
-    return np.ascontiguousarray(flow, dtype=np.float32)
 
 
 def _pixel_grid(height: int, width: int, like: Tensor) -> Tensor:

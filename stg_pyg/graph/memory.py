@@ -19,44 +19,28 @@ class MemoryBank:
 
     Args:
         max_frames: most frames held, None for all.
-        every: of the frames written only each ``every``-th stays; the last one written is there until the next.
         detach: store copies that are outside of the autograd graph.
         dtype: of the keys as they are stored and read, None: as they come. Masks stay as they are.
         cell: of keys and masks the means of ``cell`` x ``cell`` pixels are stored, so that to read the memory takes
             ``cell``^2 times less.
 
     Raises:
-        ValueError: when ``max_frames``, ``every`` or ``cell`` is less than 1, or ``dtype`` is not floating.
+        ValueError: when ``max_frames`` or ``cell`` is less than 1, or ``dtype`` is not floating.
     """
 
     dtype: torch.dtype | None = None  # both also of banks that were stored by a version without them
     cell: int = 1
 
     def __init__(
-        self,
-        max_frames: int | None = None,
-        every: int = 1,
-        detach: bool = True,
-        dtype: torch.dtype | None = None,
-        cell: int = 1,
+        self, max_frames: int | None = None, detach: bool = True, dtype: torch.dtype | None = None, cell: int = 1
     ) -> None:
         if max_frames is not None and max_frames < 1:
             raise ValueError(f"max_frames must be at least 1 or None, not {max_frames}")
-        if every < 1:
-            raise ValueError(f"every must be at least 1, not {every}")
         if cell < 1:
             raise ValueError(f"cell must be at least 1, not {cell}")
         if dtype is not None and not dtype.is_floating_point:
             raise ValueError(f"dtype must be floating or None, not {dtype}")
-        self.max_frames = max_frames
-        self.every = every
-        self.detach = detach
-        self.dtype = dtype
-        self.cell = cell
-        self.clear()
-
-    def clear(self) -> None:
-        """Forgets everything."""
+        self.max_frames, self.detach, self.dtype, self.cell = max_frames, detach, dtype, cell
         self._frames: list[int] = []  # of every slot; slot 0 is the first frame
         self._ordinals: list[int] = []
         self._written = 0
@@ -67,7 +51,7 @@ class MemoryBank:
         return len(self._frames)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({len(self)}, max_frames={self.max_frames}, every={self.every})"
+        return f"{type(self).__name__}({len(self)}, max_frames={self.max_frames})"
 
     @property
     def frames(self) -> list[int]:
@@ -123,9 +107,6 @@ class MemoryBank:
         if frame_idx in self._frames:
             return self._frames.index(frame_idx)
         count = len(self)
-        latest = max(range(count), key=self._ordinals.__getitem__, default=0)
-        if latest > 0 and self._ordinals[latest] % self.every:
-            return latest
         if self.max_frames is None or count < self.max_frames:
             return count
         return min(range(1, count), key=self._ordinals.__getitem__, default=None)

@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric.data import Batch, Data
 
-from stg_pyg.errors import InputError
 from stg_pyg.ops.boxes import box_iou
 
 EDGE_DIM = 2
@@ -22,8 +20,7 @@ LEAST_NORM = 0.1
 class SpatialGraph(Data):
     r"""Fully connected graph over the proposals of one object in one frame.
 
-    Batches with :class:`torch_geometric.data.Batch`, over the objects of a frame and over videos of one frame size
-    (see :func:`batch_graphs` for several sizes).
+    Batches with :class:`torch_geometric.data.Batch`, over the objects of a frame and over videos of one frame size.
 
     Attributes:
         x: [N, 1, H, W] masks, the node states :math:`h^v`.
@@ -93,11 +90,7 @@ def build_spatial_graph(
         masks: [N, H, W] in [0, 1] or bool; bool becomes the dtype of ``feats``.
         boxes: [N, 4] in pixels.
         feats: [N, F]; the edge attributes are differentiable in it and have its dtype.
-        obj_id: id of the object as the user numbers it.
-        frame_idx: number of the frame.
-        scores: [N].
-        q: [H, W] mask of the previous frame warped to this one.
-        p: [4] box predicted by the motion model.
+        obj_id, frame_idx, scores, q, p: see :class:`SpatialGraph`.
         mask_iou: takes the soft IoU of the masks in the place of that of the boxes.
         window: (x0, y0, x1, y1) in whole pixels, outside of which all masks are 0; only it is read then.
         keep_bool: leaves bool masks bool, for a layer that converts them itself.
@@ -131,7 +124,7 @@ def build_spatial_graph(
     )
 
 
-def edge_weight(edge_attr: Tensor, alpha: float = 0.7, *, clamp: bool = False) -> Tensor:
+def edge_weight(edge_attr: Tensor, alpha: float = 0.7) -> Tensor:
     r"""Edge weights of Eq. 3 of `Liu et al. <https://arxiv.org/abs/2012.05499>`_, with :math:`\beta = 1 - \alpha`.
 
     .. math::
@@ -140,14 +133,11 @@ def edge_weight(edge_attr: Tensor, alpha: float = 0.7, *, clamp: bool = False) -
     Args:
         edge_attr: [E, 2] of (cosine, IoU).
         alpha: ratio of the cosine.
-        clamp: raises negative weights to 0. As printed (off) a cosine may be negative; enough of them bring the
-            denominator of Eq. 5 near 0.
 
     Returns:
-        [E] weights.
+        [E] weights; one may be negative, as a cosine, see :func:`bounded_weight`.
     """
-    weight = alpha * edge_attr[:, 0] + (1 - alpha) * edge_attr[:, 1]
-    return weight.clamp(min=0) if clamp else weight
+    return alpha * edge_attr[:, 0] + (1 - alpha) * edge_attr[:, 1]
 
 
 def bounded_weight(weight: Tensor, target: Tensor, num_nodes: int) -> Tensor:
@@ -156,8 +146,8 @@ def bounded_weight(weight: Tensor, target: Tensor, num_nodes: int) -> Tensor:
     .. math::
         1 + \sum_u W_{vu} \geq 0.1
 
-    Where the printed weights keep to it, they are returned as they are. At other nodes, negative cosines would make
-    masks infinite or turn them round; there the negative weights are scaled down to the bound.
+    Weights that keep to it stay as they are. At other nodes, where masks would become infinite or turn round, the
+    negative weights are scaled down to the bound.
 
     Args:
         weight: [E] of Eq. 3.
@@ -171,42 +161,9 @@ def bounded_weight(weight: Tensor, target: Tensor, num_nodes: int) -> Tensor:
     return torch.where(weight < 0, negative * share[target], weight)
 
 
-def edge_weight_matrix(edge_index: Tensor, weight: Tensor, num_nodes: int) -> Tensor:
-    """The dense [N, N] matrix W of Eq. 3: row v is the target, column u the source, other elements are 0."""
-    flat = weight.new_zeros(num_nodes * num_nodes)
-    return flat.index_add(0, edge_index[1] * num_nodes + edge_index[0], weight).view(num_nodes, num_nodes)
-
-
-def batch_graphs(graphs: Sequence[SpatialGraph], *, pad: bool = False) -> Batch:
-    """:meth:`Batch.from_data_list` for spatial graphs, with frames of different sizes explained or padded.
-
-    Args:
-        graphs: at least one graph.
-        pad: grows ``x`` and ``q`` with zeros on the right and at the bottom to the largest frame. Boxes keep their
-            meaning; ``to_data_list`` returns the padded masks.
-
-    Raises:
-        InputError: there is no graph, fields differ between graphs, or frame sizes differ and ``pad`` is off.
-    """
-    if not graphs:
-        raise InputError("cannot batch an empty list of graphs: pass at least one SpatialGraph")
-    fields = set(graphs[0].keys())
-    for graph in graphs:
-        if set(graph.keys()) != fields:
-            odd = sorted(fields ^ set(graph.keys()))
-            raise InputError(f"cannot batch graphs with different fields: give {odd} to all graphs or to none")
-    frames = {tuple(graph.x.shape[-2:]) for graph in graphs}
-    if len(frames) > 1:
-        if not pad:
-            raise InputError(f"cannot batch graphs of different frame sizes {sorted(frames)}: resize, or pass pad=True")
-        height, width = max(h for h, _ in frames), max(w for _, w in frames)
-        graphs = [_pad_graph(graph, height, width) for graph in graphs]
-    return Batch.from_data_list(list(graphs))
-
-
 def batch_of_views(graphs: Sequence[SpatialGraph], x: Tensor) -> Batch:
-    """:meth:`Batch.from_data_list` of spatial graphs whose ``x`` are consecutive views of one ``x`` [N, 1, H, W], which
-    the batch then holds itself instead of a copy; masks of full frames are most of what there is to copy."""
+    """:meth:`Batch.from_data_list` of graphs whose ``x`` are consecutive views of one ``x`` [N, 1, H, W], which the
+    batch then holds itself instead of a copy."""
     light = []
     for graph in graphs:
         part = SpatialGraph(**{key: value for key, value in graph.to_dict().items() if key != "x"})
@@ -221,12 +178,3 @@ def batch_of_views(graphs: Sequence[SpatialGraph], x: Tensor) -> Batch:
 
 def _floating(masks: Tensor, dtype: torch.dtype) -> Tensor:
     return masks if masks.is_floating_point() else masks.to(dtype)
-
-
-def _pad_graph(graph: SpatialGraph, height: int, width: int) -> SpatialGraph:
-    padded = SpatialGraph(**graph.to_dict())
-    for name in ("x", "q"):
-        if name in graph:
-            image = graph[name]
-            padded[name] = F.pad(image, (0, width - image.size(-1), 0, height - image.size(-2)))
-    return padded

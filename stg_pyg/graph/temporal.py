@@ -69,9 +69,7 @@ def build_memory_graph(
         key: [C, h, w].
         memory_masks: [R, h, w].
         memory_keys: [R, C, h, w].
-        obj_id: id of the object as the user numbers it.
-        frame_idx: number of the current frame.
-        memory_frame_idx: [R] numbers of the memory frames.
+        obj_id, frame_idx, memory_frame_idx: see :class:`MemoryGraph`.
     """
     source = torch.arange(memory_masks.size(0), device=mask.device)
     return MemoryGraph(

@@ -22,12 +22,7 @@ RECENT = 10
 
 
 class AnnotatedFrames:
-    """A few frames and their masks as a video to draw training samples from.
-
-    Args:
-        images: uint8 [H, W, 3] each.
-        labels: uint8 [H, W] object ids each.
-    """
+    """A few frames, uint8 [H, W, 3] with object ids [H, W], as a video to draw training samples from."""
 
     def __init__(self, images: list[np.ndarray], labels: list[np.ndarray]):
         self._images, self._labels = images, labels
@@ -44,11 +39,8 @@ class AnnotatedFrames:
 
 
 class Schedule:
-    """Learning rates of at most ``steps`` steps within ``seconds`` seconds, whichever ends first.
-
-    The rate falls with the share of the steps or of the time that is used up, so that it has fallen when either ends.
-    With a limit of time, results depend on how fast the machine is.
-    """
+    """Learning rates of at most ``steps`` steps within ``seconds`` seconds: they have fallen when either ends, so that
+    with a limit of time results depend on how fast the machine is."""
 
     def __init__(
         self, steps: int, peak: float, seconds: float | None = None, clock: Callable[[], float] = time.monotonic
@@ -91,14 +83,11 @@ def learn_online(
     """A copy of the network, trained on dreams of one or several annotated frames; the network itself stays as it is.
 
     Args:
-        image: uint8 [H, W, 3], or a list of them.
-        labels: uint8 [H, W], or one a frame.
-        config: how samples are drawn; samples are taken elsewhere in the frame more often, as the background of this
-            very video is what the object must be told from.
-        steps: most steps.
+        image, labels: uint8 [H, W, 3] and [H, W], or lists of them.
+        config: how samples are drawn, see :func:`of_one_video`.
+        steps, seconds: most steps, and most seconds, None: as long as the steps take.
         peak: highest learning rate.
         seed: of the samples and of dropout, which depend on it and on the step alone.
-        seconds: most seconds; none: as long as the steps take.
         layers, enough: see :class:`~stg_pyg.config.OnlineConfig`.
     """
     adapted = copy.deepcopy(net).to(device)

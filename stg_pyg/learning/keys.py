@@ -42,15 +42,11 @@ def learn_keys_online(
     .. math:: L = \mathrm{BCE}\Big(\textstyle\sum_j \mathrm{softmax}_j(k_i \cdot k^r_j / \tau)\, H^r_j,\; H_i\Big)
 
     Args:
-        encoder: K, normalised crops [N, 3, S, S] -> keys [N, C, g, g].
         attention: how keys are compared; not trained. One without ``messages`` does not say how, and the keys stay, as
             do those of an encoder without weights of its own.
-        image: uint8 [H, W, 3].
-        labels: uint8 [H, W] object ids.
-        crop_size: S.
-        margin: of the crops, share of the box.
-        steps: most steps, of one pair each.
-        seconds: most seconds; none: as long as the steps take.
+        image, labels: uint8 [H, W, 3], and object ids uint8 [H, W].
+        crop_size, margin: side of the crops, and their margin as a share of the box.
+        steps, seconds: most steps, of one pair each, and most seconds, None: as long as the steps take.
     """
     adapted = copy.deepcopy(encoder).to(device)
     learns = next(encoder.parameters(), None) is not None
@@ -77,12 +73,8 @@ def learn_keys_online(
 
 
 def retrieval_loss(encoder: nn.Module, attention: Any, crops: Tensor, masks: Tensor) -> Tensor:
-    """The loss of :func:`learn_keys_online` for a memory and a current crop.
-
-    Args:
-        crops: [2, 3, S, S] normalised, the memory first.
-        masks: [2, S, S] in [0, 1].
-    """
+    """The loss of :func:`learn_keys_online` for the normalised crops [2, 3, S, S] of a memory and of the current frame
+    with their masks [2, S, S]."""
     keys = encoder(crops)
     values = F.interpolate(masks[:, None], keys.shape[-2:], mode="area")[:, 0]
     edge_index = torch.zeros(2, 1, dtype=torch.long, device=keys.device)

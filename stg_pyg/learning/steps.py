@@ -35,17 +35,8 @@ MAX_NORM = 5.0
 
 
 class LucidBatches(Dataset[SegmentationBatch]):
-    """Batch ``step`` of a training run, the same whenever and by whichever worker it is drawn.
-
-    Args:
-        videos: annotated videos.
-        config: how samples are drawn.
-        batch_size: samples a batch.
-        steps: first and one past the last step.
-        seed: of the run.
-
-    Each item is a :data:`SegmentationBatch`.
-    """
+    """The batches of a training run, of its ``steps`` (the first and one past the last): each, a
+    :data:`SegmentationBatch`, is the same whenever and by whichever worker it is drawn."""
 
     def __init__(
         self, videos: Sequence[AnnotatedVideo], config: LucidConfig, batch_size: int, steps: tuple[int, int], seed: int
@@ -121,10 +112,9 @@ def drawn_from(device: torch.device, *key: int) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Part(Generic[T]):
-    """Some samples of a batch."""
+    """Some samples of a batch, and how much of it they are, in (0, 1]."""
 
     share: float
-    """How much of the batch they are, in (0, 1]."""
     samples: T
 
 
@@ -141,12 +131,10 @@ def optimisation_step(
 
     .. math:: \nabla L = \sum_r \sum_{m \in r} s_m \nabla L_m
 
-    over the parts m, with their shares s, of all processes r; it is the gradient of the whole batch where L is a mean
-    over samples.
+    over the parts m, with their shares s, of all processes r: that of the whole batch where L is a mean of samples.
 
     Args:
-        net: whose gradients are clipped; a ``DistributedDataParallel`` where several processes train it.
-        optimizer: of its weights.
+        net: a ``DistributedDataParallel`` where several processes train it.
         parts: those of this process.
         losses_of: losses of a part by name; the one named ``loss`` is minimised.
         scaler: of the loss, for float16.

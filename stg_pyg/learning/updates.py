@@ -52,8 +52,7 @@ class OnlineUpdates:
 
     Args:
         net: the network to begin with; it is copied.
-        config: what is learned from, when, and how.
-        crop_size: side S of the crops.
+        crop_size: side of the crops.
         mixed_precision: train in bfloat16.
         seed: of the samples and of dropout, which depend on it and on the number of the frame alone.
     """

@@ -5,6 +5,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from stg_pyg.lucid.layers import box_of
+
 
 def warp_by_flow(current: np.ndarray, previous: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """The mask of the previous crop, warped to the current one by DIS flow between the two."""
@@ -35,19 +37,21 @@ def deform(rng: np.random.Generator, mask: np.ndarray, strength: float) -> np.nd
 
 def misplace(rng: np.random.Generator, q: np.ndarray) -> np.ndarray:
     """A mask moved by a quarter to two thirds of its side in some direction."""
-    size = len(q)
-    angle, distance = rng.uniform(0, 2 * np.pi), rng.uniform(0.25, 0.7) * size
-    matrix = np.array([[1, 0, np.cos(angle) * distance], [0, 1, np.sin(angle) * distance]])
-    return np.asarray(cv2.warpAffine(q, matrix, (size, size)))
+    return np.asarray(cv2.warpAffine(q, draw_shift(rng, len(q), 0.25, 0.7), q.shape))
+
+
+def draw_shift(rng: np.random.Generator, size: int, low: float, high: float) -> np.ndarray:
+    """2 x 3 matrix of a shift in some direction by ``low`` to ``high`` of a side."""
+    angle, distance = rng.uniform(0, 2 * np.pi), rng.uniform(low, high) * size
+    return np.array([[1, 0, np.cos(angle) * distance], [0, 1, np.sin(angle) * distance]])
 
 
 def corrupt_mask(rng: np.random.Generator, mask: np.ndarray) -> np.ndarray:
     """A mask [H, W] in [0, 1] of a frame with patches added and taken away around the object, as after drift."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if len(rows) == 0:
+    box = box_of(mask)
+    if box is None:
         return mask
-    low = np.array([columns[0], rows[0]], dtype=float)
-    size = np.array([columns[-1], rows[-1]], dtype=float) + 1 - low
+    low, size = box[:2], box[2:] - box[:2]
     result = np.ascontiguousarray(mask, dtype=np.float32).copy()
     for _ in range(int(rng.integers(1, 5))):
         center = (low + rng.uniform(-0.15, 1.15, 2) * size).astype(int).tolist()

@@ -6,8 +6,11 @@ Points are continuous pixel coordinates of the full frame, in which pixel (i, j)
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -16,6 +19,7 @@ from numpy.typing import NDArray
 from stg_pyg.lucid.splines import FloatArray
 
 UInt8Array = NDArray[np.uint8]
+_Method = TypeVar("_Method", bound=Callable[..., Any])
 
 COARSE_SIDE = 120
 """Longer side in pixels of the picture that is inpainted."""
@@ -43,6 +47,19 @@ class Layer:
         return points * self.scale - 0.5 - self.offset
 
 
+def _once(method: _Method) -> _Method:
+    """The method, whose results are kept by the object."""
+
+    @functools.wraps(method)
+    def kept(self: Any, *arguments: int) -> Any:
+        key = (method.__name__, *arguments)
+        if key not in self._kept:
+            self._kept[key] = method(self, *arguments)
+        return self._kept[key]
+
+    return kept  # type: ignore[return-value]
+
+
 class FrameParts:
     """The parts of one annotated frame.
 
@@ -61,52 +78,39 @@ class FrameParts:
             raise ValueError(f"labels have shape {labels.shape} and type {labels.dtype}: expected uint8 as the image")
         self.image, self.labels = image, labels
         self.height, self.width = labels.shape
-        self.boxes = object_boxes(labels)
+        boxes = {obj: box_of(labels == obj) for obj in object_ids(labels).tolist()}
+        self.boxes = {obj: box for obj, box in boxes.items() if box is not None}
         """Of each object by id: float [4] (x0, y0, x1, y1), x1 and y1 exclusive."""
-        self._images: dict[int, UInt8Array] = {0: image}
-        self._masks: dict[tuple[int, int], UInt8Array] = {}
-        self._backgrounds: dict[int, UInt8Array] = {}
-        self._layers: dict[tuple[int, int], Layer] = {}
-        self._filled: tuple[UInt8Array, UInt8Array, list[tuple[int, int]]] | None = None
+        self._kept: dict[tuple[Any, ...], Any] = {}
 
-    def reduced(self, level: int) -> UInt8Array:
+    @_once
+    def _reduced(self, level: int) -> UInt8Array:
         """The frame at a level."""
-        if level not in self._images:
-            self._images[level] = _halve(self.reduced(level - 1), self._size(level))
-        return self._images[level]
+        return self._halved(self._reduced(level - 1), level) if level else self.image
 
+    @_once
     def _mask(self, obj: int, level: int) -> UInt8Array:
         """How much of each pixel at a level one object fills, or all of them for 0; 0 to 255."""
-        if (obj, level) not in self._masks:
-            if level:
-                mask = _halve(self._mask(obj, level - 1), self._size(level))
-            else:
-                mask = ((self.labels == obj) if obj else (self.labels > 0)).astype(np.uint8) * np.uint8(255)
-            self._masks[obj, level] = mask
-        return self._masks[obj, level]
+        if level:
+            return self._halved(self._mask(obj, level - 1), level)
+        return ((self.labels == obj) if obj else (self.labels > 0)).astype(np.uint8) * np.uint8(255)
+
+    def _halved(self, picture: UInt8Array, level: int) -> UInt8Array:
+        # At half the size, linear interpolation is the mean of four pixels, and many times faster than INTER_AREA.
+        return np.asarray(cv2.resize(picture, self._size(level), interpolation=cv2.INTER_LINEAR))
 
     def scale(self, level: int) -> tuple[float, float]:
         """Pixels at a level a pixel of the frame, across and down."""
         width, height = self._size(level)
         return width / self.width, height / self.height
 
-    def object(self, obj: int, level: int) -> Layer:
-        """One object, its colours continued beyond its border so that nothing of the old background comes along."""
-        if (obj, level) not in self._layers:
-            self._layers[obj, level] = self._cut_out(obj, level)
-        return self._layers[obj, level]
-
-    def background(self, level: int) -> UInt8Array:
-        """The frame at a level with all objects removed."""
-        if level not in self._backgrounds:
-            self._backgrounds[level] = self._fill(level)
-        return self._backgrounds[level]
-
     def _size(self, level: int) -> tuple[int, int]:
         return max(self.width >> level, 1), max(self.height >> level, 1)
 
-    def _cut_out(self, obj: int, level: int) -> Layer:
-        picture, scale = self.reduced(level), self.scale(level)
+    @_once
+    def object(self, obj: int, level: int) -> Layer:
+        """One object, its colours continued beyond its border so that nothing of the old background comes along."""
+        picture, scale = self._reduced(level), self.scale(level)
         x0, y0, x1, y1 = self.boxes[obj]
         left, top = max(int(x0 * scale[0]) - _BORDER, 0), max(int(y0 * scale[1]) - _BORDER, 0)
         right, bottom = int(x1 * scale[0]) + _BORDER + 1, int(y1 * scale[1]) + _BORDER + 1
@@ -123,29 +127,28 @@ class FrameParts:
         alpha = cv2.copyMakeBorder(alpha, *(_BORDER,) * 4, cv2.BORDER_CONSTANT, value=0)
         return Layer(np.asarray(padded), np.asarray(alpha), scale, (left - _BORDER, top - _BORDER))
 
+    @_once
     def _coarse_fill(self) -> tuple[UInt8Array, UInt8Array, list[tuple[int, int]]]:
         """Inpainted picture, numbers of its holes, and for each where texture for it is found; all much reduced."""
-        if self._filled is None:
-            factor = min(COARSE_SIDE / max(self.width, self.height), 1.0)
-            size = max(round(self.width * factor), 1), max(round(self.height * factor), 1)
-            level = min(max(int(math.log2(1 / factor)), 0), MAX_LEVEL)
-            hole = _widened(_shrink(self._mask(0, level), size))
-            picture = _shrink(self.reduced(level), size)
-            if hole.all():
-                filled = np.full_like(picture, picture.mean(axis=(0, 1)).astype(np.uint8))
-                self._filled = filled, hole, [(0, 0)]
-                return self._filled
-            unknown = hole | _islands(hole)
-            filled = np.asarray(cv2.inpaint(picture, unknown, 3, cv2.INPAINT_TELEA)) if hole.any() else picture
-            count, found = cv2.connectedComponents(hole)
-            numbers = np.asarray(found, np.int32)
-            shifts = [_texture_shift(filled, numbers, number) for number in range(1, min(count, 255))]
-            self._filled = filled, np.minimum(numbers, 254).astype(np.uint8), shifts
-        return self._filled
+        factor = min(COARSE_SIDE / max(self.width, self.height), 1.0)
+        size = max(round(self.width * factor), 1), max(round(self.height * factor), 1)
+        level = min(max(int(math.log2(1 / factor)), 0), MAX_LEVEL)
+        hole = _widened(_shrink(self._mask(0, level), size))
+        picture = _shrink(self._reduced(level), size)
+        if hole.all():
+            return np.full_like(picture, picture.mean(axis=(0, 1)).astype(np.uint8)), hole, [(0, 0)]
+        unknown = hole | _islands(hole)
+        filled = np.asarray(cv2.inpaint(picture, unknown, 3, cv2.INPAINT_TELEA), np.uint8) if hole.any() else picture
+        count, found = cv2.connectedComponents(hole)
+        numbers = np.asarray(found, np.int32)
+        shifts = [_texture_shift(filled, numbers, number) for number in range(1, min(count, 255))]
+        return filled, np.minimum(numbers, 254).astype(np.uint8), shifts
 
-    def _fill(self, level: int) -> UInt8Array:
+    @_once
+    def background(self, level: int) -> UInt8Array:
+        """The frame at a level with all objects removed."""
         filled, numbers, shifts = self._coarse_fill()
-        picture, size = self.reduced(level), self._size(level)
+        picture, size = self._reduced(level), self._size(level)
         if not self.boxes:
             return picture
         result, hole = picture.copy(), _widened(self._mask(0, level))
@@ -167,13 +170,10 @@ def object_ids(labels: UInt8Array) -> NDArray[np.intp]:
     return np.flatnonzero(counts[1:]) + 1
 
 
-def object_boxes(labels: UInt8Array) -> dict[int, FloatArray]:
-    """Boxes (x0, y0, x1, y1) of the objects of a label map by id."""
-    boxes = {}
-    for obj in object_ids(labels).tolist():
-        x, y, width, height = cv2.boundingRect((labels == obj).view(np.uint8))
-        boxes[obj] = np.array([x, y, x + width, y + height], dtype=float)
-    return boxes
+def box_of(mask: NDArray[Any]) -> FloatArray | None:
+    """Box (x0, y0, x1, y1) of what is not 0 in a mask [H, W], x1 and y1 exclusive; None if nothing is."""
+    x, y, width, height = cv2.boundingRect((mask != 0).view(np.uint8))
+    return np.array([x, y, x + width, y + height], dtype=float) if width else None
 
 
 def _widened(mask: UInt8Array) -> UInt8Array:
@@ -189,11 +189,6 @@ def _islands(hole: UInt8Array) -> UInt8Array:
     areas = stats[1:, cv2.CC_STAT_AREA]
     small = areas < min(0.2 * int(hole.sum()), int(areas.max(initial=0)))
     return np.concatenate([[False], small])[numbers].astype(np.uint8)
-
-
-def _halve(picture: UInt8Array, size: tuple[int, int]) -> UInt8Array:
-    # At half the size, linear interpolation is the mean of four pixels, and many times faster than INTER_AREA.
-    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_LINEAR))
 
 
 def _shrink(picture: UInt8Array, size: tuple[int, int]) -> UInt8Array:

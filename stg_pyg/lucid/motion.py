@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from stg_pyg.lucid.layers import FrameParts, Layer, UInt8Array
-from stg_pyg.lucid.splines import FloatArray, ThinPlateSpline
+from stg_pyg.lucid.splines import FloatArray, ThinPlateSpline, apply, center_of
 
 _CONTROL_POINTS = 4
 _DEFORMATION, _FURTHER_DEFORMATION = 0.045, 0.012
@@ -28,15 +28,6 @@ class Path:
         """Displacement of the centre between the two in pixels."""
         start, end = (apply(matrix, center_of(self.box)) for matrix in (self.previous, self.current))
         return float(end[0] - start[0]), float(end[1] - start[1])
-
-
-def apply(matrix: FloatArray, point: FloatArray) -> FloatArray:
-    """The point(s) [..., 2] under an affine map."""
-    return np.asarray(point @ matrix[:2, :2].T + matrix[:2, 2])
-
-
-def center_of(box: FloatArray) -> FloatArray:
-    return np.asarray((box[:2] + box[2:]) / 2)
 
 
 def move_camera(rng: np.random.Generator, width: int, height: int) -> tuple[FloatArray, FloatArray]:

@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stg_pyg.lucid.layers import MAX_LEVEL, FrameParts, Layer, UInt8Array
-from stg_pyg.lucid.splines import FloatArray, ThinPlateSpline, dense_map, node_grid
+from stg_pyg.lucid.layers import MAX_LEVEL, FrameParts, Layer, UInt8Array, box_of
+from stg_pyg.lucid.splines import FloatArray, ThinPlateSpline, apply, center_of, dense_map, node_grid
 from stg_pyg.ops.windows import PADDING_COLOUR
 
 _MIN_BLUR, _MAX_BLUR = 1.5, 12.0
@@ -39,18 +39,16 @@ class Thing:
 
     def source(self, points: FloatArray) -> FloatArray:
         """Where in the annotated frame the points [N, 2] of the scene come from."""
-        inverse = np.linalg.inv(self.forward)
-        flat = points @ inverse[:2, :2].T + inverse[:2, 2]
+        flat = apply(np.linalg.inv(self.forward), points)
         size = self.box[2:] - self.box[:2]
-        position = (flat - (self.box[:2] + self.box[2:]) / 2) / size
+        position = (flat - center_of(self.box)) / size
         return np.asarray(flat + self.spline(position.clip(-1, 1)) * size)
 
     def corners(self) -> FloatArray:
         """Corners [4, 2] in the scene of a box around it."""
-        grown = grow(self.box, self.reach + 0.02, 2.0)
-        x0, y0, x1, y1 = grown
-        points = np.array([[x0, y0], [x1, y0], [x0, y1], [x1, y1]])
-        return np.asarray(points @ self.forward[:2, :2].T + self.forward[:2, 2])
+        margin = (self.box[2:] - self.box[:2]) * (self.reach + 0.02) + 2.0
+        (x0, y0), (x1, y1) = self.box[:2] - margin, self.box[2:] + margin
+        return apply(self.forward, np.array([[x0, y0], [x1, y0], [x0, y1], [x1, y1]]))
 
 
 @dataclass(frozen=True)
@@ -76,12 +74,6 @@ class Rendering(NamedTuple):
     """[h, w] object ids."""
     mask: UInt8Array
     """[h, w] how much of each pixel the object in question fills, 0 to 255."""
-
-
-def grow(box: FloatArray, share: float, pixels: float) -> FloatArray:
-    """A box made larger on every side by a share of its size and by some pixels."""
-    margin = (box[2:] - box[:2]) * share + pixels
-    return np.concatenate([box[:2] - margin, box[2:] + margin])
 
 
 def render(parts: FrameParts, scene: Scene, window: FloatArray, shape: tuple[int, int], focus: int) -> Rendering:
@@ -117,12 +109,8 @@ def visible_box(parts: FrameParts, scene: Scene, focus: int, nodes: int = 48) ->
     labels = np.zeros((nodes, nodes), np.uint8)
     for thing in scene.things:
         _paint(parts, thing, window, focus, None, labels, None)
-    seen = labels == focus
-    rows, columns = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
-    if len(rows) == 0:
-        return None
-    first, last = np.array([columns[0], rows[0]]), np.array([columns[-1], rows[-1]]) + 1
-    return np.concatenate([low + first * step, low + last * step])
+    box = box_of(labels == focus)
+    return None if box is None else np.concatenate([low + box[:2] * step, low + box[2:] * step])
 
 
 def _level(linear: FloatArray) -> int:
@@ -165,7 +153,7 @@ def _paint(
     rows, columns = area
     shape = rows.stop - rows.start, columns.stop - columns.start
     nodes, counts = node_grid(shape)
-    points = (nodes + np.array([columns.start, rows.start])) @ window[:, :2].T + window[:, 2]
+    points = apply(window, nodes + np.array([columns.start, rows.start]))
     layer = thing.layer
     if layer is None:
         level = _level(np.linalg.inv(thing.forward)[:2, :2] @ window[:, :2])

@@ -15,9 +15,10 @@ import cv2
 import numpy as np
 
 from stg_pyg.errors import InputError
-from stg_pyg.lucid.degrade import deform, misplace, warp_by_flow
+from stg_pyg.lucid.degrade import deform, draw_shift, misplace, warp_by_flow
 from stg_pyg.lucid.dreamer import DreamCache, Dreamer
-from stg_pyg.lucid.layers import object_ids
+from stg_pyg.lucid.layers import box_of, object_ids
+from stg_pyg.lucid.splines import center_of
 from stg_pyg.ops.windows import cut
 
 
@@ -87,15 +88,14 @@ def draw_sample(
     """
     t, other, obj = _draw_frames(rng, videos[video], config, obj)
     if config.dream_share > 0 and rng.random() < config.dream_share:
-        image, labels = videos[video].image(t), videos[video].labels(t)
-        assert labels is not None
+        image, labels = videos[video].image(t), _labels(videos[video], t)
         dreamer = Dreamer(image, labels) if dreamers is None else dreamers.get((video, t), image, labels)
         crop, q, target = _dreamt_crops(rng, dreamer, obj, config)
     else:
         crop, q, target = _real_crops(rng, videos[video], (t, other, obj), config)
     q = degrade(rng, q, target, config)
     if rng.random() < config.background_share:
-        crop = _swap_background(rng, crop, target, _foreign_crop(rng, videos, config.size))
+        crop = _swap_background(rng, crop, target, videos)
     if rng.random() < config.distractor_share:
         crop, target = _paste_distractor(rng, crop, target, videos, config)
     if rng.random() < 0.5:
@@ -117,11 +117,9 @@ def _real_crops(
         previous = cut(source.image(other), window, config.size)
         q = warp_by_flow(crop, previous, cut(_mask(source, other, obj), window, config.size, mask=True))
     else:
-        q = (
-            target
-            if not absent
-            else misplace(rng, cut(mask, _draw_window(rng, mask, config, False), config.size, mask=True))
-        )
+        q = target
+        if absent:
+            q = misplace(rng, cut(mask, _draw_window(rng, mask, config, False), config.size, mask=True))
         q = deform(rng, q, strength=1.0)
     return crop, q, target
 
@@ -131,7 +129,7 @@ def _dreamt_crops(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Crop, Q and target of a dreamt frame; the crop is where the object is or, if it has gone, where it was."""
     dream = dreamer.dream(rng, obj)
-    frame, shape = (dreamer.parts.width, dreamer.parts.height), (config.size, config.size)
+    frame, shape = (dreamer.width, dreamer.height), (config.size, config.size)
     box, before = dreamer.box(dream.current, obj), dreamer.box(dream.previous, obj)
     place = before if box is None else box
     absent = rng.random() < config.absent_share or place is None
@@ -145,10 +143,14 @@ def _dreamt_crops(
     return current.image, warp_by_flow(current.image, previous.image, previous.mask), current.mask
 
 
-def _mask(video: AnnotatedVideo, t: int, obj: int) -> np.ndarray:
+def _labels(video: AnnotatedVideo, t: int) -> np.ndarray:
     labels = video.labels(t)
     assert labels is not None
-    return np.where(labels == obj, np.uint8(255), np.uint8(0))
+    return labels
+
+
+def _mask(video: AnnotatedVideo, t: int, obj: int) -> np.ndarray:
+    return np.where(_labels(video, t) == obj, np.uint8(255), np.uint8(0))
 
 
 def _draw_frames(
@@ -169,8 +171,7 @@ def _draw_frames(
     if not annotated:
         name = getattr(video, "name", "the video")
         raise InputError(f"{name}: has no annotated object to draw samples from; take it off the list of the split")
-    labels = video.labels(annotated[0])
-    assert labels is not None
+    labels = _labels(video, annotated[0])
     return annotated[0], None, int(labels[labels > 0][0])
 
 
@@ -182,21 +183,18 @@ def _is_annotated(video: AnnotatedVideo, t: int) -> bool:
 
 def _draw_window(rng: np.random.Generator, mask: np.ndarray, config: LucidConfig, absent: bool) -> np.ndarray:
     """2 x 3 matrix from crop to frame coordinates: the jittered, rotated window around the object."""
-    height, width = mask.shape
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    box = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]) if len(rows) else None
-    return _window_around(rng, box, (width, height), config, absent)
+    return _window_around(rng, box_of(mask), mask.shape[::-1], config, absent)
 
 
 def _window_around(
-    rng: np.random.Generator, box: np.ndarray | None, frame: tuple[int, int], config: LucidConfig, absent: bool
+    rng: np.random.Generator, box: np.ndarray | None, frame: tuple[int, ...], config: LucidConfig, absent: bool
 ) -> np.ndarray:
     """The window around a box (x0, y0, x1, y1), or anywhere in a frame of that width and height."""
     width, height = frame
     if box is None:
         center, size = np.array([width / 2, height / 2]), np.array([width / 3, height / 3])
     else:
-        center, size = (box[:2] + box[2:]) / 2, np.asarray(box[2:] - box[:2], dtype=float)
+        center, size = center_of(box), box[2:] - box[:2]
     if absent:
         center = rng.uniform([0, 0], [width, height])
     size = np.maximum(size * (1 + 2 * config.margin), 24)
@@ -216,10 +214,9 @@ def degrade(rng: np.random.Generator, q: np.ndarray, target: np.ndarray, config:
     if draw < config.blank_share:
         return np.zeros_like(q)
     draw -= config.blank_share
-    if draw < config.box_share and target.any():
-        ys, xs = np.nonzero(target)
-        box = np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]) + rng.normal(0, 0.05 * len(q), 4)
-        x0, y0, x1, y1 = np.clip(box, 0, len(q)).astype(int)
+    box = box_of(target)
+    if draw < config.box_share and box is not None:
+        x0, y0, x1, y1 = np.clip(box + rng.normal(0, 0.05 * len(q), 4), 0, len(q)).astype(int)
         q = np.zeros_like(q)
         q[y0:y1, x0:x1] = 255
         return q
@@ -256,18 +253,16 @@ def jitter_colours(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     return np.clip(x, 0, 255).astype(np.uint8)
 
 
-def _foreign_crop(rng: np.random.Generator, videos: list[AnnotatedVideo], size: int) -> np.ndarray:
-    image = videos[int(rng.integers(len(videos)))]
-    frame = image.image(int(rng.integers(image.num_frames)))
+def _swap_background(
+    rng: np.random.Generator, crop: np.ndarray, target: np.ndarray, videos: list[AnnotatedVideo]
+) -> np.ndarray:
+    """The object in front of a part of a frame of some video."""
+    video, size = videos[int(rng.integers(len(videos)))], len(crop)
+    frame = video.image(int(rng.integers(video.num_frames)))
     height, width = frame.shape[:2]
     side = rng.uniform(0.25, 0.9) * min(height, width)
     x, y = rng.uniform(0, width - side), rng.uniform(0, height - side)
-    return cut(frame, np.array([[side / size, 0, x], [0, side / size, y]]), size)
-
-
-def _swap_background(
-    rng: np.random.Generator, crop: np.ndarray, target: np.ndarray, background: np.ndarray
-) -> np.ndarray:
+    background = cut(frame, np.array([[side / size, 0, x], [0, side / size, y]]), size)
     alpha = cv2.GaussianBlur(target, (0, 0), 0.8)[..., None].astype(np.float32) / 255
     return (crop * alpha + background * (1 - alpha)).astype(np.uint8)
 
@@ -281,10 +276,8 @@ def _paste_distractor(
     mask = _mask(video, t, obj)
     window = _draw_window(rng, mask, config, absent=False)
     thing, alpha = cut(video.image(t), window, config.size), cut(mask, window, config.size, mask=True)
-    angle, distance = rng.uniform(0, 2 * np.pi), rng.uniform(0.3, 0.8) * config.size
-    matrix = np.array([[1, 0, np.cos(angle) * distance], [0, 1, np.sin(angle) * distance]])
-    thing = np.asarray(cv2.warpAffine(thing, matrix, (config.size, config.size)))
-    alpha = np.asarray(cv2.warpAffine(alpha, matrix, (config.size, config.size)))
+    matrix = draw_shift(rng, config.size, 0.3, 0.8)
+    thing, alpha = (np.asarray(cv2.warpAffine(x, matrix, (config.size, config.size))) for x in (thing, alpha))
     if rng.random() < 0.5:
         alpha = np.where(target > 127, np.uint8(0), alpha)
     soft = alpha[..., None].astype(np.float32) / 255

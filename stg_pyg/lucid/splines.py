@@ -10,6 +10,15 @@ from numpy.typing import ArrayLike, NDArray
 FloatArray = NDArray[np.floating]
 
 
+def apply(matrix: FloatArray, point: FloatArray) -> FloatArray:
+    """The point(s) [..., 2] under an affine map [2 or 3, 3]."""
+    return np.asarray(point @ matrix[:2, :2].T + matrix[:2, 2])
+
+
+def center_of(box: FloatArray) -> FloatArray:
+    return np.asarray((box[:2] + box[2:]) / 2)
+
+
 class ThinPlateSpline:
     r"""The smoothest function of the plane with given values at given points.
 

@@ -83,7 +83,6 @@ def save_model(path: str | os.PathLike[str], model: STGNet, **about: Any) -> Non
     """Writes a model with what is needed to build and run it again, its weights in half precision if that holds them.
 
     Args:
-        path: of the file.
         model: made by a class method of :class:`STGNet`, as :meth:`STGNet.small`.
         **about: plain values that :func:`load` finds again.
 

@@ -56,10 +56,7 @@ def key_loss(net: GuidedUNet, maps: list[Tensor], targets: Tensor, owner: Tensor
 
     with keys of length 1, over all ordered pairs of different windows of an object.
 
-    Args:
-        maps: of N windows.
-        targets: [N, S, S] in [0, 1].
-        owner: [N] whose object it is.
+    The arguments are as in :func:`feature_loss`.
     """
     present = targets.mean(dim=(1, 2)) > LEAST_AREA
     pairs = (owner[:, None] == owner[None]) & present[:, None] & present[None]

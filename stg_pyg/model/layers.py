@@ -22,7 +22,6 @@ from stg_pyg.nn.spatial.conv_adapter import ConvAdapter
 from stg_pyg.nn.temporal import registry as temporal_registry
 
 Query = nn.Module | str
-_TEMPORAL = ("normalize_keys", "temperature", "update")
 
 
 def make_spatial(query: Query, config: STGConfig) -> nn.Module:
@@ -31,18 +30,13 @@ def make_spatial(query: Query, config: STGConfig) -> nn.Module:
     Raises:
         InputError: it is unknown or does not fit.
     """
-    return spatial_registry.resolve_spatial_conv(
-        query, **spatial_registry.own_options(query, num_steps=config.spatial.num_steps)
-    )
+    options = spatial_registry.own_options(query, num_steps=config.spatial.num_steps)
+    return spatial_registry.resolve_spatial_conv(query, **options)
 
 
 def make_temporal(query: Query, config: STGConfig) -> nn.Module:
-    """The layer of the temporal graph, as :func:`make_spatial`.
-
-    Raises:
-        InputError: it is unknown or does not fit.
-    """
-    constants = {name: getattr(config.temporal, name) for name in _TEMPORAL}
+    """The layer of the temporal graph, as :func:`make_spatial`."""
+    constants = {name: getattr(config.temporal, name) for name in ("normalize_keys", "temperature", "update")}
     options = temporal_registry.LAYERS.options(query, False, constants)
     return temporal_registry.resolve_temporal_conv(query, **options)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,12 +25,7 @@ ONLINE_REMEDY = "take fewer --online-steps, none, or another checkpoint"
 
 
 def check_finite(losses: Mapping[str, float], where: str, remedy: str = TRAINING_REMEDY) -> None:
-    """Stops training on a loss that is not finite.
-
-    Args:
-        losses: by name; ``loss`` is the sum of the others.
-        where: stage and step.
-        remedy: what to do about it.
+    """Stops training on losses by name, of which ``loss`` is the sum of the others, at a stage and step.
 
     Raises:
         InputError: one of them is not finite.
@@ -53,18 +48,7 @@ class STGLoss(NamedTuple):
 
 
 def stg_loss(
-    masks: Tensor,
-    chosen: Tensor,
-    target: Tensor,
-    p: Tensor,
-    q: Tensor,
-    box: Tensor | None = None,
-    *,
-    gamma: float = 100.0,
-    lambda1: float = 0.4,
-    thr: float = 0.2,
-    reading: Literal["logits", "probability"] = "logits",
-    reduction: Literal["mean", "sum"] = "mean",
+    masks: Tensor, chosen: Tensor, target: Tensor, p: Tensor, q: Tensor, box: Tensor | None = None, **options: Any
 ) -> STGLoss:
     r"""The loss of one object in one frame.
 
@@ -77,40 +61,20 @@ def stg_loss(
     node; the boxes B(M > thr) are constants to it.
 
     Args:
-        masks: [N, H, W] reconstructed soft masks of the nodes, in [0, 1].
+        masks: [N, H, W] reconstructed soft masks of the nodes, in [0, 1]; without any the first term is 0.
         chosen: [H, W] the refined soft mask h.
         target: [H, W] the ground truth M, bool or in [0, 1].
         p: [4] the predicted box.
         q: [H, W] the warped previous mask.
         box: [4] the ground truth box b; the box of ``target > 0.5`` if not given.
-        gamma: weight of the first term.
-        lambda1: share of the box term in S.
-        thr: threshold of the masks whose boxes enter S.
-        reading: ``logits`` takes sigma(h) as printed, ``probability`` h itself, kept off 0 and 1 by
-            ``PROBABILITY_MARGIN`` in a way that leaves gradient everywhere; outside of [0, 1] it counts as 0 or 1.
-        reduction: of the cross entropy over pixels, ``mean`` or ``sum``.
-
-    Returns:
-        The loss and its terms. Without nodes the first term is 0.
+        **options: gamma, lambda1, thr, reading and reduction, as of :func:`stg_loss_batched`.
 
     Raises:
         ValueError: when ``reading`` or ``reduction`` has another value.
     """
     batch = torch.zeros(len(masks), dtype=torch.long, device=masks.device)
-    return stg_loss_batched(
-        masks,
-        chosen[None],
-        target[None],
-        p[None],
-        q[None],
-        batch,
-        None if box is None else box[None],
-        gamma=gamma,
-        lambda1=lambda1,
-        thr=thr,
-        reading=reading,
-        reduction=reduction,
-    )
+    boxes = None if box is None else box[None]
+    return stg_loss_batched(masks, chosen[None], target[None], p[None], q[None], batch, boxes, **options)
 
 
 def stg_loss_batched(
@@ -128,17 +92,18 @@ def stg_loss_batched(
     reading: Literal["logits", "probability"] = "logits",
     reduction: Literal["mean", "sum"] = "mean",
 ) -> STGLoss:
-    """The mean of :func:`stg_loss` over B graphs.
+    """The mean of :func:`stg_loss` over B graphs, whose arguments are stacked but for the masks.
 
     Args:
         masks: [N, H, W] masks of all nodes.
-        chosen: [B, H, W] refined masks.
-        target: [B, H, W] ground truth.
-        p: [B, 4] predicted boxes.
-        q: [B, H, W] warped previous masks.
+        chosen, target, p, q, box: of each graph, as of :func:`stg_loss`.
         batch: [N] graph of every node.
-        box: [B, 4] ground truth boxes.
-        gamma, lambda1, thr, reading, reduction: as in :func:`stg_loss`.
+        gamma: weight of the first term.
+        lambda1: share of the box term in S.
+        thr: threshold of the masks whose boxes enter S.
+        reading: ``logits`` takes sigma(h) as printed, ``probability`` h itself, kept off 0 and 1 by
+            ``PROBABILITY_MARGIN`` in a way that leaves gradient everywhere; outside of [0, 1] it counts as 0 or 1.
+        reduction: of the cross entropy over pixels, ``mean`` or ``sum``.
 
     Raises:
         ValueError: when there is no graph, or ``reading`` or ``reduction`` has another value.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -11,21 +10,7 @@ from torch import Tensor
 from stg_pyg.ops.boxes import box_center_size, boxes_from_center_size
 
 
-class BoxPredictor(ABC):
-    """Predicts the box p of an object from its past boxes."""
-
-    @abstractmethod
-    def predict(self, boxes: Tensor) -> Tensor:
-        """The box [4] expected in the current frame from past boxes [T, 4], oldest first."""
-
-    def predict_many(self, histories: Sequence[Tensor]) -> Tensor:
-        """The boxes [K, 4] of K objects from their histories [T_k, 4], which may differ in length."""
-        if len(histories) == 0:
-            return torch.zeros(0, 4)
-        return torch.stack([self.predict(boxes) for boxes in histories])
-
-
-class MotionModel(BoxPredictor):
+class MotionModel:
     r"""Average velocity and size of the last :math:`n` steps (Eq. 2 of Liu et al., AAAI 2021, arXiv:2012.05499).
 
     .. math::
@@ -60,11 +45,17 @@ class MotionModel(BoxPredictor):
         velocity = (center[-1] - center[-1 - steps]) / max(steps, 1)
         return boxes_from_center_size(center[-1] + velocity, size[-self.n :].mean(dim=0))
 
+    def predict_many(self, histories: Sequence[Tensor]) -> Tensor:
+        """The boxes [K, 4] of K objects from their histories [T_k, 4], which may differ in length."""
+        if len(histories) == 0:
+            return torch.zeros(0, 4)
+        return torch.stack([self.predict(boxes) for boxes in histories])
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}(n={self.n})"
 
 
-class LastBox(BoxPredictor):
+class LastBox(MotionModel):
     """No motion model: the object is expected where it was last (the row of Table 4 without motion)."""
 
     def predict(self, boxes: Tensor) -> Tensor:

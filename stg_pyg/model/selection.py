@@ -47,18 +47,10 @@ def selection_score(masks: Tensor, boxes_of_masks: Tensor, p: Tensor, q: Tensor,
 def selection_scores_batched(
     masks: Tensor, boxes_of_masks: Tensor, p: Tensor, q: Tensor, batch: Tensor, lambda1: float = 0.4
 ) -> Tensor:
-    """:func:`selection_score` of the nodes of B graphs at once.
+    """:func:`selection_score` [N] of the nodes of B graphs at once, with p [B, 4] and q [B, H, W].
 
     Args:
-        masks: [N, H, W] masks of all nodes.
-        boxes_of_masks: [N, 4] their boxes.
-        p: [B, 4] predicted box of every graph.
-        q: [B, H, W] warped previous mask of every graph.
         batch: [N] graph of every node; fastest when sorted, as in a ``Batch`` of PyG.
-        lambda1: the share of the box term, in [0, 1].
-
-    Returns:
-        [N] scores in [0, 1].
 
     Raises:
         ValueError: when ``lambda1`` is outside [0, 1] or ``batch`` is outside [0, B).
@@ -77,11 +69,6 @@ def region_selection_scores(
     """:func:`selection_scores_batched` [N] of masks that are 0 outside of windows.
 
     Args:
-        regions: [N] masks of the nodes of B graphs.
-        boxes: [N, 4] their boxes.
-        p: [B, 4] predicted box of every graph.
-        q: [B, H, W] warped previous mask of every graph.
-        lambda1: the share of the box term, in [0, 1].
         threshold: binarises the masks first; None: they are soft.
 
     Raises:

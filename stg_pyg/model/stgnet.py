@@ -12,13 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.data import Batch
-from torch_geometric.utils import scatter
 
 from stg_pyg.config import STGConfig
 from stg_pyg.errors import InputError
 from stg_pyg.graph.memory import MemoryBank, memory_graph
 from stg_pyg.graph.spatial import SpatialGraph, batch_of_views, bounded_weight, build_spatial_graph, edge_weight
-from stg_pyg.model.evidence import pixel_evidence
+from stg_pyg.model.evidence import node_evidence, pixel_evidence, pixels_with_q, proposal_regions, retrieved
 from stg_pyg.model.layers import make_spatial, make_temporal
 from stg_pyg.model.motion import LastBox, MotionModel
 from stg_pyg.model.scene import weigh
@@ -39,10 +38,9 @@ from stg_pyg.nn.backbones.registry import LITE0
 from stg_pyg.nn.backbones.segmentation import SmallSegmentationNet
 from stg_pyg.nn.spatial.calls import call_spatial_regions, spatial_extras
 from stg_pyg.nn.temporal.label_propagation import LabelPropagation
-from stg_pyg.ops.boxes import masks_to_boxes, paired_box_iou
+from stg_pyg.ops.boxes import masks_to_boxes
 from stg_pyg.ops.crops import add_pasted, crop_resize, crop_windows, normalize_image, paste, paste_extents
-from stg_pyg.ops.masks import region_mask_iou
-from stg_pyg.ops.regions import MaskRegions, RegionLayout, Window, graphs_of, windows_of_masks
+from stg_pyg.ops.regions import MaskRegions
 from stg_pyg.proposals.base import Proposals
 from stg_pyg.utils.timing import stage
 
@@ -112,8 +110,6 @@ class FrameOutput:
 class STGNet(nn.Module):
     """Spatiotemporal graph network of Liu et al., AAAI 2021 (arXiv:2012.05499), over the proposals of one frame.
 
-    Every part can be replaced by another with the same interface; :meth:`small` and :meth:`paper` build the usual ones.
-
     Args:
         config: constants.
         feature_encoder: (normalised image, boxes, masks) -> X of Eq. 3.
@@ -154,8 +150,7 @@ class STGNet(nn.Module):
             raise InputError(f"memory.cell = {config.memory.cell} does not divide the {grid} pixels of the keys' grid")
         self.node_gate = NodeGate() if config.spatial.node_gate else None
         self.motion = MotionModel(config.motion.steps) if config.motion.enabled else LastBox()
-        scene = config.scene
-        self.scene_attention = LabelPropagation(scene.top_k, scene.radius, scene.temperature)
+        self.scene_attention = LabelPropagation(config.scene.top_k, config.scene.radius, config.scene.temperature)
         self._crop_size = 128
 
     @property
@@ -325,17 +320,8 @@ class STGNet(nn.Module):
             logit = torch.logit(graphs.score.to(evidence.dtype), eps=1e-3)
             graph["evidence"] = torch.cat([evidence, logit[:, None] / 3], dim=1)
         if "pixel" in taken and "pixel" in graphs:
-            graph["pixel"] = self._pixel_maps(graphs, proposals)
+            graph["pixel"] = pixels_with_q(graphs, proposals)
         return call_spatial_regions(self.spatial_conv, graphs.x, edge_index, proposals.layout, **graph), gate
-
-    @staticmethod
-    def _pixel_maps(graphs: Batch, proposals: MaskRegions) -> Tensor:
-        """The evidence at the pixels [B, C, s, s] with Q in the same windows."""
-        windows = graphs.box.new_zeros(len(graphs.pixel), 4)
-        windows[proposals.graphs] = windows.new_tensor(proposals.layout.windows)
-        owner = torch.arange(len(windows), device=windows.device)
-        q = crop_resize(graphs.q[:, None], windows, graphs.pixel.shape[-1], owner)
-        return torch.cat([graphs.pixel, q.to(graphs.pixel.dtype)], dim=1)
 
     def weighted_edges(self, graphs: Batch, gate: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Edges [2, E] that propagation uses, their attributes [E, 2] and weights [E]: Eq. 3, times the gate if any."""
@@ -345,9 +331,7 @@ class STGNet(nn.Module):
             # A learned cosine may be negative; the normalisation of Eq. 5 needs weights that are not.
             weight = weight.clamp(min=0) * gate[edge_index[0]]
         if self.config.spatial.min_edge_iou > 0:
-            kept = torch.nonzero(edge_attr[:, 1] >= self.config.spatial.min_edge_iou)[
-                :, 0
-            ]  # waits once for three selections
+            kept = torch.nonzero(edge_attr[:, 1] >= self.config.spatial.min_edge_iou).flatten()  # waits once for all
             edge_index, edge_attr, weight = edge_index[:, kept], edge_attr[kept], weight[kept]
         if self.node_gate is None:
             weight = bounded_weight(weight, edge_index[1], len(graphs.batch))
@@ -384,13 +368,8 @@ class STGNet(nn.Module):
 
     @stage("temporal")
     def refine(self, frame: FrameInput, chosen: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Masks [K, H, W] after Eqs. 7-8, with the keys and their windows, which the memory takes up.
-
-        Args:
-            frame: for its image and memory.
-            chosen: [K, H, W].
-            boxes: [K, 4] of ``chosen``; an object without extent keeps its mask.
-        """
+        """Masks [K, H, W] after Eqs. 7-8, with the keys and their windows, which the memory takes up, from the chosen
+        masks [K, H, W] and their boxes [K, 4]; an object without extent keeps its mask."""
         height, width = chosen.shape[-2:]
         windows = crop_windows(boxes, self.config.proposals.crop_margin).to(chosen.dtype)
         keys = self._keys(frame.normal, windows)
@@ -425,9 +404,7 @@ class STGNet(nn.Module):
         if not hasattr(self.memory_attention, "messages"):
             raise InputError(f"proposals.recall: {type(self.memory_attention).__name__} does not say what it retrieves")
         keys = self.encode_keys(image, windows)
-        graph = memory_graph(banks, keys[:, 0], keys)
-        found = self.memory_attention.messages(graph.key, graph.memory_mask, graph.memory_key, graph.edge_index)
-        return scatter(found, graph.edge_index[1], dim_size=len(keys), reduce="mean")
+        return retrieved(self.memory_attention, keys, banks)[0]
 
     @torch.no_grad()
     def scene_keys(self, image: Tensor) -> Tensor:
@@ -452,32 +429,3 @@ class STGNet(nn.Module):
     @stage("keys")
     def _keys(self, normal: Tensor, windows: Tensor) -> Tensor:
         return self.key_encoder(crop_resize(normal[None], windows, self.config.temporal.key_size))
-
-
-def proposal_regions(graphs: Batch) -> MaskRegions:
-    """The masks of a batch of spatial graphs inside their windows; where those are not known they are found."""
-    sizes = (graphs.ptr[1:] - graphs.ptr[:-1]).tolist()
-    filled = [size for size in sizes if size]
-    if "window" in graphs:
-        boxes = [tuple(window) for window, size in zip(graphs.window.tolist(), sizes, strict=True) if size]
-        windows: tuple[Window, ...] = tuple(boxes)
-    else:
-        windows = windows_of_masks(graphs.x, filled)
-    layout = RegionLayout(tuple(filled), windows, (1, graphs.x.size(-2), graphs.x.size(-1)))
-    return MaskRegions.cropped(graphs.x, layout, graphs_of(graphs.batch, layout), graphs.feat.dtype)
-
-
-def node_evidence(graphs: Batch, proposals: MaskRegions | None = None) -> Tensor:
-    """What speaks for each node, [N, 5]: likeness to the first frame, agreement with Q, with p, with the other nodes
-    (mean mask IoU), and the mean likeness to them (mean cosine); ``proposals`` are :func:`proposal_regions`."""
-    proposals = proposal_regions(graphs) if proposals is None else proposals
-    with torch.no_grad():
-        with_q = region_mask_iou(proposals, graphs.q).to(graphs.anchor)
-        with_p = paired_box_iou(graphs.box, graphs.p[graphs.batch])
-    target = graphs.edge_index[1]
-    others = graphs.edge_attr.new_zeros(len(graphs.batch), graphs.edge_attr.shape[1])
-    others = others.index_add(0, target, graphs.edge_attr)
-    degree = others.new_zeros(len(graphs.batch)).index_add(0, target, others.new_ones(len(target)))
-    degree = degree.clamp(min=1)[:, None]
-    others = others / degree
-    return torch.stack([graphs.anchor, with_q, with_p, others[:, 1], others[:, 0]], dim=1)

@@ -45,12 +45,7 @@ def keeps_arguments(cls: Cls) -> Cls:
 
 
 def make_layer(cls: type, name: str, arguments: dict[str, Any]) -> torch.nn.Module:
-    """An instance that remembers its arguments.
-
-    Args:
-        cls: of the layer.
-        name: that it was asked for by.
-        arguments: of its constructor.
+    """An instance of what was asked for by a name, which remembers its arguments.
 
     Raises:
         InputError: they do not fit.
@@ -157,6 +152,11 @@ def unknown_name(graph: str, name: str, names: Sequence[str]) -> InputError:
     return InputError(f"unknown {graph} layer '{name}'; known names, the nearest first: {known}; or {SYNTAX}")
 
 
+def parameter_of(layer: torch.nn.Module) -> torch.Tensor:
+    """A floating parameter, of whose dtype and on whose device inputs are; without one, an empty tensor."""
+    return next((p for p in layer.parameters() if p.is_floating_point()), torch.empty(0))
+
+
 def line_of(error: BaseException) -> str:
     """An error as one line."""
     return " ".join(str(error).split()) or type(error).__name__
@@ -173,9 +173,8 @@ def _record(layer: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
         elif kind is not inspect.Parameter.VAR_POSITIONAL or value:
             given[key] = value
     defaults = {key: p.default for key, p in bound.signature.parameters.items()}
-    vars(layer)[_RECORD] = {
-        key: value for key, value in given.items() if _is_plain(value) or value is not defaults.get(key)
-    }
+    kept = {key: value for key, value in given.items() if _is_plain(value) or value is not defaults.get(key)}
+    vars(layer)[_RECORD] = kept
 
 
 def _parse_arguments(text: str, arguments: str) -> dict[str, Any]:

@@ -39,11 +39,9 @@ class Registry:
             InputError: there is none.
         """
         if not isinstance(query, str):
-            if not (isinstance(query, type) and issubclass(query, torch.nn.Module)):
-                raise InputError(
-                    f"expected a name, a module class or a module as the {self.graph} layer, got {query!r}"
-                )
-            return query.__name__, query, {}
+            if isinstance(query, type) and issubclass(query, torch.nn.Module):
+                return query.__name__, query, {}
+            raise InputError(f"expected a name, a module class or a module as the {self.graph} layer, got {query!r}")
         name, given = parse_layer(query)
         if ":" in name:
             return name, find_class(name), given

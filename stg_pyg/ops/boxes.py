@@ -69,12 +69,6 @@ def boxes_from_center_size(center: Tensor, size: Tensor) -> Tensor:
     return torch.cat([center - size / 2, center + size / 2], dim=-1)
 
 
-def expand_boxes(boxes: Tensor, margin: float, min_size: float = 0.0) -> Tensor:
-    """Boxes grown by ``margin`` of their size on every side and to at least ``min_size`` pixels a side."""
-    center, size = box_center_size(boxes)
-    return boxes_from_center_size(center, (size * (1 + 2 * margin)).clamp(min=min_size))
-
-
 def clip_boxes(boxes: Tensor, height: int, width: int) -> Tensor:
     """Boxes cut at the borders of a frame of ``height`` x ``width`` pixels."""
     limits = boxes.new_tensor([width, height, width, height])

@@ -22,10 +22,8 @@ def normalize_image(images: Tensor) -> Tensor:
 def crop_windows(boxes: Tensor, margin: float, min_aspect: float = 0.5, min_size: float = 24.0) -> Tensor:
     """Windows [N, 4] that are cut out for boxes [N, 4].
 
-    Args:
-        margin: share of the box added on every side (0.15 in the paper).
-        min_aspect: the short side is grown to this share of the long one, so that thin boxes are not stretched much.
-        min_size: least side in pixels.
+    ``margin``, a share of the box, is added on every side, sides get ``min_size`` pixels at least, and the short one
+    ``min_aspect`` of the long one, so that thin boxes are not stretched much.
     """
     center, size = box_center_size(boxes)
     size = (size * (1 + 2 * margin)).clamp(min=min_size)

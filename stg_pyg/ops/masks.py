@@ -17,17 +17,14 @@ def mask_iou(a: Tensor, b: Tensor) -> Tensor:
     .. math::
         \frac{\sum_i a_i b_i}{\sum_i a_i + \sum_i b_i - \sum_i a_i b_i}
 
-    Exact on binary masks, differentiable on soft ones. Two empty masks have IoU 0.
+    Exact on binary masks, differentiable on soft ones. Two empty masks have IoU 0. Masks of different sizes are a
+    ValueError.
 
     Args:
-        a: [N, H, W] bool or in [0, 1].
-        b: [M, H, W] bool or in [0, 1].
+        a, b: [N, H, W] and [M, H, W], bool or in [0, 1].
 
     Returns:
         [N, M], float64 if either input is, else float32.
-
-    Raises:
-        ValueError: when the sizes of the masks differ.
     """
     dtype = _working_dtype(a, b)
     with torch.autocast(a.device.type, enabled=False):
@@ -36,11 +33,8 @@ def mask_iou(a: Tensor, b: Tensor) -> Tensor:
 
 
 def paired_mask_iou(masks: Tensor, q: Tensor, batch: Tensor) -> Tensor:
-    """:func:`mask_iou` [N] of masks [N, H, W] with those of their graphs, ``q[batch]`` of q [B, H, W], without a copy.
-
-    Raises:
-        ValueError: when ``batch`` [N] is outside [0, B), or the sizes of the masks differ.
-    """
+    """:func:`mask_iou` [N] of masks [N, H, W] with those of their graphs, ``q[batch]`` of q [B, H, W], without a copy;
+    ``batch`` [N] outside of [0, B) is a ValueError."""
     nodes = batch.cpu()
     graphs = nodes.tolist()
     if graphs and not 0 <= min(graphs) <= max(graphs) < len(q):

@@ -98,25 +98,20 @@ class MaskRegions:
     ) -> MaskRegions:
         """Frames [N, C, H, W] inside the windows, differentiable; no copy where the windows are whole frames.
 
-        Args:
-            frames: floating point, or bool or uint8 with ``dtype``.
-            layout: the windows.
-            graphs: see :class:`MaskRegions`.
-            dtype: of the result where ``frames`` are not floating point.
+        ``dtype`` is that of the result where ``frames`` are not floating point.
         """
         shape = layout.shape
         if all(window == (0, 0, shape[2], shape[1]) for window in layout.windows):
             flat = frames.reshape(-1)
         else:
-            flat = _Crop.apply(frames, layout)
+            flat = _Moved.apply(frames, layout, True)
         return cls(flat if dtype is None or flat.is_floating_point() else flat.to(dtype), layout, graphs, shape)
 
     @property
     def values(self) -> list[Tensor]:
         """Of each graph, the states [N_g, *, h, w] inside its window; views of ``flat``."""
-        lead = self.tail[:-2]
-        shapes = [(n, *lead, y1 - y0, x1 - x0) for n, (x0, y0, x1, y1) in self._graphs()]
-        return [part.view(shape) for part, shape in zip(self.flat.split(self.layout.lengths), shapes, strict=True)]
+        parts = zip(self.layout.split(self.flat), self.layout.windows, strict=True)
+        return [part.view(len(part), *self.tail[:-2], y1 - y0, x1 - x0) for part, (x0, y0, x1, y1) in parts]
 
     @property
     def batch(self) -> Tensor:
@@ -131,7 +126,7 @@ class MaskRegions:
 
     def to_frame(self) -> Tensor:
         """The states [N, *, H, W] with zeros outside of the windows; writing these costs most of the time."""
-        frames = _Paste.apply(self.flat, self.layout)
+        frames = _Moved.apply(self.flat, self.layout, False)
         return frames.reshape(sum(self.layout.sizes), *self.tail)
 
     def select(self, nodes: Tensor) -> Tensor:
@@ -150,9 +145,6 @@ class MaskRegions:
             parts.append(shift_boxes(masks_to_boxes(frames, threshold), x0, y0))
         return torch.cat(parts)
 
-    def _graphs(self) -> Iterator[tuple[int, Window]]:
-        return zip(self.layout.sizes, self.layout.windows, strict=True)
-
 
 def graphs_of(batch: Tensor, layout: RegionLayout) -> Tensor:
     """[G] numbers in ``batch`` [N], sorted, of the graphs of a layout, which are those that have nodes."""
@@ -161,18 +153,10 @@ def graphs_of(batch: Tensor, layout: RegionLayout) -> Tensor:
 
 
 def region_product(frames: Tensor, matrices: Sequence[Tensor], layout: RegionLayout, dtype: torch.dtype) -> Tensor:
-    """The product of a matrix [N_g, N_g] of each graph with the masks inside its window.
+    """The product of a matrix [N_g, N_g] of ``dtype`` of each graph with the masks inside its window.
 
-    Masks are converted tile by tile, so that bool or uint8 ones are never held in ``dtype`` as a whole.
-
-    Args:
-        frames: [N, C, H, W] masks of all graphs, floating point, bool or uint8.
-        matrices: of each graph, of ``dtype``.
-        layout: the windows.
-        dtype: of the result.
-
-    Returns:
-        The flat tensor of ``layout``, once differentiable in ``frames`` and ``matrices``.
+    Masks ``frames`` [N, C, H, W], floating point, bool or uint8, are converted tile by tile, and never held in
+    ``dtype`` as a whole. Returns the flat tensor of ``layout``, once differentiable in ``frames`` and ``matrices``.
     """
     return _RegionProduct.apply(frames, layout, dtype, *matrices)
 
@@ -244,54 +228,35 @@ def _multiply_rows(frames: Tensor, matrices: Sequence[Tensor], layout: RegionLay
             torch.bmm(left, crop[:, channel].transpose(0, 1), out=rows[:, channel].transpose(0, 1))
 
 
-class _Paste(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, flat: Tensor, layout: RegionLayout) -> Tensor:
-        ctx.layout = layout
-        return _pasted(flat, layout)
+class _Moved(torch.autograd.Function):
+    """Between frames and the flat tensor; each way is the gradient of the other."""
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _cut(grad, ctx.layout), None
-
-
-class _Crop(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, frames: Tensor, layout: RegionLayout) -> Tensor:
-        ctx.layout = layout
-        return _cut(frames, layout)
+    def forward(ctx: Any, source: Tensor, layout: RegionLayout, cut: bool) -> Tensor:
+        ctx.layout, ctx.cut = layout, cut
+        return _moved(source, layout, cut)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _pasted(grad, ctx.layout), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return _moved(grad, ctx.layout, not ctx.cut), None, None
 
 
-def _cut(frames: Tensor, layout: RegionLayout) -> Tensor:
-    """The windows of frames [N, C, H, W] as the flat tensor."""
-    flat = frames.new_empty(sum(layout.lengths))
+def _moved(source: Tensor, layout: RegionLayout, cut: bool) -> Tensor:
+    """The windows of frames as the flat tensor, or frames [N, C, H, W] of zeros with the flat tensor in the windows."""
+    if cut:
+        frames, flat = source, source.new_empty(sum(layout.lengths))
+    else:
+        frames, flat = source.new_zeros(sum(layout.sizes), *layout.shape), source
     for crop, values in zip(layout.crops(frames), layout.split(flat), strict=True):
-        values.view(crop.shape).copy_(crop)
-    return flat
-
-
-def _pasted(flat: Tensor, layout: RegionLayout) -> Tensor:
-    """Frames [N, C, H, W] of zeros with the flat tensor in the windows."""
-    frames = flat.new_zeros(sum(layout.sizes), *layout.shape)
-    for crop, values in zip(layout.crops(frames), layout.split(flat), strict=True):
-        crop.copy_(values.view(crop.shape))
-    return frames
+        pair = values.view(crop.shape), crop
+        pair[not cut].copy_(pair[cut])
+    return flat if cut else frames
 
 
 def windows_of_boxes(boxes: Tensor, sizes: Sequence[int], height: int, width: int) -> tuple[Window, ...]:
-    """The smallest whole-pixel window around the boxes of the nodes of each graph, cut at the frame.
-
-    Args:
-        boxes: [N, 4] in pixels; one without area does not count.
-        sizes: number of nodes of each graph.
-        height, width: of the frame.
-    """
+    """The smallest whole-pixel window around the boxes [N, 4] of the nodes of each graph, cut at the frame; a box
+    without area does not count."""
     rows = iter(boxes.detach().tolist())
     windows = []
     for size in sizes:
@@ -308,8 +273,7 @@ def windows_of_boxes(boxes: Tensor, sizes: Sequence[int], height: int, width: in
 def windows_of_masks(frames: Tensor, sizes: Sequence[int]) -> tuple[Window, ...]:
     """The smallest window of each graph with all pixels of its masks [N, C, H, W] that are not 0.
 
-    Reads the rows of all frames once (twice when floating point, where values may be negative), then the columns of
-    the rows that are taken; allocates one number a row and a column.
+    Reads the rows of all frames, then the columns of the rows that are taken; allocates one number a row and a column.
     """
     frames = frames.detach()
     if frames.numel() == 0:

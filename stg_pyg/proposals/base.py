@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -41,18 +41,7 @@ class Proposals:
     """[N, 4] boxes in whole pixels outside of which each mask is exactly 0, always on the CPU; None: not known."""
 
     def __post_init__(self) -> None:
-        if self.boxes.ndim != 2 or self.boxes.shape[1] != 4:
-            raise InputError(f"Proposals.boxes must be [N, 4], not {list(self.boxes.shape)}")
-        if self.masks.ndim != 3:
-            raise InputError(f"Proposals.masks must be [N, H, W], not {list(self.masks.shape)}")
-        if self.scores.ndim != 1:
-            raise InputError(f"Proposals.scores must be [N], not {list(self.scores.shape)}")
-        if self.feats is not None and self.feats.ndim != 2:
-            raise InputError(f"Proposals.feats must be [N, F], not {list(self.feats.shape)}")
-        for name in ("masks", "scores", "feats", "origin", "has_mask", "extent"):
-            field = getattr(self, name)
-            if field is not None and len(field) != len(self.boxes):
-                raise InputError(f"Proposals.{name} has {len(field)} entries for {len(self.boxes)} boxes")
+        check_rows(self, {"boxes": "[N, 4]", "masks": "[N, H, W]", "scores": "[N]", "feats": "[N, F]"})
         if not bool(torch.isfinite(self.boxes).all() & torch.isfinite(self.scores).all()):
             raise InputError(
                 "Proposals.boxes and Proposals.scores must be finite: drop the proposals with NaN or infinity"
@@ -61,11 +50,8 @@ class Proposals:
     @classmethod
     def empty(cls, height: int, width: int, device: torch.device | str | None = None) -> Proposals:
         """No proposals for a frame of ``height`` x ``width`` pixels."""
-        return cls(
-            boxes=torch.zeros(0, 4, device=device),
-            masks=torch.zeros(0, height, width, device=device),
-            scores=torch.zeros(0, device=device),
-        )
+        boxes, scores = torch.zeros(0, 4, device=device), torch.zeros(0, device=device)
+        return cls(boxes, torch.zeros(0, height, width, device=device), scores)
 
     @classmethod
     def from_masks(
@@ -98,20 +84,16 @@ class Proposals:
         known = [x for x in feats if x is not None]
         if 0 < len(known) < len(feats):
             raise InputError("Proposals.cat got parts with and without feats: compute them for all parts or for none")
-        origin: list[str] | None = None
-        if any(part.origin is not None for part in parts):
-            origin = [name for part in parts for name in (part.origin or [""] * len(part))]
-        has_mask: Tensor | None = None
-        if any(part.has_mask is not None for part in parts):
-            has_mask = torch.cat([part.mask_known for part in parts])
+        named = any(part.origin is not None for part in parts)
+        partial = any(part.has_mask is not None for part in parts)
         extents = [part.extent for part in parts if part.extent is not None]
         return cls._of_checked(
             boxes=torch.cat([part.boxes for part in parts]),
             masks=_joined([part.masks for part in parts]),
             scores=torch.cat([part.scores for part in parts]),
             feats=torch.cat(known) if known else None,
-            origin=origin,
-            has_mask=has_mask,
+            origin=[name for part in parts for name in part.origin or [""] * len(part)] if named else None,
+            has_mask=torch.cat([part.mask_known for part in parts]) if partial else None,
             extent=torch.cat(extents) if len(extents) == len(parts) else None,
         )
 
@@ -152,55 +134,66 @@ class Proposals:
         return self.boxes.device
 
     def select(self, index: Index) -> Proposals:
-        """The same as indexing: an index, a slice, a bool mask [N] or positions [K], which may repeat.
-
-        Raises:
-            IndexError: when a position is outside the N proposals or a bool mask has another length.
-        """
-        if isinstance(index, int):
-            if not -len(self) <= index < len(self):
-                raise IndexError(f"index {index} is outside {len(self)} proposals")
-            index = [index]
-        if not isinstance(index, slice):
-            index = torch.as_tensor(index, device=self.device)
-            index = index.long() if index.numel() == 0 and index.dtype != torch.bool else index
-        origin = self.origin
-        if origin is not None:
-            origin = [origin[i] for i in torch.arange(len(self), device=self.device)[index].tolist()]
-        feats = None if self.feats is None else self.feats[index]
-        has_mask = None if self.has_mask is None else self.has_mask[index]
-        extent = None if self.extent is None else self.extent[index.cpu() if isinstance(index, Tensor) else index]
-        return Proposals(self.boxes[index], self.masks[index], self.scores[index], feats, origin, has_mask, extent)
+        """The same as indexing: an index, a slice, a bool mask [N] or positions [K], which may repeat; an IndexError
+        for positions outside of them, and a bool mask of another length."""
+        rows = rows_of(index, len(self), self.device)
+        near = rows.cpu() if isinstance(rows, Tensor) else rows
+        chosen = {name: field[rows] for name, field in self._tensors().items() if name != "extent"}
+        if self.extent is not None:
+            chosen["extent"] = self.extent[near]
+        names = self.origin
+        if names is not None:
+            names = [names[i] for i in torch.arange(len(self))[near].tolist()]
+        return Proposals(**chosen, origin=names)
 
     def split(self, sizes: Sequence[int]) -> list[Proposals]:
         """Consecutive parts of these sizes, whose tensors are views."""
-        columns: dict[str, Sequence[Any]] = {}
-        ends = list(itertools.accumulate(sizes))
-        for name in ("boxes", "masks", "scores", "feats", "has_mask", "extent"):
-            field = getattr(self, name)
-            columns[name] = [None] * len(sizes) if field is None else field.split(list(sizes))
-        origin = self.origin
-        starts = [end - size for end, size in zip(ends, sizes, strict=True)]
-        columns["origin"] = [None if origin is None else origin[a:b] for a, b in zip(starts, ends, strict=True)]
+        columns = {name: field.split(list(sizes)) for name, field in self._tensors().items()}
         parts = []
-        for n in range(len(sizes)):
-            parts.append(self._of_checked(**{name: column[n] for name, column in columns.items()}))
+        for n, end in enumerate(itertools.accumulate(sizes)):
+            names = None if self.origin is None else self.origin[end - sizes[n] : end]
+            parts.append(self._of_checked(**{name: column[n] for name, column in columns.items()}, origin=names))
         return parts
 
     @classmethod
     def _of_checked(cls, **fields: Any) -> Proposals:
         """Proposals of tensors that were checked before; to check them again is to wait for the device."""
         made = cls.__new__(cls)
-        for name, field in fields.items():
-            setattr(made, name, field)
+        vars(made).update(fields)
         return made
 
     def to(self, device: torch.device | str) -> Proposals:
-        """A copy with all tensors on ``device``."""
-        feats = None if self.feats is None else self.feats.to(device)
-        has_mask = None if self.has_mask is None else self.has_mask.to(device)
-        boxes, masks, scores = self.boxes.to(device), self.masks.to(device), self.scores.to(device)
-        return Proposals(boxes, masks, scores, feats, self.origin, has_mask, self.extent)
+        """A copy with all tensors on ``device``, but for ``extent``."""
+        moved: dict[str, Any] = {n: f.to(device) for n, f in self._tensors().items() if n != "extent"}
+        return replace(self, **moved)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """The fields that are known, by name, without the origin."""
+        return {name: field for name, field in vars(self).items() if isinstance(field, Tensor)}
+
+
+def check_rows(proposals: Any, shapes: Mapping[str, str]) -> None:
+    """Refuses fields that are not of their shape, written like ``[N, 4]``, or have another length than the boxes."""
+    kind, number = type(proposals).__name__, len(proposals.boxes)
+    for name, shape in shapes.items():
+        field = getattr(proposals, name)
+        if field is not None and (field.ndim != len(shape.split(",")) or (name == "boxes" and field.shape[1] != 4)):
+            raise InputError(f"{kind}.{name} must be {shape}, not {list(field.shape)}")
+    for name, field in vars(proposals).items():
+        if field is not None and name != "size" and len(field) != number:
+            raise InputError(f"{kind}.{name} has {len(field)} entries for {number} boxes")
+
+
+def rows_of(index: Index, number: int, device: torch.device | str = "cpu") -> slice | Tensor:
+    """An index of ``number`` proposals as what indexes their tensors."""
+    if isinstance(index, slice):
+        return index
+    if isinstance(index, int):
+        if not -number <= index < number:
+            raise IndexError(f"index {index} is outside {number} proposals")
+        index = [index]
+    rows = torch.as_tensor(index, device=device)
+    return rows.long() if rows.numel() == 0 and rows.dtype != torch.bool else rows
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

@@ -32,20 +32,12 @@ def read_coco_results(path: PathLike) -> dict[str, dict[str, EncodedProposals]]:
     runs. ``segmentation`` may be missing, then only the box is known; ``bbox`` may be missing, then it is the mask's;
     a missing ``score`` is 1. A suffix .jpg, .jpeg or .png of ``image_id`` is dropped. The order of the file is kept.
     Polygons are refused, for they do not say the size of their frame. Masks are checked here, and not decoded.
-
-    Raises:
-        InputError: one line with the file, the entry (counted from 0), its ``image_id`` and the remedy.
     """
-    frames = _read(Path(path))
-    return {sequence: {stem: frame.encoded for stem, frame in of.items()} for sequence, of in frames.items()}
+    return {name: {stem: frame.encoded for stem, frame in of.items()} for name, of in _read(Path(path)).items()}
 
 
 def write_coco_results(path: PathLike, results: Results) -> None:
-    """Writes proposals by sequence and frame stem as COCO results; boxes, scores and masks read back bit-exact.
-
-    Raises:
-        InputError: a box has no extent or is not finite, or the file cannot be written.
-    """
+    """Writes proposals by sequence and frame stem as COCO results; boxes, scores and masks read back bit-exact."""
     write_coco_frames(path, ((sequence, stem, e) for sequence, of in results.items() for stem, e in of.items()))
 
 
@@ -89,15 +81,23 @@ class CocoProposals(ProposalSource):
         encoded = frame.encoded
         if encoded.size not in ((0, 0), size):
             message = f"segmentation has size {_by(encoded.size)} but the frame {_by(size)}"
-            remedy = "compute the proposals on frames of this size"
-            raise _error(self.path, frame.masked, f"{sequence}/{stem}", f"{message}; {remedy}")
+            message += "; compute the proposals on frames of this size"
+            raise _error(self.path, frame.masked, f"{sequence}/{stem}", message)
         x0, y0, x1, y1 = encoded.boxes.T
         outside = torch.nonzero((x0 >= size[1]) | (y0 >= size[0]) | (x1 <= 0) | (y1 <= 0))
         if len(outside):
-            number, remedy = frame.numbers[int(outside[0])], "bbox is [x, y, width, height] in pixels of such a frame"
-            message = f"bbox lies outside the frame of {_by(size)} (height x width) pixels; {remedy}"
-            raise _error(self.path, number, f"{sequence}/{stem}", message)
+            message = f"bbox lies outside the frame of {_by(size)} (height x width) pixels"
+            message += "; bbox is [x, y, width, height] in pixels of such a frame"
+            raise _error(self.path, frame.numbers[int(outside[0])], f"{sequence}/{stem}", message)
         return replace(encoded, size=size)
+
+
+class _Fault(Exception):
+    """What is wrong with an entry; ``number`` where it is another one than that at hand."""
+
+    def __init__(self, message: str, number: int | None = None) -> None:
+        super().__init__(message)
+        self.number = number
 
 
 @dataclass
@@ -113,111 +113,106 @@ class _Frame:
     """Number of the first entry with a mask."""
     encoded: EncodedProposals = field(default_factory=lambda: EncodedProposals.empty((0, 0)))
 
-    def encode(self, path: Path, image_id: str) -> None:
+    def add(self, number: int, entry: dict[str, Any]) -> None:
+        box, score, segmentation = entry.get("bbox"), entry.get("score", 1.0), entry.get("segmentation")
+        if not _is_finite(score):
+            raise _Fault(f"score {_short(score)} is no finite number; drop the entry")
+        if box is None and segmentation is None:
+            raise _Fault("has neither bbox nor segmentation; give one of them")
+        if box is not None and not (isinstance(box, list) and len(box) == 4 and all(map(_is_finite, box))):
+            raise _Fault(f"bbox {_short(box)} is not [x, y, w, h] of four finite numbers; drop it")
+        counts = None
+        if segmentation is not None:
+            counts, size = _mask(segmentation)
+            if self.size == (0, 0):
+                self.size, self.masked = size, number
+            elif self.size != size:
+                other = f"entry {self.masked} of this frame says {_by(self.size)}"
+                raise _Fault(f"segmentation has size {_by(size)} but {other}; correct one of them")
+        self.numbers.append(number)
+        self.boxes.append(box)
+        self.scores.append(float(score))
+        self.counts.append(counts)
+
+    def encode(self) -> None:
         rows = [n for n, item in enumerate(self.counts) if item is not None]
-        masks = [item for item in self.counts if item is not None]
-        fault = find_fault(masks, self.size)
+        fault = find_fault([item for item in self.counts if item is not None], self.size)
         if fault is not None:
-            raise _error(path, self.numbers[rows[fault[0]]], image_id, f"segmentation {fault[1]}; encode it again")
-        boxless = [n for n, box in enumerate(self.boxes) if box is None]
-        found = mask_boxes([self.counts[n] or b"" for n in boxless], self.size) if boxless else np.zeros((0, 4))
-        boxes = np.array([box if box is not None else (0, 0, 0, 0) for box in self.boxes], np.float64)
+            raise _Fault(f"segmentation {fault[1]}; encode it again", self.numbers[rows[fault[0]]])
+        boxes = np.array([box or (0, 0, 0, 0) for box in self.boxes], np.float64)
         boxes[:, 2:] += boxes[:, :2]
-        boxes[boxless] = found
+        boxless = [n for n, box in enumerate(self.boxes) if box is None]
+        if boxless:
+            boxes[boxless] = mask_boxes([self.counts[n] or b"" for n in boxless], self.size)
         boxes = boxes.astype(np.float32)
         flat = np.flatnonzero((boxes[:, 2:] <= boxes[:, :2]).any(axis=1))
         if len(flat):
             box = self.boxes[flat[0]]
-            reason = (
-                "the mask is empty and has no bbox" if box is None else f"bbox {_short(box)} has no extent, w, h > 0"
-            )
-            raise _error(path, self.numbers[flat[0]], image_id, f"{reason}; drop the entry")
+            what = "the mask is empty and has no bbox" if box is None else f"bbox {_short(box)} has no extent, w, h > 0"
+            raise _Fault(f"{what}; drop the entry", self.numbers[flat[0]])
         scores = torch.tensor(self.scores, dtype=torch.float32)
         self.encoded = EncodedProposals(torch.from_numpy(boxes), scores, self.counts, self.size)
         self.boxes, self.scores = [], []
 
 
 def _read(path: Path) -> dict[str, dict[str, _Frame]]:
-    entries = _load(path)
-    frames: dict[str, dict[str, _Frame]] = {}
-    for number in range(len(entries)):
-        entry, entries[number] = entries[number], None  # the file's own objects are many times its size
-        sequence, stem = _image_id(path, number, entry)
-        _add(path, number, entry, frames.setdefault(sequence, {}).setdefault(stem, _Frame()))
-    for sequence, of in frames.items():
-        for stem, frame in of.items():
-            frame.encode(path, f"{sequence}/{stem}")
-    return frames
-
-
-def _load(path: Path) -> list[Any]:
     try:
-        content = load_json(path.read_bytes())
+        entries = load_json(path.read_bytes())
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; check the path of the proposals") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the file") from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: is not JSON or cut short ({error}); export the proposals again") from error
-    if not isinstance(content, list):
-        raise InputError(f"{path}: must be a list of results, not a JSON {type(content).__name__}; write {_FORMAT}")
-    return content
+    if not isinstance(entries, list):
+        raise InputError(f"{path}: must be a list of results, not a JSON {type(entries).__name__}; write {_FORMAT}")
+    frames: dict[str, dict[str, _Frame]] = {}
+    number, image_id = 0, None
+    try:
+        for number in range(len(entries)):
+            entry, entries[number] = entries[number], None  # the file's own objects are many times its size
+            if not isinstance(entry, dict):
+                raise InputError(f"{path}: entry {number} is no object but {_short(entry)}; write {_FORMAT}")
+            image_id = entry.get("image_id")
+            sequence, stem = _names(image_id)
+            frames.setdefault(sequence, {}).setdefault(stem, _Frame()).add(number, entry)
+        for sequence, of in frames.items():
+            for stem, frame in of.items():
+                image_id = f"{sequence}/{stem}"
+                frame.encode()
+    except _Fault as fault:
+        raise _error(path, number if fault.number is None else fault.number, image_id, str(fault)) from None
+    return frames
 
 
-def _image_id(path: Path, number: int, entry: Any) -> tuple[str, str]:
-    if not isinstance(entry, dict):
-        raise InputError(f"{path}: entry {number} is no object but {_short(entry)}; write {_FORMAT}")
-    image_id = entry.get("image_id")
+def _names(image_id: Any) -> tuple[str, str]:
+    """Sequence and frame stem of an ``image_id``."""
     if not isinstance(image_id, str):
         what = "is missing" if image_id is None else "is no text"
-        raise _error(path, number, image_id, f'it {what}; write image_id as "<sequence>/<frame stem>"')
+        raise _Fault(f'it {what}; write image_id as "<sequence>/<frame stem>"')
     parts = image_id.split("/")
     if parts[-1].lower().endswith(_PICTURES):
         parts[-1] = parts[-1].rpartition(".")[0]
     if len(parts) < 2 or not {"", ".", ".."}.isdisjoint(parts) or "\0" in image_id:
-        raise _error(path, number, image_id, 'write image_id as "<sequence>/<frame stem>", such as "car-turn/00010"')
+        raise _Fault('write image_id as "<sequence>/<frame stem>", such as "car-turn/00010"')
     return "/".join(parts[:-1]), parts[-1]
 
 
-def _add(path: Path, number: int, entry: dict[str, Any], frame: _Frame) -> None:
-    image_id = entry["image_id"]
-    box, score, segmentation = entry.get("bbox"), entry.get("score", 1.0), entry.get("segmentation")
-    if not _is_finite(score):
-        raise _error(path, number, image_id, f"score {_short(score)} is no finite number; drop the entry")
-    if box is None and segmentation is None:
-        raise _error(path, number, image_id, "has neither bbox nor segmentation; give one of them")
-    if box is not None and not (isinstance(box, list) and len(box) == 4 and all(_is_finite(value) for value in box)):
-        raise _error(path, number, image_id, f"bbox {_short(box)} is not [x, y, w, h] of four finite numbers; drop it")
-    counts = None
-    if segmentation is not None:
-        counts, size = _mask(path, number, image_id, segmentation)
-        if frame.size == (0, 0):
-            frame.size, frame.masked = size, number
-        elif frame.size != size:
-            other = f"entry {frame.masked} of this frame says {_by(frame.size)}"
-            raise _error(path, number, image_id, f"segmentation has size {_by(size)} but {other}; correct one of them")
-    frame.numbers.append(number)
-    frame.boxes.append(box)
-    frame.scores.append(float(score))
-    frame.counts.append(counts)
-
-
-def _mask(path: Path, number: int, image_id: str, segmentation: Any) -> tuple[bytes, Size]:
+def _mask(segmentation: Any) -> tuple[bytes, Size]:
     if isinstance(segmentation, list):
         remedy = "convert it with pycocotools.mask.frPyObjects and merge, which need the size of the frame"
-        raise _error(path, number, image_id, f"segmentation is a polygon, not RLE; {remedy}")
+        raise _Fault(f"segmentation is a polygon, not RLE; {remedy}")
     size, counts = (segmentation.get("size"), segmentation.get("counts")) if isinstance(segmentation, dict) else (0, 0)
     if not (isinstance(size, list) and len(size) == 2 and all(type(side) is int and 0 < side < 65536 for side in size)):
-        remedy = 'write {"size": [H, W], "counts": "<RLE>"}'
-        raise _error(path, number, image_id, f"segmentation has no size [H, W] in whole pixels; {remedy}")
+        raise _Fault('segmentation has no size [H, W] in whole pixels; write {"size": [H, W], "counts": "<RLE>"}')
     height, width = size
     if isinstance(counts, list):
         if not all(type(run) is int and run >= 0 for run in counts) or sum(counts) != height * width:
-            reason = f"segmentation's counts are not whole runs of {height} x {width} = {height * width} pixels in sum"
-            raise _error(path, number, image_id, f"{reason}; encode it again")
+            pixels = f"{height} x {width} = {height * width} pixels"
+            raise _Fault(f"segmentation's counts are not whole runs of {pixels} in sum; encode it again")
         return compress_runs(counts, (height, width)), (height, width)
     if not isinstance(counts, str):
-        raise _error(path, number, image_id, "segmentation's counts are neither text nor a list; write COCO's RLE")
+        raise _Fault("segmentation's counts are neither text nor a list; write COCO's RLE")
     return counts.encode("utf-8", "surrogatepass"), (height, width)
 
 

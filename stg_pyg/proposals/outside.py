@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -13,27 +12,31 @@ from stg_pyg.config import STGConfig
 from stg_pyg.ops.boxes import box_iou, masks_to_boxes
 from stg_pyg.ops.masks import mask_iou, region_mask_iou
 from stg_pyg.ops.regions import MaskRegions, RegionLayout
-from stg_pyg.proposals.assignment import assign_proposals
-from stg_pyg.proposals.base import Index, Proposals
+from stg_pyg.proposals.base import Proposals
+from stg_pyg.proposals.rle import EncodedProposals
 
 Familiar = Callable[[int, Proposals], Tensor]
+ProposalSet = Proposals | EncodedProposals
+"""The proposals of a frame whose masks may be decoded only when they are selected."""
 
 
-class ProposalSet(Protocol):
-    """The proposals of a frame whose masks may be decoded only when they are selected: :class:`Proposals` and
-    :class:`stg_pyg.proposals.rle.EncodedProposals`."""
+def assign_proposals(boxes: Tensor, predicted: Tensor) -> Tensor:
+    r"""The object :math:`\arg\max_o \mathrm{IoU}(b, p_o)` of every proposal, "Preparation" of Liu et al., AAAI 2021.
 
-    boxes: Tensor
-    """[N, 4]."""
+    A proposal that meets no predicted box belongs to none; as printed, any overlap is enough, so that a single object
+    collects background, see :func:`accepted`.
 
-    @property
-    def size(self) -> tuple[int, int]:
-        """(H, W) of the frame."""
-        ...
+    Args:
+        boxes: [N, 4] boxes b of the proposals.
+        predicted: [K, 4] boxes p of the objects.
 
-    def select(self, index: Index) -> Proposals:
-        """The proposals at positions or where a bool mask is true."""
-        ...
+    Returns:
+        [N] positions of objects, long, -1 for none. The first object wins a tie.
+    """
+    if len(boxes) == 0 or len(predicted) == 0:
+        return torch.full((len(boxes),), -1, dtype=torch.long, device=boxes.device)
+    iou, position = box_iou(boxes, predicted).max(dim=1)
+    return torch.where(iou > 0, position, -1)
 
 
 def proposals_of_objects(
@@ -102,9 +105,8 @@ def assembled(proposals: Proposals, q: Tensor, share: float) -> Proposals:
     inside = (masks @ (q[y0:y1, x0:x1] > 0.5).to(q.dtype).flatten() > share * area) & (area > 0)
     if int(inside.sum()) < 2:
         return proposals
-    union = (
-        proposals.masks[inside].amax(dim=0) if proposals.masks.is_floating_point() else proposals.masks[inside].any(0)
-    )
+    pieces = proposals.masks[inside]
+    union = pieces.amax(dim=0) if pieces.is_floating_point() else pieces.any(dim=0)
     score = (proposals.scores[inside] * area[inside]).sum() / area[inside].sum()
     feats = None if proposals.feats is None else proposals.feats[inside].mean(dim=0, keepdim=True)
     whole = Proposals.from_masks(union[None], score[None], feats=feats, origin=["assembled"])
@@ -114,9 +116,8 @@ def assembled(proposals: Proposals, q: Tensor, share: float) -> Proposals:
 def _inside_window(proposals: Proposals, dtype: torch.dtype) -> MaskRegions:
     """The masks of the proposals of one object inside their window."""
     layout = RegionLayout((len(proposals),), (proposals.window,), (1, *proposals.size))
-    return MaskRegions.cropped(
-        proposals.masks[:, None], layout, torch.zeros(1, dtype=torch.long, device=proposals.device), dtype
-    )
+    graphs = torch.zeros(1, dtype=torch.long, device=proposals.device)
+    return MaskRegions.cropped(proposals.masks[:, None], layout, graphs, dtype)
 
 
 def joined(outside: Proposals, own: Proposals) -> Proposals:
@@ -146,12 +147,5 @@ def on_device(proposals: Proposals, like: Tensor) -> Proposals:
     """The proposals on the device of ``like``, boxes and scores of its dtype, and masks too unless they are bool."""
     proposals = proposals.to(like.device)
     masks = proposals.masks if proposals.masks.dtype == torch.bool else proposals.masks.to(like.dtype)
-    return Proposals(
-        proposals.boxes.to(like.dtype),
-        masks,
-        proposals.scores.to(like.dtype),
-        proposals.feats,
-        proposals.origin,
-        proposals.has_mask,
-        proposals.extent,
-    )
+    boxes, scores = proposals.boxes.to(like.dtype), proposals.scores.to(like.dtype)
+    return replace(proposals, boxes=boxes, masks=masks, scores=scores)

@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from stg_pyg.errors import InputError
-from stg_pyg.proposals.base import Index, Proposals
+from stg_pyg.proposals.base import Index, Proposals, check_rows, rows_of
 
 IntArray = NDArray[np.int64]
 Size = tuple[int, int]
@@ -149,12 +148,7 @@ class EncodedProposals:
     """[N, F] float32 features X of Eq. 3 with values that float16 holds."""
 
     def __post_init__(self) -> None:
-        if self.boxes.ndim != 2 or self.boxes.shape[1] != 4:
-            raise InputError(f"EncodedProposals.boxes must be [N, 4], not {list(self.boxes.shape)}")
-        for name in ("scores", "counts", "feats"):
-            field: Any = getattr(self, name)
-            if field is not None and len(field) != len(self.boxes):
-                raise InputError(f"EncodedProposals.{name} has {len(field)} entries for {len(self.boxes)} boxes")
+        check_rows(self, {"boxes": "[N, 4]"})
 
     @classmethod
     def empty(cls, size: Size, num_features: int | None = None) -> EncodedProposals:
@@ -165,24 +159,16 @@ class EncodedProposals:
     @classmethod
     def from_proposals(cls, proposals: Proposals) -> EncodedProposals:
         """Encodes the masks (> 0.5) and rounds the features to float16, as a file holds them."""
-        known = proposals.mask_known.cpu()
-        encoded = iter(encode_masks(proposals.masks[known.to(proposals.masks.device)]))
+        encoded = iter(encode_masks(proposals.masks[proposals.mask_known]))
+        counts = [next(encoded) if has else None for has in proposals.mask_known.tolist()]
+        boxes, scores = proposals.boxes.detach().float().cpu(), proposals.scores.detach().float().cpu()
         feats = None if proposals.feats is None else round_features(proposals.feats)
-        return cls(
-            proposals.boxes.detach().float().cpu(),
-            proposals.scores.detach().float().cpu(),
-            [next(encoded) if has else None for has in known.tolist()],
-            proposals.size,
-            feats,
-        )
+        return cls(boxes, scores, counts, proposals.size, feats)
 
     def __len__(self) -> int:
         return len(self.boxes)
 
-    def __repr__(self) -> str:
-        height, width = self.size
-        feats = "" if self.feats is None else f", feats={self.feats.shape[1]}"
-        return f"{type(self).__name__}({len(self)}, size={height}x{width}{feats})"
+    __repr__ = Proposals.__repr__
 
     @property
     def has_mask(self) -> Tensor:
@@ -191,19 +177,15 @@ class EncodedProposals:
 
     def keep(self, index: Index) -> EncodedProposals:
         """Some of the proposals, still encoded."""
-        rows = self._rows(index)
+        rows = torch.arange(len(self))[rows_of(index, len(self))]
         feats = None if self.feats is None else self.feats[rows]
         counts = [self.counts[n] for n in rows.tolist()]
         return replace(self, boxes=self.boxes[rows], scores=self.scores[rows], counts=counts, feats=feats)
 
     def select(self, index: Index) -> Proposals:
-        """Some of the proposals, decoded: an index, a slice, a bool mask [N] or positions [K], which may repeat.
+        """Some of the proposals, decoded, by what :meth:`Proposals.select` takes; a broken mask is an InputError.
 
         Masks are bool; a row without one is all zeros and ``has_mask`` of the result is False there.
-
-        Raises:
-            IndexError: when a position is outside the N proposals or a bool mask has another length.
-            InputError: when a chosen mask is broken.
         """
         chosen = self.keep(index)
         known = chosen.has_mask
@@ -214,17 +196,6 @@ class EncodedProposals:
         masks[known] = decoded
         return Proposals(chosen.boxes, masks, chosen.scores, chosen.feats, has_mask=known)
 
-    def _rows(self, index: Index) -> Tensor:
-        rows = torch.arange(len(self))
-        if isinstance(index, int):
-            if not -len(self) <= index < len(self):
-                raise IndexError(f"index {index} is outside {len(self)} proposals")
-            index = [index]
-        if isinstance(index, slice):
-            return rows[index]
-        positions = torch.as_tensor(index, device="cpu")
-        return rows[positions.long() if positions.numel() == 0 and positions.dtype != torch.bool else positions]
-
 
 def round_features(feats: Tensor) -> Tensor:
     """Features as float32 with the nearest finite values of float16, on the CPU."""
@@ -232,8 +203,7 @@ def round_features(feats: Tensor) -> Tensor:
 
 
 class ProposalSource(ABC):
-    """Proposals of videos that were computed before, whatever the files; see
-    :func:`stg_pyg.proposals.store.open_proposals`."""
+    """Stored proposals of videos, whatever the files; see :func:`stg_pyg.proposals.store.open_proposals`."""
 
     path: Path
     """The file or folder that was opened."""
@@ -247,26 +217,14 @@ class ProposalSource(ABC):
 
     @abstractmethod
     def check(self, sequence: str, frame_names: Sequence[str]) -> None:
-        """Compares the frames that are there with those of the video ``sequence``.
-
-        Raises:
-            InputError: a frame is there that the video does not have, or one is missing that has to be there.
-        """
+        """Refuses frames that the video ``sequence`` does not have, and the lack of one that has to be there."""
 
     @abstractmethod
     def frame(self, sequence: str, stem: str, size: Size) -> EncodedProposals:
-        """The proposals of a frame of ``size`` (H, W) pixels; none where there are none.
-
-        Raises:
-            InputError: they belong to a frame of another size, or their file is broken.
-        """
+        """The proposals of a frame of ``size`` (H, W) pixels; an InputError where they are of another size."""
 
     def check_any(self, sequences: Sequence[str]) -> None:
-        """Refuses proposals of other videos alone, which are a matter of wrong names.
-
-        Raises:
-            InputError: there are proposals, but none for any of the videos ``sequences``.
-        """
+        """Refuses proposals of other videos alone, which are a matter of wrong names."""
         own = self.sequences
         if own and sequences and not set(own) & set(sequences):
             raise InputError(

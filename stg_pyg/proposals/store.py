@@ -1,4 +1,7 @@
-"""The folder of the offline step: the proposals of every frame, written one by one so that a run can go on later."""
+"""The folder of the offline step: the proposals of every frame, written one by one so that a run can go on later.
+
+What is missing, broken, or of other settings, sizes or names is an InputError.
+"""
 
 from __future__ import annotations
 
@@ -29,9 +32,6 @@ class StoredProposals(ProposalSource):
     video's frames; ``<sequence>/<frame stem>.npz`` the proposals of a frame: ``boxes`` [N, 4] and ``scores`` [N] in
     float32, ``rle`` the masks' characters on end as uint8, ``lengths`` [N] of them (0: no mask) and ``feats`` [N, F] in
     float16. Nothing is unpickled.
-
-    Raises:
-        InputError: the folder is missing, or its ``meta.json`` is missing or broken.
     """
 
     def __init__(self, folder: PathLike) -> None:
@@ -44,14 +44,14 @@ class StoredProposals(ProposalSource):
         return sorted(self.meta["sizes"], key=natural_sort_key)
 
     def check(self, sequence: str, frame_names: Sequence[str]) -> None:
-        there = set(self.frame_names(sequence))
+        there, known = dict.fromkeys(self.frame_names(sequence)), set(frame_names)
         missing = [name for name in frame_names if name not in there]
         if missing:
             raise InputError(
                 f"{frame_path(self.path, sequence, missing[0])}: no such file; {len(missing)} of {len(frame_names)} "
                 f"frames of {sequence} have no proposals: run experiments.proposals on this split, it goes on"
             )
-        foreign = sorted(there - set(frame_names), key=natural_sort_key)
+        foreign = [name for name in there if name not in known]
         if foreign:
             raise InputError(
                 f"{frame_path(self.path, sequence, foreign[0])}: {sequence} has no such frame; "
@@ -59,13 +59,13 @@ class StoredProposals(ProposalSource):
             )
 
     def frame(self, sequence: str, stem: str, size: Size) -> EncodedProposals:
-        stored = self._size(sequence)
-        if stored != size:
+        encoded = self._read(sequence, stem)
+        if encoded.size != size:
             raise InputError(
-                f"{frame_path(self.path, sequence, stem)}: is of frames of {stored[0]} x {stored[1]} pixels, not "
-                f"{size[0]} x {size[1]}; run experiments.proposals on frames of this size"
+                f"{frame_path(self.path, sequence, stem)}: is of frames of {encoded.size[0]} x {encoded.size[1]} "
+                f"pixels, not {size[0]} x {size[1]}; run experiments.proposals on frames of this size"
             )
-        return self._read(sequence, stem)
+        return encoded
 
     def frame_names(self, sequence: str) -> list[str]:
         """Stems of the frames of a video that are there, in order."""
@@ -78,24 +78,20 @@ class StoredProposals(ProposalSource):
             for stem in self.frame_names(sequence):
                 yield sequence, stem, self._read(sequence, stem)
 
-    def _size(self, sequence: str) -> Size:
+    def _read(self, sequence: str, stem: str) -> EncodedProposals:
         if sequence not in self.meta["sizes"]:
             raise InputError(f"{self.path / sequence}: no proposals of this video; run experiments.proposals on it")
-        height, width = self.meta["sizes"][sequence]
-        return height, width
-
-    def _read(self, sequence: str, stem: str) -> EncodedProposals:
-        path, size = frame_path(self.path, sequence, stem), self._size(sequence)
+        path, (height, width) = frame_path(self.path, sequence, stem), self.meta["sizes"][sequence]
         if not path.is_file():
             raise InputError(f"{path}: no such file; run experiments.proposals on this video, it goes on")
         try:
             with np.load(path, allow_pickle=False) as file:
-                encoded = _unpack(file, size)
+                encoded = _unpack(file, (height, width))
         except Exception as error:  # broken archives and headers raise errors of all kinds
             raise InputError(f"{path}: is broken or cut short; {_AGAIN}") from error
         expected = self.meta["feature_size"] or 0
         if not len(encoded):
-            return EncodedProposals.empty(size, expected or None)
+            return EncodedProposals.empty((height, width), expected or None)
         number = 0 if encoded.feats is None else encoded.feats.shape[1]
         if number != expected:
             raise InputError(f"{path}: has {number} features, not the {expected} of {META}; {_AGAIN}")
@@ -103,11 +99,7 @@ class StoredProposals(ProposalSource):
 
 
 def open_proposals(path: PathLike) -> ProposalSource:
-    """Proposals from a COCO results file (.json), or from a folder that ``experiments.proposals`` wrote.
-
-    Raises:
-        InputError: the path is missing or broken.
-    """
+    """Proposals from a COCO results file (.json), or from a folder that ``experiments.proposals`` wrote."""
     return StoredProposals(path) if Path(path).is_dir() else CocoProposals(path)
 
 
@@ -120,9 +112,6 @@ class ProposalWriter:
         shared: whether other processes write other videos into the folder at the same time; :meth:`merge` is then for
             one of them, when all are done.
         states: what stands for the files of each video; where it is another than before, the video is done again.
-
-    Raises:
-        InputError: the folder holds proposals made with other settings.
     """
 
     def __init__(
@@ -145,18 +134,22 @@ class ProposalWriter:
         return sequence in self.meta["sizes"] and frame_path(self.folder, sequence, stem).is_file()
 
     def write(self, sequence: str, stem: str, encoded: EncodedProposals) -> EncodedProposals:
-        """Writes one frame; returns what reading it gives, bit for bit.
-
-        Raises:
-            InputError: the frames of the video have another size or the proposals other features than before.
-        """
+        """Writes one frame; returns what reading it gives, bit for bit."""
         feats = None if encoded.feats is None else round_features(encoded.feats)
         rounded = EncodedProposals(encoded.boxes.float(), encoded.scores.float(), encoded.counts, encoded.size, feats)
         path = frame_path(self.folder, sequence, stem)
         self._register(sequence, rounded)
         if not len(rounded):
             rounded = EncodedProposals.empty(rounded.size, self.meta["feature_size"] or None)
-        arrays = _pack(rounded)
+        texts = [item or b"" for item in rounded.counts]
+        arrays: dict[str, Any] = {
+            "boxes": rounded.boxes.numpy(),
+            "scores": rounded.scores.numpy(),
+            "rle": np.frombuffer(b"".join(texts), np.uint8),
+            "lengths": np.array([len(item) for item in texts], np.int32),
+        }
+        if rounded.feats is not None:
+            arrays["feats"] = rounded.feats.numpy().astype(np.float16)
         write_atomic(path, lambda file: np.savez_compressed(file, **arrays))
         return rounded
 
@@ -249,22 +242,14 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def frame_path(folder: Path, sequence: str, stem: str) -> Path:
-    """Where the proposals of a frame lie.
-
-    Raises:
-        InputError: the names lead out of the folder.
-    """
+    """Where the proposals of a frame lie."""
     if not is_inside(sequence) or not is_inside(stem) or "/" in stem or stem.startswith("."):
         raise InputError(f"{folder}: {sequence!r}/{stem!r} is no name of a frame; rename the video or the frame")
     return folder / sequence / f"{stem}.npz"
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
-    """The checked content of ``meta.json``.
-
-    Raises:
-        InputError: it is missing, broken or of something else.
-    """
+    """The checked content of ``meta.json``."""
     path = folder / META
     try:
         meta = load_json(path.read_bytes())
@@ -281,28 +266,16 @@ def read_meta(folder: Path) -> dict[str, Any]:
 
 
 def _is_sound(meta: dict[str, Any]) -> bool:
-    sizes, number = meta.get("sizes"), meta.get("feature_size")
+    sizes, number = meta.get("sizes"), meta.get("feature_size", -1)
     return (
-        meta.keys() >= {"settings", "feature_size", "sizes"}
-        and isinstance(meta.get("settings"), dict)
+        isinstance(meta.get("settings"), dict)
         and isinstance(meta.get("states", {}), dict)
         and isinstance(sizes, dict)
         and all(is_inside(name) for name in sizes)
-        and all(
-            isinstance(s, list) and len(s) == 2 and all(type(v) is int and v > 0 for v in s) for s in sizes.values()
-        )
+        and all(isinstance(size, list) and len(size) == 2 for size in sizes.values())
+        and all(type(side) is int and side > 0 for size in sizes.values() for side in size)
         and (number is None or (type(number) is int and number >= 0))
     )
-
-
-def _pack(encoded: EncodedProposals) -> dict[str, Any]:
-    arrays = {
-        "boxes": encoded.boxes.numpy(),
-        "scores": encoded.scores.numpy(),
-        "rle": np.frombuffer(b"".join(item or b"" for item in encoded.counts), np.uint8),
-        "lengths": np.array([len(item or b"") for item in encoded.counts], np.int32),
-    }
-    return arrays if encoded.feats is None else {**arrays, "feats": encoded.feats.numpy().astype(np.float16)}
 
 
 def _unpack(file: Any, size: Size) -> EncodedProposals:
@@ -316,10 +289,9 @@ def _unpack(file: Any, size: Size) -> EncodedProposals:
         and (rle.dtype, rle.ndim) == (np.uint8, 1)
         and (feats is None or (feats.dtype == np.float16 and feats.shape == (n, feats.shape[-1])))
     )
-    if not sound or (n and lengths.min() < 0) or int(lengths.sum()) != len(rle):
+    if not sound or (lengths < 0).any() or int(lengths.sum()) != len(rle):
         raise ValueError("arrays of other shapes")
-    values = [boxes, scores] if feats is None else [boxes, scores, feats]
-    if not all(np.isfinite(value).all() for value in values):
+    if not all(np.isfinite(values).all() for values in (boxes, scores, 0 if feats is None else feats)):
         raise ValueError("values that are not finite")
     text, ends = rle.tobytes(), lengths.cumsum().tolist()
     counts = [text[end - length : end] or None for end, length in zip(ends, lengths.tolist(), strict=True)]

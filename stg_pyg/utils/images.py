@@ -1,4 +1,4 @@
-"""Reading frames and label maps, and writing results: every write is atomic, every bad file becomes an InputError."""
+"""Reading frames and label maps, and writing results: every write is atomic, a bad file or place is an InputError."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import os
 import re
 import uuid
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
@@ -17,7 +18,7 @@ from typing import IO, Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from stg_pyg.errors import InputError
 from stg_pyg.utils.mask_rules import Mask, davis_palette, understand_mask
@@ -55,9 +56,6 @@ class PictureReader:
 
     Args:
         files: all pictures of the video.
-
-    Raises:
-        InputError: (when called) a file is missing, truncated or not a picture, or its white cannot be told.
     """
 
     def __init__(self, files: Iterable[PathLike]) -> None:
@@ -65,34 +63,27 @@ class PictureReader:
 
     def __call__(self, path: PathLike) -> UInt8Array:
         image = _open(path)
-        if not image.info[_DEEP]:
-            return np.array(_upright(image).convert("RGB"))
-        return upright(to_eight_bits(deep_values(image, path), self.white or 255.0), orientation(image))
+        deep = image.info[_DEEP]
+        rgb = to_eight_bits(deep_values(image, path), self.white or 255.0) if deep else np.array(image.convert("RGB"))
+        return upright(rgb, orientation(image))
 
     @cached_property
     def white(self) -> float | None:
         """What becomes 255 in pictures of more than 8 bits; None without any. Decodes all of them the first time."""
-        highest: list[float] = []
-        floating = False
-        for path in self._files:
-            if header_is_deep(path):
-                values = deep_values(_open(path), path)
-                highest.append(float(values.max(initial=0)))
-                floating |= values.dtype.kind == "f"
-        return white_of(max(highest), floating, os.fspath(self._files[0])) if highest else None
+        decoded = (deep_values(_open(path), path) for path in self._files if _header_is_deep(path))
+        found = [(float(values.max(initial=0)), values.dtype.kind == "f") for values in decoded]
+        if not found:
+            return None
+        highest, floating = (max(column) for column in zip(*found, strict=True))
+        return white_of(highest, floating, os.fspath(self._files[0]))
 
 
 def read_image(path: PathLike) -> UInt8Array:
-    """A picture on its own as uint8 [H, W, 3] RGB, as :class:`PictureReader` reads those of a video.
-
-    Raises:
-        InputError: the file is missing, truncated or not a picture.
-    """
+    """A picture on its own as uint8 [H, W, 3] RGB, as :class:`PictureReader` reads those of a video."""
     return PictureReader([path])(path)
 
 
-def header_is_deep(path: PathLike) -> bool:
-    """Whether a file is a picture of more than 8 bits a channel, by its header."""
+def _header_is_deep(path: PathLike) -> bool:
     try:
         with Image.open(path, formats=_FORMATS) as image:
             return is_deep(image)
@@ -101,23 +92,14 @@ def header_is_deep(path: PathLike) -> bool:
 
 
 def read_mask(path: PathLike) -> Mask:
-    """A mask file as the rules of :mod:`stg_pyg.utils.mask_rules` understand it.
-
-    Raises:
-        InputError: the file is missing or unreadable, or is a picture whose object ids cannot be told.
-    """
+    """A mask file as the rules of :mod:`stg_pyg.utils.mask_rules` understand it."""
     image = _open(path)
-    turned = _upright(image)
-    turned.format = image.format  # which a copy loses
-    return understand_mask(turned, path)
+    mask = understand_mask(image, path)
+    return replace(mask, labels=upright(mask.labels, orientation(image)))
 
 
 def read_label_map(path: PathLike) -> UInt8Array:
-    """Object ids uint8 [H, W] of a mask file by the same rules, 0 is background; one with soft edges is refused.
-
-    Raises:
-        InputError: the file is missing or unreadable, or is a picture whose object ids cannot be told.
-    """
+    """Object ids uint8 [H, W] of a mask file by the same rules, 0 is background; one with soft edges is refused."""
     mask = read_mask(path)
     if mask.soft:
         raise InputError(f"{path}: {mask.soft.partition(';')[0]}, along soft edges; threshold it to 0 and 255")
@@ -129,16 +111,20 @@ def write_label_map(path: PathLike, labels: Any) -> None:
 
     Raises:
         ValueError: ``labels`` is no map of such ids.
-        InputError: the file cannot be written.
     """
     array = np.asarray(labels)
     if array.ndim != 2 or array.size == 0 or array.dtype.kind not in "bui":
         raise ValueError(f"label map has shape {array.shape} and type {array.dtype}: expected integers [H, W]")
     if array.min() < 0 or array.max() > 255:
         raise ValueError(f"object ids reach from {array.min()} to {array.max()}: a PNG holds 0 to 255")
-    image = Image.fromarray(np.ascontiguousarray(array, dtype=np.uint8))
+    write_atomic(path, lambda file: indexed_image(array).save(file, format="PNG"))
+
+
+def indexed_image(labels: NDArray[Any]) -> Image.Image:
+    """Object ids [H, W] of 0 to 255 as an indexed picture with the DAVIS palette."""
+    image = Image.fromarray(np.ascontiguousarray(labels, dtype=np.uint8))
     image.putpalette(davis_palette().tobytes())  # turns the grey picture into an indexed one
-    write_atomic(path, lambda file: image.save(file, format="PNG"))
+    return image
 
 
 def write_image(path: PathLike, rgb: Any) -> None:
@@ -146,7 +132,6 @@ def write_image(path: PathLike, rgb: Any) -> None:
 
     Raises:
         ValueError: ``rgb`` is no such picture.
-        InputError: the file cannot be written.
     """
     array = np.asarray(rgb)
     if array.ndim != 3 or array.shape[2] != 3 or array.size == 0 or array.dtype != np.uint8:
@@ -171,17 +156,12 @@ def write_json(path: PathLike, obj: Any) -> None:
 
     Raises:
         TypeError: something in ``obj`` has no JSON form.
-        InputError: the file cannot be written.
     """
     write_text(path, json.dumps(_jsonable(obj), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_text(path: PathLike, text: str) -> None:
-    """Writes UTF-8 text under a temporary name, then renames; bytes of file names that are no text become ``\\udc..``.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
+    """Writes UTF-8 text by :func:`write_atomic`; bytes of file names that are no text become ``\\udc..``."""
     write_atomic(path, lambda file: file.write(text.encode(errors="backslashreplace")))
 
 
@@ -224,13 +204,6 @@ def _open(path: PathLike) -> Image.Image:
             f"{path}: cannot be decoded ({error}); it may be cut short, copy or export it again"
         ) from error
     return image
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # whatever is wrong with the note of a camera, the picture itself was decoded
-        return image
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

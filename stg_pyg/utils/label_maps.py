@@ -1,4 +1,4 @@
-"""The label maps of one video, all read by one rule."""
+"""The label maps of one video, all read by one rule; an InputError where that cannot be told."""
 
 from __future__ import annotations
 
@@ -35,11 +35,7 @@ class LabelMaps:
         self.white: Path | None = None
 
     def read(self, file: Path) -> UInt8Array:
-        """Object ids uint8 [H, W] of one of the files.
-
-        Raises:
-            InputError: the ids cannot be told.
-        """
+        """Object ids uint8 [H, W] of one of the files."""
         mask = read_mask(file)
         if mask.soft and not self._soft:
             return read_label_map(file)  # which refuses it

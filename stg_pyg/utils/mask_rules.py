@@ -70,11 +70,7 @@ def davis_palette() -> UInt8Array:
 
 
 def understand_mask(image: Image.Image, path: PathLike) -> Mask:
-    """The objects of a decoded picture by the rules above.
-
-    Raises:
-        InputError: one line with ``path`` and the remedy, where they cannot be told.
-    """
+    """The objects of a decoded picture by the rules above."""
     if image.format == "JPEG":
         raise InputError(f"{path}: is a JPEG, which blurs object ids; save the mask as an indexed or grey PNG")
     alpha = _alpha(image)

@@ -1,4 +1,5 @@
-"""What pictures have beside 8-bit colours: a side that is up, and channels of more than 8 bits."""
+"""What pictures have beside 8-bit colours: a side that is up, and channels of more than 8 bits. What cannot be told is
+an InputError."""
 
 from __future__ import annotations
 
@@ -63,11 +64,7 @@ def is_deep(image: Image.Image) -> bool:
 
 
 def deep_values(image: Image.Image, path: str | os.PathLike[str]) -> NDArray[Any]:
-    """The values as they are in the file, [H, W] or [H, W, 3] RGB, of a decoded picture of more than 8 bits a channel.
-
-    Raises:
-        InputError: they cannot be read, are negative, or are not finite.
-    """
+    """The values in the file, [H, W] or [H, W, 3] RGB, of a decoded picture of more than 8 bits a channel."""
     if image.mode[0] in "IF":
         values = np.asarray(image)
     else:  # PIL keeps the upper 8 bits of colours
@@ -85,9 +82,6 @@ def white_of(highest: float, floating: bool, what: str) -> float:
 
     Of integers it is the largest of as many bits as ``highest`` has, at least 8: 4095 for 4080. Of floating point
     numbers it is 1 or 255.
-
-    Raises:
-        InputError: it cannot be told.
     """
     if floating and (highest <= 1 or 16 <= highest <= 255):
         return 1.0 if highest <= 1 else 255.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
 import re
@@ -52,10 +53,13 @@ def load_torchvision(name: str, spec: str | Path | None) -> dict[str, Tensor] | 
     if path is None:
         return None
     if spec == "auto":
-        return _checked(_from_hub(_known_weights(name)[0]), name, path)
-    known = {_file_name(weights): weights for weights in _known_weights(name)}
-    if path.name in known:
-        _check_hash(path, known[path.name])
+        return _checked(_from_hub(_known_weights(name)[0], path), name, path)
+    known = {_file_name(weights): weights for weights in _known_weights(name)}.get(path.name)
+    if known is not None and not (digest := _sha256(path)).startswith(_hash_of(known)):
+        raise InputError(
+            f"{path}: damaged or not copied to its end ({path.stat().st_size} bytes, SHA-256 {digest[:8]}...); "
+            f"{_wanted(known, path.parent)} again"
+        )
     return _checked(_read(path, name), name, path)
 
 
@@ -67,7 +71,19 @@ def weights_file(name: str, spec: str | Path | None) -> Path | None:
     """
     if spec is None or spec == "none":
         return None
-    return _hub_folder() / _file_name(_known_weights(name)[0]) if spec == "auto" else _find(name, Path(spec))
+    all_known = _known_weights(name)
+    if spec == "auto":
+        return Path(torch.hub.get_dir()) / "checkpoints" / _file_name(all_known[0])
+    path, files = Path(spec), [_file_name(weights) for weights in all_known]
+    if path.is_dir():
+        for file in (*files, f"{name}.pth", *(["encoder.pt"] if name.startswith("resnet") else [])):
+            if (path / file).is_file():
+                return path / file
+        raise InputError(f"{path}: holds neither {files[0]} nor {name}.pth; {_wanted(all_known[0], path)}")
+    if not path.is_file():
+        wanted = _wanted(all_known[0], path.parent)
+        raise InputError(f"{path}: no such file; give a state dict of {name}, or {wanted}")
+    return path
 
 
 def convert_rvos(state: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -80,20 +96,13 @@ def convert_rvos(state: Mapping[str, Any]) -> dict[str, Tensor]:
     Raises:
         ValueError: ``state`` is no such encoder.
     """
-    names = _rvos_names(state)
-    if names is None:
+    inner = state.get("state_dict", state)
+    items = inner.items() if isinstance(inner, Mapping) else ()
+    names = {str(name).removeprefix("module."): value for name, value in items}
+    if not any(name.startswith("base.") for name in names):
         raise ValueError("not the encoder of RVOS: no weights under 'base.'")
     own = re.compile(r"(sk|bn)[2-5]\.")
     return {name.removeprefix("base."): value for name, value in names.items() if not own.match(name)}
-
-
-def _rvos_names(state: Mapping[str, Any]) -> dict[str, Tensor] | None:
-    """The encoder of RVOS without what wraps it, or ``None`` if it is none."""
-    inner = state.get("state_dict", state)
-    if not isinstance(inner, Mapping):
-        return None
-    names = {str(name).removeprefix("module."): value for name, value in inner.items()}
-    return names if any(name.startswith("base.") for name in names) else None
 
 
 def _known_weights(name: str) -> list[Any]:
@@ -111,17 +120,12 @@ def _hash_of(weights: Any) -> str:
     return Path(_file_name(weights)).stem.rsplit("-", 1)[1]
 
 
-def _hub_folder() -> Path:
-    return Path(torch.hub.get_dir()) / "checkpoints"
-
-
 def _wanted(weights: Any, folder: Path) -> str:
     """What a line of error says of the file that would do."""
     return f"put {_file_name(weights)} (SHA-256 {_hash_of(weights)}..., from {weights.url}) into {folder}"
 
 
-def _from_hub(weights: Any) -> Mapping[str, Any]:
-    path = _hub_folder() / _file_name(weights)
+def _from_hub(weights: Any, path: Path) -> Mapping[str, Any]:
     damaged = path.is_file() and not _sha256(path).startswith(_hash_of(weights))
     try:
         if damaged:  # the hub would take it as it is
@@ -133,30 +137,6 @@ def _from_hub(weights: Any) -> Mapping[str, Any]:
             f"{path}: {problem} and cannot be downloaded ({_first_line(error)}); {_wanted(weights, path.parent)} by "
             "hand, or choose the weights PATH or none"
         ) from error
-
-
-def _find(name: str, path: Path) -> Path:
-    """The file that a path means."""
-    default = _known_weights(name)[0]
-    if path.is_dir():
-        names = [_file_name(weights) for weights in _known_weights(name)]
-        for file in (*names, f"{name}.pth", *(["encoder.pt"] if name.startswith("resnet") else [])):
-            if (path / file).is_file():
-                return path / file
-        raise InputError(f"{path}: holds neither {names[0]} nor {name}.pth; {_wanted(default, path)}")
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; give a state dict of {name}, or {_wanted(default, path.parent)}")
-    return path
-
-
-def _check_hash(path: Path, weights: Any) -> None:
-    digest, expected = _sha256(path), _hash_of(weights)
-    if not digest.startswith(expected):
-        size = path.stat().st_size
-        raise InputError(
-            f"{path}: damaged or not copied to its end ({size} bytes, SHA-256 {digest[:8]}...); "
-            f"{_wanted(weights, path.parent)} again"
-        )
 
 
 def _sha256(path: Path) -> str:
@@ -177,8 +157,8 @@ def _read(path: Path, name: str) -> Mapping[str, Any]:
         raise _no_state_dict(path, name, _first_line(error)) from error
     if not isinstance(state, Mapping):
         raise _no_state_dict(path, name, f"it holds a {type(state).__name__}")
-    if name.startswith("resnet") and _rvos_names(state) is not None:
-        return convert_rvos(state)
+    with contextlib.suppress(ValueError):
+        return convert_rvos(state) if name.startswith("resnet") else state
     return state
 
 
@@ -212,19 +192,16 @@ def _checked(state: Mapping[str, Any], name: str, path: Path) -> dict[str, Tenso
         raise _no_state_dict(path, name, f"{odd!r} is no tensor")
     # A plain copy carries no version of the modules, so they take the names of every version.
     state = {k: v for k, v in state.items() if not k.startswith(optional) or expected.get(k) == v.shape}
+    for key, value in state.items():
+        if key in expected and expected[key] != value.shape:
+            problem = f"{key!r} has shape {list(value.shape)} instead of {list(expected[key])}"
+            raise _no_state_dict(path, name, problem)
     try:
         missing, unexpected = net.load_state_dict(state, strict=False, assign=True)
-    except RuntimeError as error:
-        raise _no_state_dict(path, name, _wrong_shape(state, expected) or str(error).splitlines()[1].strip()) from error
+    except RuntimeError as error:  # of a weight under the name of an older version
+        raise _no_state_dict(path, name, str(error).splitlines()[1].strip()) from error
     missing = [key for key in missing if not key.startswith(optional)]
     if unexpected or missing:
         problem = f"{unexpected[0]!r} is not in the network" if unexpected else f"{missing[0]!r} is missing"
         raise _no_state_dict(path, name, f"the names are not those of the network, for example {problem}")
     return {key: value for key, value in net.state_dict().items() if not value.is_meta}
-
-
-def _wrong_shape(state: Mapping[str, Tensor], expected: dict[str, tuple[int, ...]]) -> str | None:
-    for key, value in state.items():
-        if key in expected and expected[key] != tuple(value.shape):
-            return f"{key!r} has shape {list(value.shape)} instead of {list(expected[key])}"
-    return None

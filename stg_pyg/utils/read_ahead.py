@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -14,18 +13,13 @@ T = TypeVar("T")
 class ReadAhead(Generic[T]):
     """An iterator over ``items`` that makes up to ``depth`` of them in advance, in one thread of its own.
 
-    Items come in order. An error of ``items`` is raised where its item would come, with its own traceback, and ends
-    the iteration. :meth:`close`, the end of the ``with`` block, an error, or the last reference to the iterator gone
-    ends the thread. It makes one item at a time and waits for nobody, so that the end of the program waits for
-    ``depth`` items at most.
+    An error of ``items`` is raised where its item would come, with its own traceback, and ends the iteration.
+    :meth:`close`, the end of the ``with`` block, an error, or the last reference gone ends the thread, which makes one
+    item at a time, so that the end of the program waits for ``depth`` items at most.
 
     Args:
         items: a generator or another iterable, which nothing else may use from now on.
-        depth: most items that are ready but not yet taken; 0: there is no thread, and an item is made when it is asked
-            for.
-
-    Raises:
-        ValueError: when ``depth`` is negative.
+        depth: most items that are ready but not yet taken, >= 0; 0: no thread, items are made when they are asked for.
 
     Example:
         >>> with ReadAhead(source.frames()) as frames:
@@ -61,10 +55,8 @@ class ReadAhead(Generic[T]):
         return made.pop()
 
     def peek(self) -> T | None:
-        """The item that comes next, which is waited for; None at the end, where it raises an error, and for depth 0.
-
-        The error is kept for the call of ``next`` that asks for the item.
-        """
+        """The item that comes next, which is waited for; None at the end, for depth 0, and where it raises an error,
+        which is kept for ``next``."""
         if not self._coming or self._coming[0].exception() is not None:
             return None
         made = self._coming[0].result()
@@ -81,9 +73,7 @@ class ReadAhead(Generic[T]):
     def __enter__(self) -> ReadAhead[T]:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 

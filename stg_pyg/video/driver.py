@@ -69,8 +69,9 @@ def segment_video(
         ...     result.labels
     """
     model = model if isinstance(model, STGNet) else load_model(model)
-    frames = _frames(video)
-    given = _given(masks)
+    paths = (str, os.PathLike)
+    frames = (image for _, image in open_source(Path(video))) if isinstance(video, paths) else video
+    given = masks if isinstance(masks, Mapping) else {0: read_label_map(masks) if isinstance(masks, paths) else masks}
     if 0 not in given:
         raise InputError(f"the masks are of frames {sorted(given)}: give that of frame 0")
     steps = model.config.online.steps if online_steps is None else online_steps
@@ -84,20 +85,6 @@ def segment_video(
             else:
                 stream = GroupedSegmenter(adapted, max_objects=max_objects, **options)
         yield stream.step(image, None if proposals is None else proposals[t], given.get(t))
-
-
-def _frames(video: Path_ | Iterable[Image]) -> Iterator[Image]:
-    if isinstance(video, str | os.PathLike):
-        for _, image in open_source(Path(video)):
-            yield image
-    else:
-        yield from video
-
-
-def _given(masks: Masks) -> dict[int, Image]:
-    if isinstance(masks, Mapping):
-        return dict(masks)
-    return {0: read_label_map(masks) if isinstance(masks, str | os.PathLike) else masks}
 
 
 def _adapted(model: STGNet, image: Image, labels: Image, steps: int, mixed_precision: bool, seed: int) -> STGNet:

@@ -31,22 +31,18 @@ class FrameSource(ABC):
     """Every ``every``-th frame of one video, never more than one of them in memory.
 
     Iterating yields (name, uint8 [H, W, 3] RGB) and may be repeated; :meth:`frames` begins further on.
-
-    Attributes:
-        path: the file or folder.
-        name: of the video: of the folder, or of the file without its suffix.
-        every: frames 0, every, 2 every, ... are yielded.
-        size: (H, W) of the frames in pixels.
-        fps: frames a second of the yielded frames; None where nobody knows.
-        note: what the reader should know of how the frames are read, or nothing.
     """
 
     path: Path
     name: str
+    """Of the folder, or of the file without its suffix."""
     every: int
     size: tuple[int, int]
+    """(H, W) in pixels."""
     fps: Fraction | None = None
+    """Yielded frames a second; None where nobody knows."""
     note: str = ""
+    """What the reader should know of how the frames are read, or nothing."""
 
     def __iter__(self) -> Iterator[tuple[str, UInt8Array]]:
         return self.frames()
@@ -62,10 +58,8 @@ class FrameSource(ABC):
 
     @abstractmethod
     def position(self, name: str) -> int | None:
-        """Position among all frames, those left out too, of the frame of that name; None where there is none.
-
-        A name beyond the end of a video file has a position too, see :meth:`count`.
-        """
+        """Position among all frames, those left out too, of the frame of that name, also beyond the end of a video
+        file; None where there is none."""
 
     @abstractmethod
     def count(self) -> int:
@@ -77,16 +71,13 @@ class FrameSource(ABC):
 
     def _checked(self, frame: UInt8Array, what: str) -> UInt8Array:
         if frame.shape[:2] != self.size:
-            raise InputError(
-                f"{what} is {pixels(frame.shape[:2])} and the first one {pixels(self.size)}; make all frames one size"
-            )
+            sizes = f"{pixels(frame.shape[:2])} and the first one {pixels(self.size)}"
+            raise InputError(f"{what} is {sizes}; make all frames one size")
         return frame
 
 
 class PictureFolder(FrameSource):
-    """A folder of pictures in natural order, named by their stems.
-
-    The sizes of all pictures are compared at once, from their headers, so that a stray one shows up before the work.
+    """A folder of pictures in natural order, named by their stems; their headers are compared before the work.
 
     Raises:
         InputError: there is no picture, something with the name of one is none, two have one stem, a size differs,
@@ -144,9 +135,8 @@ class PictureFolder(FrameSource):
 
 
 class VideoFile(FrameSource):
-    """A video file as FFmpeg decodes it, upright, with frames named 00000, 00001, ... in the order they are shown.
-
-    Every picture that can be decoded is a frame, however long it is shown; :meth:`losses` tells of others.
+    """A video file as FFmpeg decodes it, upright: every picture that can be decoded, however long it is shown, is a
+    frame, and they are named 00000, 00001, ... in the order they are shown.
 
     Raises:
         InputError: there is no frame in the file, or (while iterating) the size changes.
@@ -250,9 +240,8 @@ class VideoFile(FrameSource):
         try:
             return av.open(file, mode="r", metadata_errors="replace")
         except av.FFmpegError as error:
-            raise InputError(
-                f"{self.path}: is not a video that FFmpeg can open; convert it to MP4 or to a folder of PNG"
-            ) from error
+            message = "is not a video that FFmpeg can open; convert it to MP4 or to a folder of PNG"
+            raise InputError(f"{self.path}: {message}") from error
 
     def _read_header(self, container: av.container.InputContainer, stream: av.VideoStream) -> None:
         rate = stream.average_rate or stream.guessed_rate

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from stg_pyg.model.stgnet import FrameOutput
 from stg_pyg.ops.regions import RegionLayout
-from stg_pyg.proposals.assignment import assign_proposals
-from stg_pyg.proposals.outside import ProposalSet
+from stg_pyg.proposals.outside import ProposalSet, assign_proposals
 from stg_pyg.proposals.rle import EncodedProposals
 from stg_pyg.video.merge import merge_objects
 from stg_pyg.video.objects import ObjectState
@@ -88,8 +87,7 @@ class GroupedSegmenter(VideoSegmenter):
         shared: list[ProposalSet] = []
         for start in range(0, len(everyone), self.max_objects):
             rows = torch.nonzero((owner < 0) | ((owner >= start) & (owner < start + self.max_objects)))[:, 0]
-            encoded = isinstance(proposals, EncodedProposals)
-            shared.append(proposals.keep(rows) if encoded else proposals.select(rows))  # type: ignore[attr-defined]
+            shared.append(proposals.keep(rows) if isinstance(proposals, EncodedProposals) else proposals.select(rows))
         return shared
 
     def _flow_to(self, array: np.ndarray, gap: int) -> tuple[Tensor, Tensor | None]:

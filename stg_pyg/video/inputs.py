@@ -71,11 +71,7 @@ def given_masks(masks: ArrayLike | Tensor, image: Tensor) -> dict[int, Tensor]:
 
 
 def check_proposals(proposals: ProposalSet, image: Tensor) -> None:
-    """Complains of proposals that are not of an image [3, H, W].
-
-    Raises:
-        InputError: they are for frames of another size, or their masks have values outside of [0, 1].
-    """
+    """Raises an InputError if proposals are not of the size of an image [3, H, W] or have masks outside of [0, 1]."""
     if proposals.size != tuple(image.shape[1:]):
         size, wanted = (f"{w} x {h}" for h, w in (proposals.size, image.shape[1:]))
         raise InputError(f"the proposals are for frames of {size} pixels and the frame is {wanted}")

@@ -104,6 +104,8 @@ class VideoSegmenter:
         tensors = itertools.chain(self.model.parameters(), self.model.buffers())
         return next(tensors, torch.empty(0)).device
 
+    @outside_inference_mode()
+    @stage("frame")
     def step(
         self,
         image: ArrayLike | Tensor,
@@ -124,17 +126,6 @@ class VideoSegmenter:
             InputError: if sizes or values do not fit, or the first frame has no object. After a step that failed in
                 making its result the segmenter is as it was before, and takes the frame again.
         """
-        with outside_inference_mode():
-            return self._step(image, proposals, masks, target)
-
-    @stage("frame")
-    def _step(
-        self,
-        image: ArrayLike | Tensor,
-        proposals: ProposalSet | None,
-        masks: ArrayLike | Tensor | None,
-        target: Tensor | None,
-    ) -> StepResult:
         array, tensor = image_forms(image, self.device)
         given = {} if masks is None else given_masks(masks, tensor)
         if not self.objects and not given:
@@ -395,7 +386,7 @@ class VideoSegmenter:
     def _new_object(self, image: Tensor, obj_id: int, mask: Tensor) -> ObjectState:
         box = masks_to_boxes(mask[None])
         anchor = self.model.encode(image, mask[None], box)[0]
-        history = self.config.motion.steps + 1
+        history, config = self.config.motion.steps + 1, self.config.memory
         colours = ColourModel(image, mask)
         return ObjectState(
             obj_id,
@@ -404,13 +395,8 @@ class VideoSegmenter:
             anchor,
             colours,
             float(colours.likeness(image, mask[None])[0]),
-            self._new_bank(),
+            MemoryBank(config.frames, dtype=getattr(torch, config.dtype), cell=config.cell),
             deque(maxlen=history),
             deque(maxlen=history),
             deque(maxlen=50),
         )
-
-    def _new_bank(self) -> MemoryBank:
-        config = self.config
-        dtype = getattr(torch, config.memory.dtype)
-        return MemoryBank(config.memory.frames, dtype=dtype, cell=config.memory.cell)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -34,12 +33,9 @@ QUERY_CELLS, KEY_CELLS = 8, 16
 class Tracer:
     """Writes ``<folder>/<frame>.npz`` of the frames of one video, see :class:`stg_pyg.video.trace_files.FrameTrace`.
 
-    A context manager that listens to the model while a :class:`stg_pyg.video.segmenter.VideoSegmenter` runs it, and
-    changes nothing.
+    A context manager that listens to the model while a segmenter runs it, and changes nothing.
 
     Args:
-        model: the network of the segmenter.
-        folder: of the files; created with the first one.
         done: names of the frames before the next one, where a run goes on. Their traces stay, all others are deleted.
 
     Raises:
@@ -63,19 +59,12 @@ class Tracer:
         self._hook = self.model.register_forward_hook(self._listen)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._hook.remove()
 
     @torch.no_grad()
     def write(self, name: str, result: StepResult, given: NDArray[Any] | None = None) -> None:
-        """The trace of the next frame of the video.
-
-        Args:
-            name: of the frame.
-            result: of the segmenter.
-            given: [H, W] label map of the objects that were given in this frame.
+        """The trace of the next frame of the video, in which objects were ``given`` by a label map [H, W].
 
         Raises:
             InputError: the file cannot be written.
@@ -207,13 +196,12 @@ def shown_slots(bank: MemoryBank) -> list[int]:
 def pooled_attention(
     attention: MemoryAttention, keys: Tensor, inside: Tensor, memory_keys: Tensor
 ) -> tuple[Tensor, Tensor]:
-    r"""The weights of Eq. 7, :math:`\exp(\mathbf{K}^t_i \cdot \mathbf{K}^r_j / \tau)` over their sum.
+    r"""The weights of Eq. 7, :math:`\exp(\mathbf{K}^t_i \cdot \mathbf{K}^r_j / \tau)` over their sum, of keys [C, S, S]
+    of the current frame and [R, C, T, T] of the memory.
 
     Args:
         attention: the layer, for its normalisation and temperature; of a joint one, what each frame is by itself.
-        keys: [C, S, S] of the current frame.
         inside: [S, S] bool, pixels of the object; all count where there is none.
-        memory_keys: [R, C, T, T].
 
     Returns:
         [R, g g, G G], the mean over the pixels i of each of g x g places and the sum over the pixels j of each of

@@ -20,8 +20,6 @@ SIZE = (12, 16)
 MASK = box_mask(2, 3, 9, 12)[:12, :16].astype(bool)
 RLE = encode_masks(torch.from_numpy(MASK)[None])[0].decode()
 
-# Lists and annotations of data sets.
-
 
 def write_video(root: Path, name: str, labels: np.ndarray, folders: tuple[str, str]) -> None:
     for t in (0, 5):

@@ -1,13 +1,9 @@
 import numpy as np
 import pytest
 from coco_files import HEIGHT, WIDTH, annotation, box_mask, compressed, make_root, polygon, runs
-from PIL import Image
 
-from datasets import VideoDataset
 from datasets.coco import COCO
 from stg_pyg.errors import InputError
-from stg_pyg.learning.steps import LucidBatches
-from stg_pyg.lucid.samples import LucidConfig
 
 
 def test_polygons_and_both_kinds_of_rle(tmp_path):
@@ -17,25 +13,19 @@ def test_polygons_and_both_kinds_of_rle(tmp_path):
         annotation(3, 0, runs(box_mask(30, 15, 34, 20))),
     ]
     dataset = COCO(make_root(tmp_path, annotations))
-    assert isinstance(dataset, VideoDataset) and (dataset.name, dataset.split) == ("coco", "train2017")
     video = dataset[0]
     expected = box_mask(2, 3, 12, 13) + 2 * box_mask(20, 1, 25, 9) + 3 * box_mask(30, 15, 34, 20)
     np.testing.assert_array_equal(video.labels(0), expected)
     assert (video.name, video.frame_names, video.size) == ("000000000000", ["000000000000"], (HEIGHT, WIDTH))
-    assert video.image(0).shape == (HEIGHT, WIDTH, 3) and video.object_ids == [1, 2, 3]
 
 
-def test_parts_of_an_object_are_joined(tmp_path):
+def test_parts_are_joined_and_small_objects_lie_on_top_in_any_order(tmp_path):
     parts = [polygon(2, 2, 8, 8), polygon(20, 10, 26, 16), [1.0, 2.0, 3.0, 4.0]]
-    labels = COCO(make_root(tmp_path, [annotation(1, 0, parts)]))[0].labels(0)
+    labels = COCO(make_root(tmp_path / "parts", [annotation(1, 0, parts)]))[0].labels(0)
     np.testing.assert_array_equal(labels, box_mask(2, 2, 8, 8) + box_mask(20, 10, 26, 16))
-
-
-def test_small_objects_lie_on_top_in_any_order(tmp_path):
     large, small = polygon(0, 0, 30, 20), polygon(5, 5, 9, 9)
     for name, order in (("a", (large, small)), ("b", (small, large))):
-        root = make_root(tmp_path / name, [annotation(i, 0, [p]) for i, p in enumerate(order)])
-        labels = COCO(root)[0].labels(0)
+        labels = COCO(make_root(tmp_path / name, [annotation(i, 0, [p]) for i, p in enumerate(order)]))[0].labels(0)
         assert (labels[5:9, 5:9] == 2).all() and (labels == 1).sum() == 30 * 20 - 16
 
 
@@ -69,29 +59,6 @@ def test_of_many_objects_the_largest_are_kept(tmp_path):
     assert (labels[22:24, 10:20] == 1).all(), "the largest, though last, has number 1"
 
 
-def test_pictures_serve_for_training(tmp_path):
-    dataset = COCO(make_root(tmp_path, [annotation(i, i, [polygon(4, 4, 20, 20)]) for i in range(2)]))
-    images, q, targets, _ = LucidBatches(dataset, LucidConfig(size=32), 4, (0, 2), 0)[1]
-    assert images.shape == (4, 3, 32, 32) and q.shape == targets.shape == (4, 32, 32)
-    assert targets.any()
-
-
-def test_missing_parts_of_the_tree(tmp_path):
-    root = make_root(tmp_path / "coco", [annotation(1, 0, [polygon(1, 1, 5, 5)])])
-    cases = [(tmp_path / "no", "train2017"), (root, "val2017")]
-    for folder, split in cases:
-        with pytest.raises(InputError) as error:
-            COCO(folder, split)
-        line = str(error.value)
-        assert "\n" not in line and str(folder) in line
-        assert f"annotations/instances_{split}.json" in line and f"{split}/<image files>" in line
-    for path in (root / "train2017").iterdir():
-        path.unlink()
-    (root / "train2017").rmdir()
-    with pytest.raises(InputError, match="train2017 is missing"):
-        COCO(root)
-
-
 @pytest.mark.parametrize("text", ["{", "[]", '{"images": []}', '{"images": [], "annotations": [{"id": 1}]}'])
 def test_files_that_hold_something_else(tmp_path, text):
     root = make_root(tmp_path, [])
@@ -120,10 +87,3 @@ def test_broken_masks(tmp_path, segmentation):
     video = COCO(make_root(tmp_path, [annotation(77, 0, segmentation)]))[0]
     with pytest.raises(InputError, match=r"instances_train2017\.json: the mask of annotation 77"):
         video.labels(0)
-
-
-def test_an_image_of_another_size(tmp_path):
-    root = make_root(tmp_path, [annotation(1, 0, [polygon(1, 1, 5, 5)])])
-    Image.fromarray(np.zeros((10, 12, 3), np.uint8)).save(root / "train2017/000000000000.jpg")
-    with pytest.raises(InputError, match=r"000000000000\.jpg: is 12 x 10 pixels but .* says 36 x 24"):
-        COCO(root)[0].image(0)

@@ -37,8 +37,6 @@ def folder(tmp_path: Path) -> Path:
     for video in VIDEOS:
         for t, name in enumerate(video.frame_names):
             write_label_map(tmp_path / "masks" / video.name / f"{name}.png", labels_of(t))
-        (tmp_path / "masks" / video.name / "overlays").mkdir()
-    (tmp_path / "masks" / "metrics.json").write_text("{}")
     return tmp_path / "masks"
 
 
@@ -62,18 +60,11 @@ def test_layouts(tmp_path, folder):
         assert (image.mode, image.size) == ("P", SIZE[::-1])
         assert image.getpalette("RGB") == davis_palette().ravel().tolist()
     np.testing.assert_array_equal(Image.open(io.BytesIO(content(path)["b/00005.png"])), labels_of(5))
-
-
-def test_the_same_masks_make_the_same_bytes(tmp_path, folder):
-    first, second = tmp_path / "1.zip", tmp_path / "2.zip"
-    write_submission(first, folder, VIDEOS, "youtube_vos")
-    for path in folder.rglob("*.png"):
-        os.utime(path, (1e9, 1e9))
-    write_submission(second, folder, VIDEOS, "youtube_vos")
-    assert first.read_bytes() == second.read_bytes()
-    write_label_map(folder / "b" / "00005.png", 0 * labels_of(5))
-    write_submission(second, folder, VIDEOS, "youtube_vos")
-    assert first.read_bytes() != second.read_bytes()
+    before = path.read_bytes()
+    for mask in folder.rglob("*.png"):
+        os.utime(mask, (1e9, 1e9))
+    write_submission(path, folder, VIDEOS, "davis2017")
+    assert path.read_bytes() == before, "the same masks make the same bytes"
 
 
 def test_foreign_masks_get_the_palette(tmp_path, folder):
@@ -91,27 +82,21 @@ def test_foreign_masks_get_the_palette(tmp_path, folder):
 
 
 def test_bad_masks_are_named_and_leave_nothing(tmp_path, folder):
-    path = tmp_path / "out.zip"
+    path, mask = tmp_path / "out.zip", folder / "b" / "00005.png"
     path.write_bytes(b"old")
-
-    def refused(culprit: Path) -> None:
+    (folder / "b" / "00001.png").unlink()  # not requested
+    check_stored_masks(folder, VIDEOS)
+    for spoil, culprit in (
+        (lambda: write_label_map(mask, labels_of(5)[:, ::2]), mask),
+        (lambda: mask.write_bytes(mask.read_bytes()[:40]), mask),
+        (mask.unlink, mask),
+        (lambda: (folder / "a").rename(folder / "c"), folder / "a"),
+    ):
+        spoil()
         with pytest.raises(InputError, match=str(culprit)) as caught:
             write_submission(path, folder, VIDEOS, "youtube_vos")
         assert "\n" not in str(caught.value)
         assert path.read_bytes() == b"old" and sorted(tmp_path.iterdir()) == [folder, path]
-
-    culprit = folder / "b" / "00005.png"
-    write_label_map(culprit, labels_of(5)[:, ::2])
-    refused(culprit)
-    culprit.write_bytes(culprit.read_bytes()[:40])
-    refused(culprit)
-    culprit.unlink()
-    refused(culprit)
-    write_label_map(culprit, labels_of(5))
-    (folder / "b" / "00001.png").unlink()  # not requested
-    check_stored_masks(folder, VIDEOS)
-    (folder / "a").rename(folder / "c")
-    refused(folder / "a")
 
 
 def test_paths_are_checked_before_a_run(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,14 +28,16 @@ def labels_of(t: int) -> np.ndarray:
     return labels
 
 
-def make_davis(root: Path, year: str = "2017", annotated: int | None = None, split: str = "val") -> Path:
+def make_davis(
+    root: Path, year: str = "2017", annotated: int | None = None, split: str = "val", frames: Any = FRAMES
+) -> Path:
     """Two squares on noise, ids 1 and 3, in the layout of DAVIS."""
     noise = np.random.default_rng(0).integers(0, 90, (HEIGHT, WIDTH, 3), dtype=np.uint8)
-    for name, frames in FRAMES.items():
+    for name, stems in frames.items():
         images, masks = root / "JPEGImages/480p" / name, root / "Annotations/480p" / name
         images.mkdir(parents=True)
         masks.mkdir(parents=True)
-        for t, frame in enumerate(frames):
+        for t, frame in enumerate(stems):
             labels = labels_of(t)
             picture = np.where(labels[..., None] > 0, np.uint8(60) * labels[..., None] + noise // 4, noise)
             Image.fromarray(picture.astype(np.uint8)).save(images / f"{frame}.jpg")
@@ -45,7 +48,7 @@ def make_davis(root: Path, year: str = "2017", annotated: int | None = None, spl
             else:
                 Image.fromarray(np.uint8(255) * (labels > 0)).save(masks / f"{frame}.png")
     (root / "ImageSets" / year).mkdir(parents=True)
-    (root / "ImageSets" / year / f"{split}.txt").write_text("\n".join(FRAMES) + "\n")
+    (root / "ImageSets" / year / f"{split}.txt").write_text("\n".join(frames) + "\n")
     return root
 
 

@@ -1,5 +1,7 @@
 """The little data set, the commands and the faults that the tests of reliability share."""
 
+import dataclasses
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,14 +11,16 @@ import pytest
 import torch
 from commands import command
 from evaluate_cases import HEIGHT, WIDTH, make_davis
+from killed_runs import files_in
 from PIL import Image
-from train_cases import InProcess
+from train_cases import InProcess, make_tiny
 
 from experiments.common import checkpoints
 from experiments.common.presets import PRESETS
 from experiments.runs import scoring
+from stg_pyg.nn.detector.mask_rcnn import Detector
 
-PRESET = PRESETS["synthetic-small"]
+PRESET = dataclasses.replace(PRESETS["synthetic-small"], backbone=None, width=8, crop_size=32)
 NOISE = np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)
 
 
@@ -32,33 +36,37 @@ def root(tmp_path: Path, data: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("checkpoint") / "checkpoint.pt"
+def networks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``checkpoint.pt`` and ``detector.pt``, of random weights."""
+    folder = tmp_path_factory.mktemp("networks")
     torch.manual_seed(0)
     config = PRESET.config.replace({"warping.gaps": (1,), "recovery.redetect": False, "online.steps": 0})
-    checkpoints.save_model(path, checkpoints.build_model(PRESET, config), PRESET, 0)
-    return path
+    checkpoints.save_model(folder / "checkpoint.pt", checkpoints.build_model(PRESET, config), PRESET, 0)
+    checkpoints.save(folder / "detector.pt", {"kind": "detector", **Detector.small(4, 64).to_checkpoint()})
+    return folder
 
 
 @pytest.fixture
-def evaluate(monkeypatch: pytest.MonkeyPatch, checkpoint: Path, tmp_path: Path) -> Callable[..., int]:
-    """Runs the command over a root; returns its exit status."""
+def start(monkeypatch: pytest.MonkeyPatch, networks: Path, root: Path, tmp_path: Path) -> Callable[..., int]:
+    """Runs a command over the data set, ``segment`` over its last video; returns its exit status."""
+    make_tiny(monkeypatch)
     monkeypatch.setattr(scoring, "ProcessPoolExecutor", InProcess)
+    changes = {"name": "davis2017-small", "dataset": "davis2017", "train_split": "train", "val_split": "val"}
+    trained = dataclasses.replace(PRESETS["synthetic-small"], segmentation_steps=30, **changes)
+    (root / "ImageSets/2017/train.txt").write_text("run\n")
 
-    def call(root: Path, *arguments: object, out: str = "out", model: Path | None = checkpoint) -> int:
-        given = ("--preset", "davis2017", "--root", root, "--device", "cpu", "--out", tmp_path / out, *arguments)
-        return command(monkeypatch, "evaluate", *given, *(("--checkpoint", model) if model else ()))
-
-    return call
-
-
-@pytest.fixture
-def segment(monkeypatch: pytest.MonkeyPatch, checkpoint: Path, tmp_path: Path) -> Callable[..., int]:
-    """Runs the command over a folder of frames; returns its exit status."""
-
-    def call(frames: Path, masks: Path, *arguments: object, model: Path = checkpoint) -> int:
-        given = (frames, "--masks", masks, "--checkpoint", model, "--device", "cpu", "--out", tmp_path / "out")
-        return command(monkeypatch, "segment", *given, *arguments)
+    def call(name: str, *arguments: object, out: Path | str = "out", model: Path | None = None) -> int:
+        data = ("--preset", "davis2017", "--root", root)
+        own = {
+            "evaluate": (*data, "--checkpoint", model or networks / "checkpoint.pt"),
+            "proposals": (*data, "--detector", networks / "detector.pt", "--score", 0),
+            "segment": (*own_video(root), "--checkpoint", model or networks / "checkpoint.pt"),
+            "train": (*data, "--stage", "segmentation", "--workers", 0),
+        }
+        with monkeypatch.context() as patch:
+            if name == "train":
+                patch.setitem(PRESETS, "davis2017-small", trained)
+            return command(patch, name, *own[name], "--device", "cpu", "--out", tmp_path / out, *arguments)
 
     return call
 
@@ -69,6 +77,20 @@ def image_of(root: Path) -> Path:
 
 def mask_of(root: Path) -> Path:
     return root / "Annotations" / "480p" / "run" / "9.png"
+
+
+def own_video(root: Path) -> tuple[object, ...]:
+    return image_of(root).parent, "--masks", mask_of(root)
+
+
+def results_in(folder: Path) -> dict[str, object]:
+    """All files but records, and JSON without times."""
+    found: dict[str, object] = {name: data for name, data in files_in(folder).items() if not name.startswith(".")}
+    for name in ("metrics.json", "run.json"):
+        if name in found:
+            times = ("fps", "online_seconds", "seconds_per_frame")
+            found[name] = {k: v for k, v in json.loads(files_in(folder)[name]).items() if k not in times}
+    return found
 
 
 def cut_short(path: Path) -> None:

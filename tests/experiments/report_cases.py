@@ -11,10 +11,9 @@ import pytest
 import torch
 from commands import command
 from PIL import Image
-from train_cases import InProcess
+from train_cases import TINY, InProcess
 
 from experiments.common import checkpoints
-from experiments.common.presets import PRESETS
 from experiments.runs import scoring
 from stg_pyg.utils.images import write_label_map
 
@@ -22,7 +21,6 @@ HEIGHT, WIDTH = 48, 64
 EVIL = "<!--<script>&\"'"
 """Name of a sequence that would end or open an element, were it not escaped."""
 FRAMES = {"walk": [f"{t:05d}" for t in range(14)], EVIL: ["9", "10", "11"]}
-PRESET = PRESETS["synthetic-small"]
 
 
 def labels_of(t: int) -> np.ndarray:
@@ -52,8 +50,8 @@ def make_davis(root: Path) -> Path:
 def save_checkpoint(path: Path) -> Path:
     """A checkpoint with random weights that looks at nothing lost."""
     torch.manual_seed(0)
-    config = PRESET.config.replace({"warping.gaps": (1, 2), "recovery.redetect": False, "temporal.key_size": 32})
-    checkpoints.save_model(path, checkpoints.build_model(PRESET, config), PRESET, 0)
+    config = TINY.config.replace({"recovery.redetect": False, "temporal.key_size": 32})
+    checkpoints.save_model(path, checkpoints.build_model(TINY, config), TINY, 0)
     return path
 
 

@@ -1,6 +1,7 @@
 import dataclasses
 import os
 import pickle
+import re
 import resource
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from stg_pyg.model.checkpoint import FORMAT
 
 PRESET = dataclasses.replace(PRESETS["synthetic-small"], backbone=None, width=16)
 CONTENT = {"kind": "graph", "step": 3, "log": [{"loss": 0.5}], "state": {"w": torch.arange(6.0).view(2, 3)}}
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -28,53 +30,21 @@ def stored(tmp_path_factory) -> Path:
     return path
 
 
-def refused(path: Path, kind: str = "graph") -> str:
+def refused(load, *arguments) -> str:
     with pytest.raises(InputError) as error:
-        checkpoints.load(path, kind)
-    assert "\n" not in str(error.value) and str(error.value).startswith(f"{path}: ")
+        load(*arguments)
+    assert "\n" not in str(error.value) and str(error.value).startswith(f"{arguments[-2]}: ")
     return str(error.value)
-
-
-def rewrite(path: Path, target: Path, **changes: object) -> Path:
-    torch.save({**torch.load(path, weights_only=True), **changes}, target)
-    return target
 
 
 def test_round_trip(tmp_path):
     path = tmp_path / "graph.pt"
-    checkpoints.save(path, CONTENT)
-    content = checkpoints.load(path, "graph")
-    assert (content["step"], content["log"]) == (3, CONTENT["log"])
-    assert torch.equal(content["state"]["w"], CONTENT["state"]["w"])
-    assert os.listdir(tmp_path) == ["graph.pt"]
-    checkpoints.save(path, {**CONTENT, "step": 4})
-    assert checkpoints.load(path, "graph")["step"] == 4
-    assert os.listdir(tmp_path) == ["graph.pt"]
-
-
-def test_missing_and_damaged_files(tmp_path):
-    path = tmp_path / "graph.pt"
-    assert "no such checkpoint" in refused(path) and "experiments.train" in refused(path)
-    assert "no such checkpoint" in refused(tmp_path)
-    path.write_bytes(b"")
-    assert "not a readable checkpoint" in refused(path)
-    path.write_bytes(b"anything but a checkpoint")
-    assert "not a readable checkpoint" in refused(path)
-    checkpoints.save(path, CONTENT)
-    path.write_bytes(path.read_bytes()[:-200])
-    assert "not a readable checkpoint" in refused(path)
-
-
-def test_another_kind_or_version(tmp_path):
-    path = tmp_path / "graph.pt"
-    checkpoints.save(path, CONTENT)
-    assert "not a segmentation checkpoint" in refused(path, "segmentation")
-    torch.save({**CONTENT, "format": "stg_pyg-0"}, path)
-    assert FORMAT in refused(path)
-    torch.save(CONTENT["state"], path)
-    assert "not a graph checkpoint" in refused(path)
-    torch.save(torch.zeros(3), path)
-    assert "not a graph checkpoint" in refused(path)
+    for step in (3, 4):
+        checkpoints.save(path, {**CONTENT, "step": step})
+        content = checkpoints.load(path, "graph")
+        assert (content["step"], content["log"]) == (step, CONTENT["log"])
+        assert torch.equal(content["state"]["w"], CONTENT["state"]["w"])
+        assert os.listdir(tmp_path) == ["graph.pt"]
 
 
 class Trap:
@@ -87,53 +57,41 @@ class Trap:
         return os.mkdir, (str(self.path),)
 
 
-def test_loading_runs_no_code(tmp_path):
+def test_what_is_no_checkpoint_of_that_kind(tmp_path):
     path, sprung = tmp_path / "graph.pt", tmp_path / "sprung"
+    for missing in (path, tmp_path):
+        message = refused(checkpoints.load, missing, "graph")
+        assert "no such checkpoint" in message and "experiments.train" in message
+    checkpoints.save(path, CONTENT)
+    assert "not a segmentation checkpoint" in refused(checkpoints.load, path, "segmentation")
+    whole = path.read_bytes()
+    for broken in (b"", b"anything but a checkpoint", whole[:-200], pickle.dumps(Trap(sprung), protocol=2)):
+        path.write_bytes(broken)
+        assert "not a readable checkpoint" in refused(checkpoints.load, path, "graph")
+    for content in ({**CONTENT, "format": "stg_pyg-0"}, CONTENT["state"], torch.zeros(3)):
+        torch.save(content, path)
+        message = refused(checkpoints.load, path, "graph")
+        assert "not a graph checkpoint" in message and FORMAT in message
     torch.save({**CONTENT, "format": FORMAT, "trap": Trap(sprung)}, path)
-    refused(path)
-    path.write_bytes(pickle.dumps(Trap(sprung), protocol=2))
-    refused(path)
-    assert not sprung.exists()
+    refused(checkpoints.load, path, "graph")
+    assert not sprung.exists(), "loading runs no code"
 
 
 def test_a_failing_write_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "graph.pt"
+    path, large = tmp_path / "graph.pt", {"kind": "graph", "state": {"w": torch.zeros(100_000)}}
     checkpoints.save(path, CONTENT)
-    before = path.read_bytes()
-
-    def fail(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    for broken in ("pathlib.Path.write_bytes", "os.replace"):
-        with monkeypatch.context() as patch, pytest.raises(InputError) as error:
-            patch.setattr(broken, fail)
-            checkpoints.save(path, {**CONTENT, "step": 9})
-        assert str(path) in str(error.value) and "No space left" in str(error.value)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        checkpoints.save(path, {**CONTENT, "step": 9})
-    assert os.listdir(tmp_path) == ["graph.pt"]
-    assert path.read_bytes() == before
-
-
-def test_a_full_disk_is_bad_input(tmp_path):
-    path = tmp_path / "graph.pt"
-    checkpoints.save(path, CONTENT)
-    before = path.read_bytes()
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before, (soft, hard) = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
         with pytest.raises(InputError, match=r"graph\.pt: cannot be written"):
-            checkpoints.save(path, {"kind": "graph", "state": {"w": torch.zeros(100_000)}})
+            checkpoints.save(path, large)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        assert os.listdir(tmp_path) == ["graph.pt"]
-        assert path.read_bytes() == before
-
-
-def test_a_missing_folder_is_bad_input(tmp_path):
-    with pytest.raises(InputError, match=r"cannot be written"):
-        checkpoints.save(tmp_path / "none" / "graph.pt", CONTENT)
+    for stop, expected in ((OSError(28, "full"), InputError), (KeyboardInterrupt(), KeyboardInterrupt)):
+        with monkeypatch.context() as patch, pytest.raises(expected):
+            patch.setattr("os.replace", lambda *_, stop=stop: (_ for _ in ()).throw(stop))
+            checkpoints.save(path, large)
+    assert os.listdir(tmp_path) == ["graph.pt"] and path.read_bytes() == before
 
 
 def test_load_weights(tmp_path):
@@ -147,9 +105,8 @@ def test_load_weights(tmp_path):
         with pytest.raises(InputError, match=r"x\.pt: bias has values that are not finite; take an earlier"):
             checkpoints.load_weights(net, bad, path)
     for wrong in (nn.Linear(2, 4).state_dict(), {"weight": net.weight}, {**net.state_dict(), "w": torch.zeros(1)}):
-        with pytest.raises(InputError) as error:
+        with pytest.raises(InputError, match=r"^[^\n]*x\.pt: "):
             checkpoints.load_weights(net, wrong, path)
-        assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
 
 
 def test_models_come_back_as_they_were(stored):
@@ -168,32 +125,49 @@ def test_models_come_back_as_they_were(stored):
             assert torch.equal(value, fresh[name].half().float()), "weights are stored in half precision"
 
 
-def test_models_that_do_not_fit(stored, tmp_path):
-    state = torch.load(stored, weights_only=True)["model"]
-    name = next(iter(state))
-    nan = {**state, name: torch.full_like(state[name], float("nan"))}
-    for model, words in ((nan, "not finite"), ({}, "another network configuration")):
-        path = rewrite(stored, tmp_path / "checkpoint.pt", model=model)
-        with pytest.raises(InputError) as error:
-            checkpoints.load_model(path)
-        assert str(error.value).startswith(f"{path}: ") and words in str(error.value)
-
-
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "words"),
     [
-        pytest.param({"preset": "of-the-future"}, id="preset"),
-        pytest.param({"config": {**STGConfig.small().to_dict(), "of_the_future": {"x": 1}}}, id="part"),
-        pytest.param({"config": {"spatial": {"of_the_future": 1}}}, id="constant"),
-        pytest.param({"config": {"alpha": 0.1}}, id="flat"),
-        pytest.param({"config": 3}, id="no configuration"),
-        pytest.param({"network": {"name": "of-the-future"}}, id="network"),
-        pytest.param({"network": {"name": "small", "of_the_future": 1}}, id="option of the network"),
-        pytest.param({"crop_size": None}, id="crop size"),
+        ({"model": lambda state: {name: value * float("nan") for name, value in state.items()}}, "not finite"),
+        ({"model": lambda state: {**state, next(iter(state)): "text"}}, "has no weights"),
+        ({"model": lambda state: {}}, "another network configuration"),
+        ({"model": None}, "has no"),
+        ({"format": "stg_pyg-0"}, "of this version"),
+        ({"kind": "graph"}, "not a model checkpoint"),
+        ({"preset": Path("code")}, "not a readable checkpoint"),
+        ({"preset": "of-the-future"}, "of-the-future"),
+        ({"preset": None}, ""),
+        ({"config": {**STGConfig.small().to_dict(), "of_the_future": {"x": 1}}}, "of_the_future"),
+        ({"config": {"spatial": {"of_the_future": 1}}}, "spatial.of_the_future"),
+        ({"config": {"temporal": {"key_size": "large"}}}, "temporal.key_size"),
+        ({"config": {"alpha": 0.1}}, "of another version"),
+        ({"config": 3}, ""),
+        ({"network": {"name": "of-the-future"}}, ""),
+        ({"network": {"name": "small", "of_the_future": 1}}, ""),
+        ({"crop_size": None}, ""),
     ],
 )
-def test_models_of_another_version(stored, tmp_path, changes):
-    path = rewrite(stored, tmp_path / "checkpoint.pt", **changes)
+def test_models_of_another_version(stored, tmp_path, changes, words):
+    path, content = tmp_path / "checkpoint.pt", torch.load(stored, weights_only=True)
+    for name, value in changes.items():
+        content[name] = value(content[name]) if callable(value) else value
+    torch.save(content, path)
     with pytest.raises(InputError) as error:
         checkpoints.load_model(path)
-    assert "\n" not in str(error.value) and str(error.value).startswith(f"{path}: ")
+    assert "\n" not in str(error.value) and str(error.value).startswith(f"{path}: ") and words in str(error.value)
+
+
+def test_the_shipped_weights():
+    """A small checkpoint of this version of the preset, which travels with the package under a licence of its own."""
+    assert checkpoints.SHIPPED.stat().st_size < 12e6
+    model, preset = checkpoints.load_model(checkpoints.SHIPPED)
+    expected = PRESETS["davis2016-small"]
+    assert (preset.name, preset.crop_size) == (expected.name, expected.crop_size)
+    assert model.config == expected.config
+    assert model.segmentation is not None and not model.training
+    project, folder = (ROOT / "pyproject.toml").read_text(), ROOT / "stg_pyg/weights"
+    assert checkpoints.SHIPPED.parent == folder and not checkpoints.SHIPPED.is_symlink()
+    assert re.search(r'^stg_pyg = \[.*"weights/\*".*\]$', project, re.MULTILINE)
+    assert re.search(r'^license-files = \[.*"stg_pyg/weights/LICENSE".*\]$', project, re.MULTILINE)
+    for text in ((folder / "README.md").read_text(), (folder / "LICENSE").read_text()):
+        assert "CC BY-NC 4.0" in text and checkpoints.SHIPPED.name in text

@@ -5,53 +5,27 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from commands import ROOT, command
-from PIL import Image
-from train_cases import InProcess
+from evaluate_cases import checkpoint, make_davis  # noqa: F401
+from train_cases import InProcess, masks_in
 
 from experiments.common import checkpoints, distributed
 from experiments.common.distributed import World, share, wait_for, world
-from experiments.common.presets import PRESETS
 from stg_pyg.errors import InputError
 from stg_pyg.nn.detector.mask_rcnn import Detector
-from stg_pyg.utils.images import write_label_map
 
-SIZE = (40, 56)
-FRAMES = {"ant": 3, "bee": 9, "cow": 8, "dog": 8, "eel": 7, "fox": 3}
-PRESET = PRESETS["synthetic-small"]
+LENGTHS = {"ant": 3, "bee": 9, "cow": 8, "dog": 8, "eel": 7, "fox": 3}
+FRAMES = {name: [f"{t:05d}" for t in range(count)] for name, count in LENGTHS.items()}
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Videos of different lengths in the layout of DAVIS-2017: two squares that move over noise."""
-    root = tmp_path_factory.mktemp("davis")
-    rng = np.random.default_rng(0)
-    for name, count in FRAMES.items():
-        images, masks = root / "JPEGImages/480p" / name, root / "Annotations/480p" / name
-        images.mkdir(parents=True)
-        for t in range(count):
-            labels = np.zeros(SIZE, np.uint8)
-            labels[4:18, 4 + 2 * t : 18 + 2 * t], labels[20:36, 30 - t : 46 - t] = 1, 2
-            noise = rng.integers(0, 90, (*SIZE, 3), dtype=np.uint8)
-            Image.fromarray((noise + 80 * labels[..., None]).astype(np.uint8)).save(images / f"{t:05d}.jpg")
-            write_label_map(masks / f"{t:05d}.png", labels)
-    (root / "ImageSets/2017").mkdir(parents=True)
-    (root / "ImageSets/2017/val.txt").write_text("\n".join(FRAMES) + "\n")
-    return root
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("checkpoint") / "checkpoint.pt"
-    torch.manual_seed(0)
-    checkpoints.save_model(path, checkpoints.build_model(PRESET), PRESET, 0)
-    return path
+    """Videos of different lengths."""
+    return make_davis(tmp_path_factory.mktemp("davis"), frames=FRAMES)
 
 
 def start(name: str, *arguments: object, **environment: object) -> subprocess.Popen[str]:
@@ -84,10 +58,6 @@ def children(pid: int) -> list[int]:
     return [int(child) for path in Path(f"/proc/{pid}/task").glob("*/children") for child in path.read_text().split()]
 
 
-def masks_in(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.png")}
-
-
 def done(folder: Path) -> set[str]:
     return {path.stem for path in (folder / ".done").glob("*.json")}
 
@@ -107,7 +77,7 @@ def kill_when_one_is_done(process: subprocess.Popen[str], out: Path) -> None:
 
 
 @pytest.mark.skipif(not Path(f"/proc/self/task/{os.getpid()}/children").exists(), reason="needs Linux")
-def test_two_processes_give_the_same_also_when_killed_half_way(monkeypatch, tmp_path, root, checkpoint):
+def test_two_processes_give_the_same_also_when_killed_half_way(monkeypatch, tmp_path, root, checkpoint):  # noqa: F811
     arguments = ("--checkpoint", checkpoint, "--preset", "davis2017", "--root", root, "--online-steps", 2)
     arguments += ("--device", "cpu", "--out")
     out = tmp_path / "ranks"
@@ -118,7 +88,7 @@ def test_two_processes_give_the_same_also_when_killed_half_way(monkeypatch, tmp_
     before = done(out)
     assert before and before != set(FRAMES), "killed too late to test anything"
     times = {path: path.stat().st_mtime_ns for name in before for path in (out / name).iterdir()}
-    assert len(times) == sum(FRAMES[name] for name in before), "finished videos are whole"
+    assert len(times) == sum(LENGTHS[name] for name in before), "finished videos are whole"
     printed, _ = finish(start("evaluate", *arguments, out))
     assert done(out) == set(FRAMES)
     assert {path: path.stat().st_mtime_ns for path in times} == times, "finished videos are done again"
@@ -140,68 +110,54 @@ def test_proposals_of_two_processes_without_a_launcher(monkeypatch, tmp_path, ro
     ranks = [start("proposals", *arguments, tmp_path / "ranks", RANK=rank, WORLD_SIZE=2) for rank in range(2)]
     assert command(monkeypatch, "proposals", *arguments, tmp_path / "alone") == 0
     printed = [finish(process)[0] for process in ranks]
-    assert printed == [f"{sum(FRAMES.values())} frames of 6 videos: {tmp_path / 'ranks' / 'proposals.json'}\n", ""]
+    assert printed == [f"{sum(LENGTHS.values())} frames of 6 videos: {tmp_path / 'ranks' / 'proposals.json'}\n", ""]
     found, expected = (
         {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
         for folder in (tmp_path / "ranks", tmp_path / "alone")
     )
-    assert found == expected and len(found) == sum(FRAMES.values()) + 2
+    assert found == expected and len(found) == sum(LENGTHS.values()) + 2
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 9])
-def test_every_video_has_one_rank(size):
-    parts = [share(FRAMES, World(rank, size)) for rank in range(size)]
-    assert sorted(name for part in parts for name in part) == sorted(FRAMES)
-    assert parts == [share(dict(reversed(FRAMES.items())), World(rank, size)) for rank in range(size)]
-    assert all(FRAMES[a] >= FRAMES[b] for part in parts for a, b in itertools.pairwise(part))
-    loads = [sum(FRAMES[name] for name in part) for part in parts]
-    assert max(loads) - min(loads) <= max(FRAMES.values())
+def test_every_video_has_one_rank_and_the_longest_go_first(size):
+    parts = [share(LENGTHS, World(rank, size)) for rank in range(size)]
+    assert sorted(name for part in parts for name in part) == sorted(LENGTHS)
+    assert parts == [share(dict(reversed(LENGTHS.items())), World(rank, size)) for rank in range(size)]
+    assert all(LENGTHS[a] >= LENGTHS[b] for part in parts for a, b in itertools.pairwise(part))
+    loads = [sum(LENGTHS[name] for name in part) for part in parts]
+    assert max(loads) - min(loads) <= max(LENGTHS.values())
+    if size == 2:
+        assert parts == [["bee", "eel", "ant"], ["cow", "dog", "fox"]]
 
 
-def test_the_longest_go_first_to_the_least_loaded():
-    assert share(FRAMES, World(0, 2)) == ["bee", "eel", "ant"]
-    assert share(FRAMES, World(1, 2)) == ["cow", "dog", "fox"]
-
-
-def test_world(monkeypatch):
-    for name in ("RANK", "WORLD_SIZE"):
+def environment(monkeypatch: pytest.MonkeyPatch, **values: object) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RUN_ID"):
         monkeypatch.delenv(name, raising=False)
-    assert world() == (0, 1)
-    monkeypatch.setenv("RANK", "2")
-    monkeypatch.setenv("WORLD_SIZE", "3")
-    assert world() == (2, 3)
+    for name, value in values.items():
+        monkeypatch.setenv(name, str(value))
+
+
+def test_ranks_devices_and_processes(monkeypatch):
+    environment(monkeypatch)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(os, "cpu_count", lambda: 7)
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert world() == (0, 1) and distributed.device_of_rank(cuda) == cuda
+    assert distributed.processes_of_rank("cpu") == 7 and distributed.processes_of_rank("cuda") == 1
+    for size, expected in ((1, 7), (2, 3), (9, 1)):
+        environment(monkeypatch, RANK=5, WORLD_SIZE=8, LOCAL_RANK=3, LOCAL_WORLD_SIZE=size)
+        assert distributed.processes_of_rank("cpu") == expected
+    assert world() == (5, 8) and distributed.device_of_rank(cpu) == cpu
+    assert distributed.device_of_rank(cuda) == torch.device("cuda", 1)
     for rank, size in (("3", "3"), ("x", "3"), ("-1", "3"), ("0", "0")):
-        monkeypatch.setenv("RANK", rank)
-        monkeypatch.setenv("WORLD_SIZE", size)
+        environment(monkeypatch, RANK=rank, WORLD_SIZE=size)
         with pytest.raises(InputError, match="torchrun"):
             world()
 
 
-def test_processes_of_a_rank(monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 7)
-    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
-    assert distributed.processes_of_rank("cpu") == 7 and distributed.processes_of_rank("cuda") == 1
-    for size, expected in (("1", 7), ("2", 3), ("9", 1)):
-        monkeypatch.setenv("LOCAL_WORLD_SIZE", size)
-        assert distributed.processes_of_rank("cpu") == expected
-
-
-def test_gpu_of_a_rank(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    cuda = torch.device("cuda")
-    assert distributed.device_of_rank(cuda) == cuda
-    for name, value in (("RANK", 5), ("WORLD_SIZE", 8), ("LOCAL_RANK", 3)):
-        monkeypatch.setenv(name, str(value))
-    assert distributed.device_of_rank(cuda) == torch.device("cuda", 1)
-    assert distributed.device_of_rank(torch.device("cpu")) == torch.device("cpu")
-
-
 @pytest.fixture
-def ranks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("RANK", "0")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
-    yield
+def ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment(monkeypatch, RANK=0, WORLD_SIZE=2)
 
 
 def test_waiting_ends_with_the_last_video(capsys, tmp_path, ranks):

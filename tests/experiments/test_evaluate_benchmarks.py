@@ -14,8 +14,8 @@ from datasets.base import VideoSequence
 from datasets.fixtures import write_fixture
 from experiments.common.presets import find_preset, open_split
 from experiments.runs import scoring
-from experiments.runs import streams as label_streams
-from stg_pyg import STGNet
+from experiments.runs.streams import given_masks
+from stg_pyg import Proposals, STGNet
 from stg_pyg.config import STGConfig
 from stg_pyg.errors import InputError
 from stg_pyg.utils.images import read_label_map, write_label_map
@@ -71,31 +71,34 @@ def test_youtube_vos(monkeypatch, capsys, tmp_path, roots):
         assert archive.namelist() == wanted and len(wanted) == 12
 
 
-def test_youtube_objects(monkeypatch, capsys, tmp_path, roots):
-    videos = open_split(find_preset("youtube_objects"), "all", roots["youtube_objects"])
+def scored(monkeypatch, tmp_path, roots, name, spoil) -> dict:
+    """The metrics of the true masks, spoiled."""
+    videos = open_split(find_preset(name), "all", roots[name])
     masks = store_truth(tmp_path / "masks", videos)
-    assert [video.categories[1] for video in videos] == ["aeroplane", "cat", "cat"]
-    labelled = [t for t in range(len(videos[1])) if videos[1].annotated(t)]
-    for t in labelled:
-        erase(masks, videos[1], t, 1)
-    arguments = ("--preset", "youtube_objects", "--root", roots["youtube_objects"], "--split", "all")
-    assert command(monkeypatch, "evaluate", *arguments, "--predictions", masks, "--out", tmp_path / "out") == 0
-    metrics = metrics_in(tmp_path / "out")
+    spoil(masks, videos)
+    arguments = ("--preset", name, "--root", roots[name], "--split", "all", "--predictions", masks)
+    assert command(monkeypatch, "evaluate", *arguments, "--out", tmp_path / "out") == 0
+    return metrics_in(tmp_path / "out")
+
+
+def test_youtube_objects(monkeypatch, capsys, tmp_path, roots):
+    def spoil(masks, videos):
+        assert [video.categories[1] for video in videos] == ["aeroplane", "cat", "cat"]
+        for t in filter(videos[1].annotated, range(len(videos[1]))):
+            erase(masks, videos[1], t, 1)
+
+    metrics = scored(monkeypatch, tmp_path, roots, "youtube_objects", spoil)
     found = {name: group["J"] for name, group in metrics["protocol"]["groups"].items()}
-    assert found == {"aeroplane": 100, "cat": 50}
-    assert metrics["J"]["mean"] == 75
+    assert found == {"aeroplane": 100, "cat": 50} and metrics["J"]["mean"] == 75
     assert "mean of the groups  75.00" in capsys.readouterr().out
 
 
 def test_segtrack(monkeypatch, tmp_path, roots):
-    videos = open_split(find_preset("segtrack_v2"), "all", roots["segtrack_v2"])
-    masks = store_truth(tmp_path / "masks", videos)
-    monkeydog = videos[-1]
-    assert monkeydog.first_frame_of == {1: 0, 2: 4}
-    erase(masks, monkeydog, 7, 2)  # the last one of the frames 5, 6, 7
-    arguments = ("--preset", "segtrack_v2", "--root", roots["segtrack_v2"], "--split", "all")
-    assert command(monkeypatch, "evaluate", *arguments, "--predictions", masks, "--out", tmp_path / "out") == 0
-    metrics = metrics_in(tmp_path / "out")
+    def spoil(masks, videos):
+        assert videos[-1].name == "monkeydog" and videos[-1].first_frame_of == {1: 0, 2: 4}
+        erase(masks, videos[-1], 7, 2)  # the last one of the frames 5, 6, 7
+
+    metrics = scored(monkeypatch, tmp_path, roots, "segtrack_v2", spoil)
     by_name = metrics["protocol"]["objects_by_name"]
     assert {name: s["J"] for name, s in by_name.items() if s["J"] != 100} == {"monkeydog/2": pytest.approx(200 / 3)}
     assert metrics["J"]["mean"] == pytest.approx((500 + 200 / 3) / 6)
@@ -142,16 +145,12 @@ class Marked(VideoSequence):
         return labels
 
 
-def test_given_masks_are_those_of_first_frames():
-    given = label_streams.given_masks(Marked())
-    assert {t: sorted(np.unique(labels)) for t, labels in given.items()} == {0: [0, 9], 2: [0, 255]}
-
-
 def test_objects_added_later_overwrite_the_result():
     video = Marked()
-    given = label_streams.given_masks(video)
+    given = given_masks(video)
+    assert {t: sorted(np.unique(labels)) for t, labels in given.items()} == {0: [0, 9], 2: [0, 255]}
     stream = VideoSegmenter(STGNet.untrained(STGConfig.small().replace("proposals.own_evidence", False)))
-    nothing = proposals_of(video)
+    nothing = Proposals(torch.zeros(0, 4), torch.zeros(0, *video.size), torch.zeros(0))
     for t in range(5):
         with torch.no_grad():
             result = stream.step(video.image(t), nothing if t else None, given.get(t))
@@ -166,19 +165,10 @@ def test_objects_added_later_overwrite_the_result():
     assert np.count_nonzero(labels == 255) > 150
 
 
-def proposals_of(video: VideoSequence):
-    from stg_pyg import Proposals
-
-    empty = torch.zeros(0, *video.size)
-    return Proposals(torch.zeros(0, 4), empty, torch.zeros(0))
-
-
 def test_ids_above_255_are_refused():
-    labels = np.zeros((48, 64), np.int32)
-    labels[8:40, 8:40] = 256
-    stream = VideoSegmenter(STGNet.untrained(STGConfig.small()))
+    labels = np.full((48, 64), 256, np.int32)
     with pytest.raises(InputError, match="object ids must be 1 to 255"):
-        stream.step(Marked().image(0), masks=labels)
+        VideoSegmenter(STGNet.untrained(STGConfig.small())).step(Marked().image(0), masks=labels)
     with pytest.raises(ValueError, match="0 to 255"):
         write_label_map("never.png", labels)
 

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from train_cases import InProcess
 
 from datasets import SyntheticVideos
 from experiments import evaluate
@@ -24,26 +25,6 @@ def split(monkeypatch, videos):
     monkeypatch.setattr("experiments.runs.scoring.open_split", lambda *_: videos)
     monkeypatch.setattr("experiments.runs.scoring.ProcessPoolExecutor", InProcess, raising=False)
     monkeypatch.setattr("torch.set_num_threads", lambda _: None)
-
-
-class InProcess:
-    """A pool that computes at once, so that the videos above are seen."""
-
-    def __init__(self, *args, **kwargs):
-        pass
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *args):
-        return None
-
-    def submit(self, function, *args):
-        from concurrent.futures import Future
-
-        future = Future()
-        future.set_result(function(*args))
-        return future
 
 
 def write(path, videos, leak_every=0, boxes_only=False):
@@ -94,31 +75,17 @@ def test_proposals_that_leak_carry_greedy_away_and_the_graph_not(monkeypatch, sp
     assert g["temporal"] > g["greedy"] + 10
 
 
-def test_boxes_need_a_network(monkeypatch, split, videos, tmp_path):
-    file = write(tmp_path / "p.json", videos, boxes_only=True)
-    with pytest.raises(InputError, match="no mask and the model has no segmentation network"):
-        run(monkeypatch, "--proposals", file, "--out", tmp_path / "out")
-
-
-def test_proposals_of_other_videos_are_refused(monkeypatch, split, videos, tmp_path):
-    file = write(tmp_path / "p.json", list(SyntheticVideos("test", num_videos=1, seed=0)))
-    with pytest.raises(InputError, match=r"p\.json"):
-        run(monkeypatch, "--proposals", file, "--out", tmp_path / "out")
-
-
-def test_nothing_to_run(monkeypatch, split, tmp_path):
-    with pytest.raises(InputError, match="--checkpoint C, --proposals FILE"):
-        run(monkeypatch, "--out", tmp_path / "out")
-
-
-def test_wrong_flow_is_named_before_anything_runs(monkeypatch, split, videos, tmp_path):
-    file = write(tmp_path / "p.json", videos)
-    with pytest.raises(InputError, match="flownet"):
-        run(monkeypatch, "--proposals", file, "--out", tmp_path / "out", "--flow", "flownet")
-
-
-def test_weights_of_raft_are_looked_for_before_anything_runs(monkeypatch, split, videos, tmp_path):
-    file = write(tmp_path / "p.json", videos)
-    missing = tmp_path / "raft.pth"
-    with pytest.raises(InputError, match=r"raft\.pth"):
-        run(monkeypatch, "--proposals", file, "--out", tmp_path / "out", "--flow", "raft:small", "--weights", missing)
+@pytest.mark.parametrize(
+    ("made", "arguments", "words"),
+    [
+        ({"boxes_only": True}, (), "no mask and the model has no segmentation network"),
+        ({}, ("--flow", "flownet"), "flownet"),
+        ({}, ("--flow", "raft:small", "--weights", "raft.pth"), r"raft\.pth"),
+        (None, (), r"p\.json"),
+    ],
+)
+def test_what_does_not_go_together(monkeypatch, split, videos, tmp_path, made, arguments, words):
+    others = list(SyntheticVideos("test", num_videos=1, seed=0))
+    file = write(tmp_path / "p.json", others) if made is None else write(tmp_path / "p.json", videos, **made)
+    with pytest.raises(InputError, match=words):
+        run(monkeypatch, "--proposals", file, "--out", tmp_path / "out", *arguments)

@@ -71,11 +71,8 @@ def data_of(name: str, folder: Path) -> Path:
 def test_from_training_to_scores(name, monkeypatch, tmp_path):
     root, out = data_of(name, tmp_path / "data"), tmp_path / "run"
     splits = ("--val-split", "train") if PRESETS[name].dataset in ("composed", "youtube_vos") else ()
-    weights = ("--weights", "none")
-    assert (
-        command(monkeypatch, "train", "--preset", name, "--root", root, "--out", out, "--workers", 0, *weights, *splits)
-        == 0
-    )
+    arguments = ("--preset", name, "--root", root, "--out", out, "--workers", 0, "--weights", "none", *splits)
+    assert command(monkeypatch, "train", *arguments) == 0
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["sequences"] and 0 <= metrics["G"] <= 100
     assert metrics["config"]["selection"]["thr"] == PRESETS[name].config.selection.thr

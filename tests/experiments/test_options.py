@@ -136,9 +136,7 @@ def of_train(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(torch, "set_num_threads", lambda count: threads.__setitem__(0, count))
     patch.setattr(torch, "get_num_threads", lambda: threads[0])
     found: list[Any] = []
-    kept = trainer.stage_fingerprint
-    patch.setattr(trainer, "stage_fingerprint", lambda *a, **k: found.append(kept(*a, **k)) or found[-1])
-    patch.setattr(trainer, "run_steps", lambda *_, **__: None)
+    patch.setattr(trainer.Trainer, "fit", lambda t, s, videos, p, _: found.append(t.settings(s.name, videos, p)) or [])
     patch.setattr(train, "score_table", lambda *_: capture(None, *found))
     patch.setattr(train, "score_detector", lambda *_: capture(None, *found))
     patch.setattr(checkpoints, "save_model", lambda *_: None)
@@ -147,7 +145,7 @@ def of_train(patch: pytest.MonkeyPatch) -> None:
 
 def of_segment(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(segment_options, "resolve_flow", lambda *_, **__: None)
-    patch.setattr(segment, "earlier_stand", lambda run: capture(None, run.saved.fingerprint))
+    patch.setattr(segment.Run, "earlier_stand", lambda run: capture(None, run.saved.fingerprint))
 
 
 def of_benchmark(patch: pytest.MonkeyPatch) -> None:

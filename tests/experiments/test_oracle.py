@@ -16,18 +16,16 @@ def stripes(*rows):
     return mask
 
 
-def test_the_best_fusion_is_a_union_of_pieces():
-    masks = torch.stack([stripes(0, 1), stripes(2, 3), stripes(3, 4, 5, 6, 7)])
-    assert best_fusion(masks, stripes(0, 1, 2, 3)) == 1.0
-
-
-def test_the_best_fusion_is_a_mean_of_loose_masks():
-    masks = torch.stack([stripes(0, 1, 2, 5), stripes(0, 1, 3, 6), stripes(0, 2, 3, 7), stripes(1, 2, 3, 4)])
-    assert best_fusion(masks, stripes(0, 1, 2, 3)) == 1.0
-
-
-def test_one_good_mask_is_not_spoiled():
-    assert best_fusion(torch.stack([stripes(0, 1), stripes(4, 5)]), stripes(0, 1)) == 1.0
+@pytest.mark.parametrize(
+    ("masks", "truth"),
+    [
+        ([(0, 1), (2, 3), (3, 4, 5, 6, 7)], (0, 1, 2, 3)),  # a union of pieces
+        ([(0, 1, 2, 5), (0, 1, 3, 6), (0, 2, 3, 7), (1, 2, 3, 4)], (0, 1, 2, 3)),  # a mean of loose masks
+        ([(0, 1), (4, 5)], (0, 1)),  # one good mask is not spoiled
+    ],
+)
+def test_the_best_fusion(masks, truth):
+    assert best_fusion(torch.stack([stripes(*rows) for rows in masks]), stripes(*truth)) == 1.0
     assert best_fusion(torch.zeros(0, 8, 10), stripes(0)) == 0.0
 
 
@@ -50,9 +48,7 @@ def test_scores_of_a_frame():
     scores.add(step(torch.stack([stripes(0)]), reached), None)
     assert scores.summary() == pytest.approx({"best": 50.0, "fusion": 100.0, "reached": 75.0})
 
-
-def test_proposals_that_were_rejected_count():
-    scores, truth = OracleScores(), stripes(0, 1, 2, 3)
+    scores, truth = OracleScores(), stripes(0, 1, 2, 3)  # with proposals that were rejected
     outside = Proposals.from_masks(torch.stack([truth, stripes(6)]))
     scores.add(step(torch.zeros(0, 8, 10), truth.to(torch.uint8) * 3), (truth * 3).to(torch.uint8).numpy(), outside)
     assert scores.summary()["best"] == 100

@@ -4,41 +4,37 @@ import numpy as np
 import pytest
 
 from datasets.fixtures import write_fixture
-from experiments.common.presets import OPENERS, PRESETS, Preset, find_preset, open_split
+from experiments.common.presets import OPENERS, PRESETS, Preset, benchmark_alpha, find_preset, open_split
 from experiments.runs.rows import format_table, table_rows
 from stg_pyg.config import STGConfig
 from stg_pyg.errors import InputError
+
+BENCHMARKS = ("davis2016", "davis2017", "youtube_vos", "segtrack_v2", "youtube_objects")
+TESTS = ("segtrack_v2", "youtube_objects")
 
 
 def test_names():
     for name, preset in PRESETS.items():
         assert find_preset(name) is preset and preset.name == name
     assert find_preset("synthetic") is PRESETS["synthetic-small"]
-    assert find_preset("davis2016") is PRESETS["davis2016-small"]
-    with pytest.raises(InputError) as error:
+    with pytest.raises(InputError, match="'davis2015'.*" + ".*".join(PRESETS)):
         find_preset("davis2015")
-    assert "'davis2015'" in str(error.value)
-    assert all(name in str(error.value) for name in PRESETS)
+    assert {preset.dataset for preset in PRESETS.values()} == {"synthetic", *OPENERS}
+    assert {f"{name}-{size}" for name in BENCHMARKS for size in ("small", "paper")} <= PRESETS.keys()
 
 
-def test_paper_presets_hold_the_printed_constants():
-    paper = [preset for name, preset in PRESETS.items() if name.endswith("-paper")]
-    tests = {"segtrack_v2-paper", "youtube_objects-paper"}
-    assert {preset.name for preset in paper} == {"davis2016-paper", "davis2017-paper", "youtube_vos-paper"} | tests
-    for preset in paper:
-        alpha = 0.1 if preset.name in tests else 0.7
-        assert preset.name.endswith("-paper") and preset.config == STGConfig.paper().replace("spatial.alpha", alpha)
-        assert preset.test_alpha == (alpha if preset.name in tests else None) and preset.test_only == (
-            preset.name in tests
-        )
-        assert preset.crop_size == 512 and preset.lucid.margin == preset.config.proposals.crop_margin == 0.15
-        assert preset.learning_rate == 1e-5 and preset.coco_steps > 0
-    assert all(preset.size == "small" for name, preset in PRESETS.items() if name.endswith("-small"))
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_paper_presets_hold_the_printed_constants(name):
+    preset, alpha = PRESETS[f"{name}-paper"], 0.1 if name in TESTS else 0.7
+    assert preset.config == STGConfig.paper().replace("spatial.alpha", alpha) and preset.size == "paper"
+    assert preset.test_alpha == benchmark_alpha(name, "paper") == (alpha if name in TESTS else None)
+    assert preset.test_only == (name in TESTS) and benchmark_alpha(name, "small") is None
+    assert preset.crop_size == 512 and preset.lucid.margin == preset.config.proposals.crop_margin == 0.15
+    assert preset.learning_rate == 1e-5 and preset.coco_steps > 0 and PRESETS[f"{name}-small"].size == "small"
 
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
 def test_presets_fit_together(preset: Preset):
-    assert isinstance(preset.config, STGConfig)
     assert preset.lucid.size % 16 == 0 and preset.crop_size % 16 == 0  # the network has four stages of stride 2
     last = preset.fine_lucid or preset.lucid
     if preset.backbone is None or preset.size == "paper":
@@ -47,63 +43,38 @@ def test_presets_fit_together(preset: Preset):
         assert preset.crop_size in (last.size, 1.5 * last.size) and preset.crop_size % 32 == 0 == last.size % 32
     assert preset.config.warping.gaps[0] == 1, "Q of Eq. 6 is the warped mask of the frame before"
     assert (preset.train_split == preset.val_split) == preset.test_only == (preset.val_split == "all")
-    for count in (
-        preset.segmentation_steps,
-        preset.batch_size,
-        preset.graph_steps,
-        preset.width,
-        preset.detector_steps,
-    ):
-        assert count > 0
+    counts = ("segmentation_steps", "batch_size", "graph_steps", "width", "detector_steps")
+    assert all(getattr(preset, name) > 0 for name in counts)
     assert STGConfig.from_dict(preset.config.to_dict()) == preset.config
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        preset.width = 1  # type: ignore[misc]
+    sizes = {row.config.temporal.key_size for row in table_rows(preset.config) if row.config is not None}
+    assert sizes == {preset.config.temporal.key_size}, "rows share the size of the keys"
 
 
 def test_synthetic_splits_are_reproducible_and_disjoint():
     preset = find_preset("synthetic")
-    names, pictures = set(), []
-    for split in (preset.train_split, preset.val_split):
-        videos = open_split(preset, split, None, seed=3)
-        again = open_split(preset, split, None, seed=3)
-        assert [video.name for video in videos] == [video.name for video in again]
-        np.testing.assert_array_equal(videos[0].image(0), again[0].image(0))
-        assert not names & {video.name for video in videos}
-        names |= {video.name for video in videos}
-        pictures.append(videos[0].image(0))
-    assert not np.array_equal(*pictures)
+    one, again, other = (open_split(preset, split, None, seed=3) for split in ("train", "train", "test"))
+    assert [video.name for video in one] == [video.name for video in again]
+    np.testing.assert_array_equal(one[0].image(0), again[0].image(0))
+    assert not {video.name for video in one} & {video.name for video in other}
+    assert not np.array_equal(one[0].image(0), other[0].image(0))
+    with pytest.raises(InputError, match=r"'dev' is unknown .*train"):
+        open_split(preset, "dev", None)
 
 
-FILES = [name for name in PRESETS if not name.startswith("synthetic")]
-
-
-def test_every_benchmark_has_presets_and_an_opener():
-    assert {preset.dataset for preset in PRESETS.values()} == {"synthetic", *OPENERS}
-    for dataset in ("davis2016", "davis2017", "youtube_vos", "segtrack_v2", "youtube_objects"):
-        assert {f"{dataset}-small", f"{dataset}-paper"} <= PRESETS.keys()
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_real_data_needs_a_root(name, tmp_path):
-    preset = find_preset(name)
-    with pytest.raises(InputError, match="--root"):
-        open_split(preset, preset.val_split, None)
-    with pytest.raises(InputError) as error:
-        open_split(preset, preset.val_split, tmp_path / "nowhere")
-    assert str(tmp_path / "nowhere") in str(error.value)
-
-
-@pytest.mark.parametrize("name", [name for name in FILES if name.endswith("-small")])
+@pytest.mark.parametrize("name", [name for name in PRESETS if name.endswith("-small") and name != "synthetic-small"])
 def test_splits_of_presets_open(name, tmp_path):
     preset = find_preset(name)
+    for root, words in ((None, "--root"), (tmp_path / "nowhere", str(tmp_path / "nowhere"))):
+        with pytest.raises(InputError, match=words):
+            open_split(preset, preset.val_split, root)
     root = write_fixture("davis2016" if preset.dataset == "composed" else preset.dataset, tmp_path, num_frames=6)
-    opened = {split: open_split(preset, split, root) for split in (preset.train_split, preset.val_split)}
-    for videos in opened.values():
-        assert len({video.name for video in videos}) == len(videos) > 0
+    names = []
+    for split in (preset.train_split, preset.val_split):
+        videos = open_split(preset, split, root)
+        names.append({video.name for video in videos})
         given = videos[0].labels(min(videos[0].first_frame_of.values()))
-        assert given is not None and given.any()
-    train, val = ({v.name for v in opened[split]} for split in (preset.train_split, preset.val_split))
-    assert preset.test_only or not train & val
+        assert len(names[-1]) == len(videos) > 0 and given is not None and given.any()
+    assert preset.test_only or not names[0] & names[1]
 
 
 def test_training_sees_frames_with_masks_and_tests_see_all(tmp_path):
@@ -136,8 +107,6 @@ def test_folds_and_joined_splits(tmp_path):
     for fold in range(2):
         assert names(f"train+val:{fold}of2") == both[fold::2]
         assert sorted(names(f"train+val:{fold}of2") + names(f"train+val:not{fold}of2")) == sorted(both)
-    synthetic = find_preset("synthetic")
-    assert len(open_split(synthetic, "val:0of3", None)) == 3 and len(open_split(synthetic, "val:not0of3", None)) == 5
     for wrong, text in (
         ("train:2of2", "0of2"),
         ("train:x", "0of2"),
@@ -155,13 +124,6 @@ def test_full_resolution(tmp_path):
     assert open_split(find_preset("davis2017"), "test-dev", root)[0].size == (64, 96)
 
 
-def test_unknown_synthetic_split():
-    try:
-        open_split(find_preset("synthetic"), "dev", None)
-    except InputError as error:
-        assert "'dev'" in str(error) and "train" in str(error)
-
-
 def test_rows_add_one_part_at_a_time():
     config = find_preset("davis2017").config
     rows = {row.name: row.config for row in table_rows(config)}
@@ -171,19 +133,11 @@ def test_rows_add_one_part_at_a_time():
     assert steps == [(False, False, False), (True, False, False), (True, True, False), (True, True, True)]
     for name in ("baseline", "motion", "spatial"):
         assert rows[name].replace(dict.fromkeys(switches, True)) == config, "nothing else changes"
-    paper = STGConfig.paper()
-    printed = rows["printed"]
     for path in (
         *("spatial.alpha", "spatial.num_steps", "spatial.edge_iou", "spatial.node_gate"),
         *("selection.lambda1", "selection.thr", "temporal.update", "loss.reading"),
     ):
-        assert printed.get(path) == paper.get(path)
-
-
-def test_rows_share_the_size_of_the_keys():
-    for preset in PRESETS.values():
-        sizes = {row.config.temporal.key_size for row in table_rows(preset.config) if row.config is not None}
-        assert sizes == {preset.config.temporal.key_size}
+        assert rows["printed"].get(path) == STGConfig.paper().get(path)
 
 
 def test_table():
@@ -193,9 +147,8 @@ def test_table():
         for i, row in enumerate(rows)
     }
     lines = format_table(scores, rows).splitlines()
-    assert len(lines) == 2 + len(rows)
-    assert [line.split("|")[1].strip() for line in lines[2:]] == [row.label for row in rows]
     by_label = {line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]] for line in lines[2:]}
+    assert list(by_label) == [row.label for row in rows]
     assert by_label["+ temporal graph"] == ["54.0", "60.0", "57.0", "+0.5", "3.0"]
     assert by_label["baseline"][3] == by_label["flow only"][3] == ""
     assert len(format_table({"flow": scores["flow"]}, rows).splitlines()) == 3

@@ -1,76 +1,44 @@
 # ruff: noqa: F401, F811 -- fixtures are imported and named as arguments
-"""A command that was killed at any moment goes on, and ends as if nothing had happened."""
+"""Commands that are killed, or whose disk is full or read-only: whole files stay, and the same command goes on."""
 
+import errno
 import json
+import os
+import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from commands import command, error_line
-from evaluate_cases import FRAMES
 from killed_runs import files_in, run_killed
-from reliability_cases import checkpoint, data, root
+from PIL import Image
+from reliability_cases import data, networks, results_in, root, start
 from train_cases import InProcess
 
-from experiments.common import checkpoints
 from experiments.runs import scoring
-from stg_pyg.nn.detector.mask_rcnn import Detector
 
-TIMES = ("fps", "online_seconds")
-
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks a process that runs PyTorch")
-
-
-def results_in(folder: Path) -> dict[str, Any]:
-    """All files but the records, and the metrics without times."""
-    found: dict[str, Any] = {k: v for k, v in files_in(folder).items() if not k.startswith(".done/")}
-    found["metrics.json"] = json.loads(found["metrics.json"])
-    for key in TIMES:
-        del found["metrics.json"][key]
-    return found
+WRITERS = {"evaluate": ("--overlays",), "proposals": (), "segment": ("--alpha",)}
+"""Commands that write more than seven files each. Of killed runs of ``segment``: test_segment_resume.py."""
+# Killed in the first video, at its record, in the second video, at its record and at the metrics.
+EVALUATE = ((4, False), (9, False), (9, True), (3, True), (7, False), (7, True), (1, False))
 
 
-def test_evaluate_goes_on_after_every_kill(monkeypatch, tmp_path, root, checkpoint):
-    monkeypatch.setattr(scoring, "ProcessPoolExecutor", InProcess)
-    arguments = ("--checkpoint", checkpoint, "--preset", "davis2017", "--root", root, "--device", "cpu", "--overlays")
-
-    def run(out: Path) -> int:
-        return command(monkeypatch, "evaluate", *arguments, "--out", out)
-
-    assert run(tmp_path / "whole") == 0
-    out = tmp_path / "killed"
-    frames = sum(map(len, FRAMES.values()))
-    # Killed in the first video, at its record, in the second video, at its record and at the metrics, which is all that
-    # is left by then.
-    for at, after in ((4, False), (9, False), (9, True), (3, True), (7, False), (7, True), (1, False)):
-        assert run_killed(lambda: run(out), at, after), f"{frames} frames take fewer than {at} files"
-        assert not (out / "metrics.json").exists()
-    assert {path.stem for path in (out / ".done").glob("*.json")} == set(FRAMES)
-    assert run(out) == 0
-    assert results_in(out) == results_in(tmp_path / "whole")
-    assert {name for name in files_in(out) if name.startswith(".done/")} == {f".done/{name}.json" for name in FRAMES}
-
-
-def test_proposals_go_on_after_every_kill(monkeypatch, tmp_path, root):
-    torch.manual_seed(1)
-    checkpoints.save(tmp_path / "detector.pt", {"kind": "detector", **Detector.small(4, 64).to_checkpoint()})
-    arguments = ("--preset", "davis2017", "--root", root, "--detector", tmp_path / "detector.pt", "--score", 0)
-
-    def run(out: Path) -> int:
-        return command(monkeypatch, "proposals", *arguments, "--device", "cpu", "--out", out)
-
-    assert run(tmp_path / "whole") == 0
-    out, kills = tmp_path / "killed", 0
-    while run_killed(lambda: run(out), 2, after=kills % 2 == 1):
-        kills += 1
-    assert kills >= 5, "two files a time at most"
-    assert files_in(out) == files_in(tmp_path / "whole")
-    assert run(out) == 0
-    assert files_in(out) == files_in(tmp_path / "whole")
+@pytest.mark.skipif(sys.platform != "linux", reason="forks a process that runs PyTorch")
+@pytest.mark.parametrize(("name", "kills"), [("evaluate", EVALUATE), ("proposals", ((2, False), (2, True)) * 3)])
+def test_killed_again_and_again_it_comes_to_the_same_end(start, tmp_path, name, kills):
+    assert start(name, *WRITERS[name], out="whole") == 0
+    done = [run_killed(lambda: start(name, *WRITERS[name], out="killed"), at, after) for at, after in kills]
+    assert sum(done) >= 5 and not (tmp_path / "killed/metrics.json").exists()
+    for _ in range(2):
+        assert start(name, *WRITERS[name], out="killed") == 0
+        assert results_in(tmp_path / "killed") == results_in(tmp_path / "whole")
+    assert files_in(tmp_path / "killed").keys() == files_in(tmp_path / "whole").keys()
 
 
 class Killed(InProcess):
@@ -87,14 +55,118 @@ class Killed(InProcess):
         future.set_exception(BrokenProcessPool("A process in the process pool was terminated abruptly"))
         return future
 
+    def shutdown(self, **_: object) -> None:
+        pass
 
-def test_a_killed_process_of_several_is_one_line(monkeypatch, capsys, tmp_path, root, checkpoint):
-    arguments = ("--checkpoint", checkpoint, "--preset", "davis2017", "--root", root, "--device", "cpu")
-    monkeypatch.setattr(scoring, "ProcessPoolExecutor", Killed)
-    assert command(monkeypatch, "evaluate", *arguments, "--out", tmp_path) == 2
+
+def test_a_killed_process_of_several_is_one_line(monkeypatch, capsys, tmp_path, start):
+    with monkeypatch.context() as patch:
+        patch.setattr(scoring, "ProcessPoolExecutor", Killed)
+        assert start("evaluate") == 2
     line = error_line(capsys, alone=False)
     assert "killed" in line and "fewer --processes" in line
-    assert len(list((tmp_path / ".done").glob("*.json"))) == 1
-    monkeypatch.setattr(scoring, "ProcessPoolExecutor", InProcess)
-    assert command(monkeypatch, "evaluate", *arguments, "--out", tmp_path) == 0
+    assert len(list((tmp_path / "out/.done").glob("*.json"))) == 1
+    assert start("evaluate") == 0
     assert "1 of 2 videos are finished" in capsys.readouterr().err
+
+
+class FullAfter:
+    """In the place of ``os.replace``: the disk is full after so many files."""
+
+    def __init__(self, files: int) -> None:
+        self.left, self.replace = files, os.replace
+
+    def __call__(self, source: Path, target: Path) -> None:
+        if self.left == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(source))
+        self.left -= 1
+        self.replace(source, target)
+
+
+def assert_whole(folder: Path) -> None:
+    for path in (path for path in folder.rglob("*") if path.is_file()):
+        assert not path.name.endswith(".tmp"), f"{path} is left over"
+        if path.suffix == ".png":
+            Image.open(path).load()
+        elif path.suffix == ".json":
+            json.loads(path.read_text())
+        elif path.suffix == ".npz":
+            assert len(np.load(path)) > 3
+        elif path.suffix == ".pt":
+            torch.load(path, weights_only=True)
+
+
+@pytest.mark.parametrize(("name", "files"), [*((name, 4) for name in WRITERS), ("train", 0)])
+def test_a_disk_that_is_full_after_some_files(monkeypatch, capsys, start, tmp_path, name, files):
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", FullAfter(files))
+        assert start(name, *WRITERS.get(name, ())) == 2
+    line = error_line(capsys, alone=False)
+    assert str(tmp_path / "out") in line and "No space left on device" in line and "free space" in line
+    assert_whole(tmp_path / "out")
+    assert len(files_in(tmp_path / "out")) == files
+    if name != "train":
+        assert start(name, *WRITERS[name]) == start(name, *WRITERS[name], out="whole") == 0
+        assert results_in(tmp_path / "out") == results_in(tmp_path / "whole")
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system in memory, of 28 kB: seven small files."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if not Path("/bin/mount").exists() or not mount(folder, "size=28k"):
+        pytest.skip("may not mount a file system")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def mount(folder: Path, options: str) -> bool:
+    call = ["mount", "-t", "tmpfs", "-o", options, "none", folder]
+    return subprocess.run(call, capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_disk_that_is_full_and_then_read_only(capsys, disk, start, name):
+    options = (*WRITERS[name], *(("--overlay",) if name == "segment" else ()))
+    assert start(name, *options, out=disk / "out") == 2
+    line = error_line(capsys, alone=False)
+    assert str(disk) in line and "No space left on device" in line and "free space" in line
+    assert_whole(disk)
+    assert mount(disk, "remount,size=9m")
+    assert start(name, *options, out=disk / "out") == 0
+    before = files_in(disk / "out")
+    assert mount(disk, "remount,ro")
+    for out in ("out", "other"):
+        assert start(name, *options, out=disk / out) == 2
+        line = error_line(capsys, alone=False)
+        assert str(disk) in line and "read-only" in line.lower() and "choose another" in line
+    assert files_in(disk / "out") == before
+
+
+@pytest.mark.parametrize("name", ["evaluate", "proposals"])
+def test_folders_whose_names_are_no_text(monkeypatch, start, tmp_path, name):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    assert start(name, out=folder / "out") == start(name, out="whole") == 0
+    assert results_in(folder / "out") == results_in(tmp_path / "whole")
+    if name == "evaluate":
+        assert command(monkeypatch, "report", folder / "out", "--out", folder / "report.html") == 0
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "proposals", "segment", "benchmark", "tables"])
+def test_a_file_in_the_place_of_the_output(monkeypatch, capsys, tmp_path, root, networks, start, name):
+    (tmp_path / "file").write_text("mine")
+    own = {"tables": ("--root", root, "--checkpoint", networks / "checkpoint.pt"), "benchmark": ()}
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        status = command(monkeypatch, name, *own[name], "--out", out) if name in own else start(name, out=out)
+        line = error_line(capsys, alone=False)
+        assert status == 2 and str(out) in line and "choose another --out" in line
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_file_in_the_place_of_a_video(start, capsys, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/run").write_text("mine")
+    assert start("evaluate") == 2
+    assert f"{tmp_path / 'out/run'}: cannot be created (File exists)" in error_line(capsys, alone=False)
+    assert (tmp_path / "out/run").read_text() == "mine" and (tmp_path / "out/.done/walk.json").is_file()

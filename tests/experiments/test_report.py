@@ -15,7 +15,6 @@ from PIL import Image
 from report_cases import EVIL, FRAMES, HEIGHT, WIDTH, content_of, davis, evaluated, labels_of, unpack
 
 from experiments.report.details import MOST_CONTOURS, cell_attention, object_attention, outline
-from experiments.report.folder import Pictures
 from experiments.report.scores import SequenceScores, lowest, moments
 from experiments.report.sequence import LEVELS, choose_frames, pack_pictures, shrink, thin
 from stg_pyg import InputError, Proposals
@@ -23,7 +22,6 @@ from stg_pyg.evaluation.metrics import contour_accuracy, region_similarity
 from stg_pyg.proposals.rle import EncodedProposals
 from stg_pyg.proposals.store import ProposalWriter
 from stg_pyg.utils.images import write_image, write_json, write_label_map
-from stg_pyg.video.frames import open_source
 from stg_pyg.video.trace_files import read_trace
 
 __all__ = ["davis", "evaluated"]
@@ -133,15 +131,17 @@ def test_a_training_run(make, evaluated, davis, tmp_path):
 
 
 def test_tables_and_plots(make, tmp_path):
-    ablation = {"rows": [{"step": "<i>x", "mo": True, "G": 1.5, "paper_G": 53.2}], "own": [], "curves": {}}
-    write_json(tmp_path / "ablation.json", ablation)
-    (tmp_path / "tables.csv").write_text("method,J\n<b>ours,81.5\n")
-    write_json(tmp_path / "benchmark.json", [{"layer": "stg", "ms": 1.25}, {"layer": "gat", "ms": None}])
+    rows = [{"step": "<i>x", "mo": True, "G": 1.5, "paper_G": 53.2, "sequences": {}}]
+    own = [{"label": "flow only", "G": None, "masks": []}]
+    write_json(tmp_path / "ablation.json", {"split": "val", "rows": rows, "own": own, "curves": {}})
+    (tmp_path / "rows.csv").write_text("method,ms\n<b>ours,81.5\n")
+    write_json(tmp_path / "any.json", [{"layer": "stg", "ms": 1.25}, {"layer": "gat", "ms": None}])
     write_image(tmp_path / "plot.png", np.zeros((4, 4, 3), np.uint8))
     page = make(tmp_path)
-    for part in ("Table 4", "<i>x", "yes", "53.20", "<b>ours", "81.50", "gat", "–", "plot.png"):
+    for part in ("ablation.json rows", "<i>x", "yes", "53.20", "flow only", "<b>ours", "81.50", "gat", "–", "plot.png"):
         assert part in Elements(page).text, part
     assert "<td class=number>1.25</td>" in page and "<th class=number>ms</th>" in page and "<th>layer</th>" in page
+    assert "sequences" not in Elements(page).text and "masks" not in Elements(page).text
 
 
 def test_masks_without_their_frames(make, monkeypatch, evaluated, davis, tmp_path):
@@ -199,7 +199,6 @@ def test_stored_proposals(make, davis, tmp_path):
     [
         ("metrics.json", "{", "metrics.json: is no JSON"),
         ("graph_log.json", "{}", "graph_log.json: is no training log"),
-        ("walk/00000.png", "no picture", "00000.png"),
         ("trace/walk/00000.npz", "nothing", "00000.npz: is no trace"),
         ("confidence.json", '{"sequence": "walk"}', "confidence.json: is not of experiments.segment"),
     ],
@@ -240,10 +239,9 @@ def test_outlines_keep_holes_pieces_and_single_pixels():
 
 def test_what_is_too_much_shrinks():
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (480, 854, 3), dtype=np.uint8))
-    jpegs = [shrink(noise.copy()) for _ in range(2)]
     for most, side in ((10**9, LEVELS[0][0]), (1, LEVELS[-1][0])):
-        packed = pack_pictures(jpegs, most)
-        assert max(Image.open(io.BytesIO(base64.b64decode(packed[0]))).size) == side
+        (packed,) = pack_pictures([shrink(noise.copy())], most)
+        assert max(Image.open(io.BytesIO(base64.b64decode(packed))).size) == side
     kept = choose_frames(1000, 20, [501, 502, 777])
     assert {0, 999, 501, 502, 777} <= set(kept) and len(kept) <= 20 and choose_frames(3, 10, [1]) == [0, 1, 2]
     notes = []
@@ -251,30 +249,24 @@ def test_what_is_too_much_shrinks():
     assert thin(["ab"] * 5, 6, "It", notes) == ["ab", "", "ab", "", "ab"] and notes == ["It is kept of one frame in 2."]
 
 
-def test_moments_are_worst_occluded_and_evenly_between():
+def test_scores_and_moments_of_objects_that_come_and_go():
     scores = SequenceScores()
     for t in range(14):
         result = labels_of(t)
         result[(result == 1) & (t == 11)] = 0
-        scores.add(result, labels_of(t))
+        scores.add(result, labels_of(t) if t else None)
     worst = lowest(scores.means(), {1: 0, 3: 0})
     found = moments(scores, {1: 0, 3: 0}, [t for t, _ in worst])
     assert worst[0] == (11, 1) and {t: found[t] for t in (0, 11, 6)} == {0: "given", 11: "worst", 6: "occlusion"}
     assert len(found) == 6 and list(found) == sorted(found)
+    assert scores.j[1][0] is None and scores.j[1][11] == 0 and scores.f[3][1] == 1
+    scores.forget_before({3: 2})
+    assert scores.f[3][:3] == [None, None, 1]
+    with pytest.raises(InputError, match="64 x 48 pixels and annotations of 63 x 48"):
+        scores.add(labels_of(0), labels_of(0)[:, 1:])
     alone = SequenceScores()
     alone.add(labels_of(0), None)
     assert moments(alone, {1: 0}, []) == {0: "given"} and alone.means() == {}
-
-
-def test_scores_of_objects_that_come_and_go():
-    scores, lost = SequenceScores(), np.where(labels_of(1) == 3, 0, labels_of(1)).astype(np.uint8)
-    for result, truth in ((lost, labels_of(1)), (lost, None), (labels_of(6), labels_of(6))):
-        scores.add(result, truth)
-    assert scores.j == {1: [1.0, None, 1.0], 3: [0.0, None, 1.0]} and lowest(scores.means(), {1: 0}) == [(0, 3)]
-    scores.forget_before({3: 2})
-    assert scores.f[3] == [None, None, 1.0]
-    with pytest.raises(InputError, match="64 x 48 pixels and annotations of 63 x 48"):
-        scores.add(labels_of(0), labels_of(0)[:, 1:])
 
 
 def test_attention_is_relative_to_its_largest():
@@ -284,10 +276,3 @@ def test_attention_is_relative_to_its_largest():
     grid[1, :2, :2] = 0.25
     small = object_attention(grid)
     assert small.shape == (2, 32, 32) and small[1, 0, 0] == 255 and small.sum() == 255
-
-
-def test_frames_of_a_source_are_found_by_name(tmp_path):
-    for t in range(6):
-        write_image(tmp_path / f"{t:05d}.png", np.full((2, 2, 3), t, np.uint8))
-    frames = Pictures(source=open_source(tmp_path)).frames("walk", ["00001", "odd", "00004"])
-    assert [None if frame is None else int(frame[0, 0, 0]) for frame in frames] == [1, None, 4]

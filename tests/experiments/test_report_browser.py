@@ -86,32 +86,34 @@ def at_4(opened) -> Opened:
     return opened
 
 
-def test_arrows_move_the_frame(opened):
-    opened.press("Home")
-    assert opened.text("#position").startswith("00000")
-    first = opened.picture("00000 r")
-    opened.press("ArrowRight", "ArrowRight")
-    assert opened.text("#position").startswith("00002") and opened.picture("00002 r") != first
-    for key, frame in {"PageDown": 12, "End": 13, "ArrowRight": 13, "PageUp": 3, "ArrowLeft": 2, "Home": 0}.items():
+def at(opened: Opened, frame: str) -> bool:
+    return opened.text("#position").split()[0] == frame
+
+
+def test_keys_list_and_chart_move_the_frame(opened):
+    listed = [text.split()[0] for text in opened.page.locator("#worst li span").all_inner_texts()]
+    assert len(listed) > 2 and at(opened, listed[0]), "it starts with the worst frame"
+    opened.press("w")
+    assert at(opened, listed[1])
+    opened.page.locator("#worst button").nth(2).click()
+    assert at(opened, listed[2])
+    keys = {"Home": 0, "PageDown": 10, "End": 13, "ArrowRight": 13, "PageUp": 3, "ArrowLeft": 2}
+    for key, frame in keys.items():
         opened.press(key)
-        assert opened.text("#position").split()[0] == f"{frame:05d}", key
+        assert at(opened, f"{frame:05d}"), key
     charts = opened.page.locator("#timeline svg")
     assert charts.count() == 2, "one for each object"
     charts.first.click(position={"x": charts.first.bounding_box()["width"] - 9, "y": 40})
-    assert opened.text("#position").startswith("00013")
+    assert at(opened, "00013")
+    opened.press("End", "Space")
+    position = sync_api.expect(opened.page.locator("#position"))
+    position.not_to_contain_text("00013")
+    position.to_contain_text("00013")
+    sync_api.expect(opened.page.locator("#play")).to_have_text("▶")
     opened.press("Home")
     opened.page.locator("#slider").focus()
     opened.press("ArrowRight")
-    assert opened.text("#position").startswith("00001"), "not two at a time on the slider"
-
-
-def test_it_starts_with_the_worst_frame_and_lists_the_others(opened):
-    listed = opened.page.locator("#worst li span").all_inner_texts()
-    assert len(listed) > 2 and opened.text("#position").split()[0] == listed[0].split()[0]
-    opened.press("w")
-    assert opened.text("#position").split()[0] == listed[1].split()[0]
-    opened.page.locator("#worst button").nth(2).click()
-    assert opened.text("#position").split()[0] == listed[2].split()[0]
+    assert at(opened, "00001"), "not two at a time on the slider"
 
 
 def test_overlays_change_the_picture_and_back(at_4):
@@ -124,20 +126,6 @@ def test_overlays_change_the_picture_and_back(at_4):
         assert button.get_attribute("aria-pressed") != pressed
         button.click()
         assert at_4.picture("00004 r") == before and button.get_attribute("aria-pressed") == pressed
-
-
-def test_play_and_stop(opened):
-    opened.press("Home", "Space")
-    position = sync_api.expect(opened.page.locator("#position"))
-    position.not_to_contain_text("00000")
-    opened.press("Space")
-    at = opened.text("#position")
-    opened.page.wait_for_timeout(250)
-    assert opened.text("#position") == at
-    opened.press("End", "Space")
-    position.not_to_contain_text("00013")
-    position.to_contain_text("00013")
-    sync_api.expect(opened.page.locator("#play")).to_have_text("▶")
 
 
 def test_why_a_node_was_selected(at_4, evaluated):
@@ -184,22 +172,22 @@ def test_another_sequence_and_its_strip(opened):
     opened.press("s")
     sync_api.expect(opened.page.locator("#sequence")).to_have_value("1")
     opened.press("End")
-    assert opened.text("#position").startswith("11")
+    assert at(opened, "11")
     opened.page.wait_for_function("document.getElementById('strip').width === 968")
     with opened.page.expect_download() as download:
         opened.page.locator("#strip-link").click()
     saved = np.asarray(Image.open(download.value.path()).convert("RGB"))
-    assert saved.shape == (532, 968, 3)
     x, y = 5 * (6 + 9), 22 + 244 + 5 * (6 + 8)
+    assert saved.shape == (532, 968, 3)
     assert saved[y, x, 0] > saved[y, x, 2] + 60, "the annotation of the first object is red"
 
 
 def test_help_curves_and_names(opened):
     opened.press("?")
     assert opened.page.locator("#help").is_visible() and "ground truth" in opened.text("#help")
-    at = opened.text("#position")
+    before = opened.text("#position")
     opened.press("ArrowRight")
-    assert opened.text("#position") == at, "keys wait while the help is open"
+    assert opened.text("#position") == before, "keys wait while the help is open"
     opened.press("Escape")
     assert not opened.page.locator("#help").is_visible()
     assert opened.page.locator("#curves svg").count() == 1 and "last 0.2" in opened.text("#curves")

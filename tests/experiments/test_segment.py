@@ -1,17 +1,21 @@
 # ruff: noqa: F401, F811 -- fixtures are imported and named as arguments
+"""Runs of experiments.segment: their masks are those of the stream, and every option does what it says."""
+
 import dataclasses
 import json
 
 import numpy as np
 import pytest
 import torch
-from commands import command
+from commands import command, error_line
 from PIL import Image
 from segment_cases import (
     COUNT,
     FIRST,
     FRAMES,
     HEIGHT,
+    IDS,
+    LATE,
     PRESET,
     VIDEO,
     WIDTH,
@@ -21,264 +25,268 @@ from segment_cases import (
     film,
     first,
     labels_in,
+    masks,
+    results,
     run,
+    steps,
 )
 
 from experiments.common import checkpoints, cli
 from experiments.segment import options as segment_options
-from experiments.segment.frames import FrameResult
-from stg_pyg.flow.flo_files import write_flo
+from experiments.segment import run as segment_run
 from stg_pyg.learning import lesson as online
-from stg_pyg.utils.images import davis_palette, write_image, write_label_map
+from stg_pyg.proposals.base import Proposals
+from stg_pyg.proposals.coco import write_coco_results
+from stg_pyg.proposals.rle import EncodedProposals
+from stg_pyg.utils.images import davis_palette, write_label_map
 from stg_pyg.video.frames import open_source
-from stg_pyg.video.segmenter import StepResult, VideoSegmenter
+from stg_pyg.video.grouped import GroupedSegmenter
+from stg_pyg.video.segmenter import VideoSegmenter
 
 
-def test_folder_of_frames(run, capsys, tmp_path, clip, first):
+def stream_of(checkpoint, changes=None):
+    model, preset = checkpoints.load_model(checkpoint)
+    changed = checkpoints.build_model(preset, model.config.replace(changes or {}))
+    changed.load_state_dict(model.state_dict())
+    mixed_precision = cli.bfloat16_is_fast(torch.device("cpu"))
+    return VideoSegmenter(changed.eval(), crop_size=preset.crop_size, mixed_precision=mixed_precision)
+
+
+@pytest.fixture
+def learned(monkeypatch):
+    """What online learning is asked for, which does nothing."""
+    seen = {}
+
+    def learning(net, images, labels, config, **arguments):
+        seen.update(arguments, images=images, labels=labels)
+        return net
+
+    monkeypatch.setattr(online, "learn_online", learning)
+    return seen
+
+
+def test_a_folder_of_frames(run, capsys, clip, first, checkpoint):
     out = run(clip, first)
     assert {path.name for path in out.iterdir()} == {"clip", "confidence.json", "run.json"}
     assert {path.name for path in (out / "clip").iterdir()} == {f"{name}.png" for name in FRAMES}
+    stream = stream_of(checkpoint)
     for t, name in enumerate(FRAMES):
         mask = Image.open(out / "clip" / f"{name}.png")
         assert (mask.mode, mask.size) == ("P", (WIDTH, HEIGHT))
         assert mask.getpalette("RGB") == davis_palette().ravel().tolist()
-        assert set(np.unique(mask)) <= set(np.unique(FIRST))
-        if t == 0:
-            np.testing.assert_array_equal(np.array(mask), FIRST)
+        with torch.no_grad():
+            expected = stream.step(VIDEO.image(t), masks=FIRST if t == 0 else None).labels
+        np.testing.assert_array_equal(np.array(mask), expected)
+        assert t > 0 or np.array_equal(expected, FIRST)
     content = json.loads((out / "run.json").read_text())
-    assert (content["sequence"], content["frames"], content["size"]) == ("clip", COUNT, [HEIGHT, WIDTH])
-    assert content["object_ids"] == sorted(set(np.unique(FIRST).tolist()) - {0})
-    assert (content["seed"], content["every"], content["flow"], content["online_steps"]) == (0, 1, "dis", 0)
+    expected = {"sequence": "clip", "frames": COUNT, "size": [HEIGHT, WIDTH], "object_ids": IDS, "every": 1, "seed": 0}
+    expected |= {"given_frames": FRAMES[:1], "flow": "dis", "online_steps": 0, "online_seconds": 0}
+    assert {name: content[name] for name in expected} == expected
     assert content["config"]["warping"]["gaps"] == [1, 2] and content["seconds_per_frame"] > 0
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.startswith(f"{COUNT} masks in {out / 'clip'}, ") and last.endswith(" s a frame")
+    run(clip, first, "--every", 2)
+    assert "2 masks of an earlier run" in capsys.readouterr().out
 
 
-def test_the_labels_are_those_of_the_stream(run, clip, first, checkpoint):
-    found = labels_in(run(clip, first) / "clip")
-    model, preset = checkpoints.load_model(checkpoint)
-    mixed_precision = cli.bfloat16_is_fast(torch.device("cpu"))
-    stream = VideoSegmenter(model, crop_size=preset.crop_size, mixed_precision=mixed_precision)
-    for t, name in enumerate(FRAMES):
+def test_other_layers(run, complaint, clip, first, checkpoint):
+    layers = ("--spatial-conv", "own_layers:Plain", "--temporal-conv", "joint:top_k=1")
+    assert complaint(clip, first, *layers) == (
+        f"error: --spatial-conv own_layers:Plain: {checkpoint} has no weights of this layer; "
+        "train it with python -m experiments.train --spatial-conv own_layers:Plain"
+    )
+    out = run(clip, first, "--spatial-conv", "mean", "--temporal-conv", "joint:top_k=1")
+    config = json.loads((out / "run.json").read_text())["config"]
+    assert (config["spatial"]["conv"], config["temporal"]["conv"]) == ("mean", "joint:top_k=1")
+    stream = stream_of(checkpoint, {"spatial.conv": "mean", "temporal.conv": "joint:top_k=1"})
+    for t, labels in enumerate(labels_in(out / "clip").values()):
         with torch.no_grad():
-            expected = stream.step(VIDEO.image(t), masks=FIRST if t == 0 else None).labels
-        np.testing.assert_array_equal(found[name], expected)
+            np.testing.assert_array_equal(labels, stream.step(VIDEO.image(t), masks=FIRST if t == 0 else None).labels)
 
 
-def test_the_seed_reaches_the_updates(run, clip, first, monkeypatch):
-    seeds = []
+def test_a_video_file_reduced(run, film, first, steps):
+    out = run(film, first, "--every", 2, "--max-size", 40, "--overlay", "--memory-frames", 1)
+    assert [(image.shape[:2], named["masks"] is None) for _, image, named, _ in steps] == [
+        ((30, 40), False),
+        ((30, 40), True),
+    ]
+    found = labels_in(out / "film")
+    assert list(found) == FRAMES[::2] and all(labels.shape == (HEIGHT, WIDTH) for labels in found.values())
+    np.testing.assert_array_equal(found[FRAMES[0]], FIRST)
+    assert open_source(out / "overlay.mp4").fps == pytest.approx(12.5)
+    content = json.loads((out / "run.json").read_text())
+    assert content["processed_size"] == [30, 40] and content["config"]["memory"]["frames"] == 1
+
+
+def test_learning_online_from_a_seed(run, monkeypatch, clip, first):
+    seeds, learnt, learn = [], [], online.learn_online
 
     class Watched(VideoSegmenter):
         def __init__(self, *arguments, seed):
             super().__init__(*arguments, seed=seed)
             seeds.append(seed)
 
-    monkeypatch.setattr("experiments.segment.run.VideoSegmenter", Watched)
-    run(clip, first, "--seed", "7")
-    assert seeds == [7]
+    def watched(net, *arguments, **named):
+        learnt.append((net, learn(net, *arguments, **named), named["steps"], named["peak"]))
+        return learnt[-1][1]
+
+    monkeypatch.setattr(segment_run, "VideoSegmenter", Watched)
+    monkeypatch.setattr(online, "learn_online", watched)
+    one, same = (results(run(clip, first, "--seed", 5, "--online-steps", 2, out=out)) for out in "ab")
+    assert one == same and seeds == [5, 5]
+    before, after, *named = learnt[0]
+    assert any(not torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True))
+    assert named == [2, PRESET.config.online.rate]
 
 
-def test_video_file_and_overlay(run, film, first):
-    out = run(film, first, "--overlay")
-    assert {path.name for path in out.iterdir()} == {"film", "confidence.json", "run.json", "overlay.mp4"}
-    assert list(labels_in(out / "film")) == FRAMES
-    drawn = open_source(out / "overlay.mp4")
-    frames = [frame for _, frame in drawn]
-    assert len(frames) == COUNT and drawn.size == (HEIGHT, WIDTH) and drawn.fps == pytest.approx(25)
-    change = np.abs(frames[0].astype(int) - VIDEO.image(0)).mean(axis=-1)
-    assert change[FIRST > 0].mean() > 3 * change[FIRST == 0].mean()
-
-
-def test_overlay_of_odd_frames_from_a_folder(run, tmp_path, first):
-    for t in range(3):
-        write_image(tmp_path / "odd" / f"{t}.png", VIDEO.image(t)[:-1, :-3])
-    write_label_map(first, FIRST[:-1, :-3])
-    drawn = open_source(run(tmp_path / "odd", first, "--overlay") / "overlay.mp4")
-    assert drawn.size == (HEIGHT, WIDTH - 2) and drawn.fps == pytest.approx(10) and len(list(drawn)) == 3
-
-
-def test_same_seed_same_bytes(run, clip, first):
-    def written(out: str, seed: int) -> list[bytes]:
-        folder = run(clip, first, "--seed", seed, "--online-steps", 2, out=out) / "clip"
-        return [path.read_bytes() for path in sorted(folder.iterdir())]
-
-    assert written("a", 5) == written("b", 5)
-
-
-def test_every_and_max_size(run, film, first, monkeypatch):
-    sizes, step = [], VideoSegmenter.step
-
-    def watched(self, image, **arguments):
-        sizes.append((image.shape[:2], None if arguments["masks"] is None else arguments["masks"].shape))
-        return step(self, image, **arguments)
-
-    monkeypatch.setattr(VideoSegmenter, "step", watched)
-    out = run(film, first, "--every", 2, "--max-size", 40, "--overlay")
-    assert sizes == [((30, 40), (30, 40)), ((30, 40), None), ((30, 40), None)]
-    found = labels_in(out / "film")
-    assert list(found) == FRAMES[::2] and all(labels.shape == (HEIGHT, WIDTH) for labels in found.values())
-    np.testing.assert_array_equal(found[FRAMES[0]], FIRST)
-    assert open_source(out / "overlay.mp4").fps == pytest.approx(12.5)
-    assert json.loads((out / "run.json").read_text())["processed_size"] == [30, 40]
-
-
-def test_memory_frames(run, clip, first, monkeypatch):
-    held, step = [], VideoSegmenter.step
-
-    def watched(self, *arguments, **named):
-        result = step(self, *arguments, **named)
-        held.append(len(self.objects[0].bank))
-        return result
-
-    monkeypatch.setattr(VideoSegmenter, "step", watched)
-    out = run(clip, first, "--memory-frames", 2)
-    assert max(held) <= 2
-    assert json.loads((out / "run.json").read_text())["config"]["memory"]["frames"] == 2
-
-
-@pytest.mark.parametrize("stop", [KeyboardInterrupt, ZeroDivisionError])
-def test_interrupted_runs_leave_whole_files(run, monkeypatch, capsys, clip, first, stop):
+def test_interrupted_runs_leave_whole_files(run, monkeypatch, capsys, clip, first):
     complete = run(clip, first, "--overlay", "--memory-frames", 2)
-    before = (complete / "overlay.mp4").read_bytes()
-    step = VideoSegmenter.step
+    before, step = (complete / "overlay.mp4").read_bytes(), VideoSegmenter.step
 
     def stopping(self, *arguments, **named):
         if self.frame_idx == 1:
-            raise stop
+            raise KeyboardInterrupt
         return step(self, *arguments, **named)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(VideoSegmenter, "step", stopping)
-        if stop is KeyboardInterrupt:
-            run(clip, first, "--overlay", status=130)
-            assert "the same command goes on" in capsys.readouterr().err
-        else:
-            with pytest.raises(ZeroDivisionError):
-                run(clip, first, "--overlay")
+    monkeypatch.setattr(VideoSegmenter, "step", stopping)
+    run(clip, first, "--overlay", status=130)
+    assert "the same command goes on" in capsys.readouterr().err
     assert {path.name for path in complete.iterdir()} == {"clip", "overlay.mp4"}, "no settings, nothing temporary"
     assert (complete / "overlay.mp4").read_bytes() == before
     assert list(labels_in(complete / "clip")) == FRAMES
-    run(clip, first, "--overlay")
-    assert (complete / "run.json").is_file()
-
-
-def test_masks_of_an_earlier_run_are_told(run, capsys, clip, first):
-    run(clip, first)
-    run(clip, first, "--every", 2)
-    assert "2 masks of an earlier run" in capsys.readouterr().out
 
 
 def test_incomplete_videos_are_told(run, capsys, tmp_path, film, first):
     path = tmp_path / "film.avi"
     path.write_bytes(film.read_bytes()[: film.stat().st_size * 2 // 3])
-    out = run(path, first)
-    found = len(labels_in(out / "film"))
+    found = len(labels_in(run(path, first) / "film"))
     assert 0 < found < COUNT - 1 and f"{found} can be decoded; is it complete?" in capsys.readouterr().out
 
 
-def test_without_a_checkpoint_the_network_learns_from_the_mask(monkeypatch, capsys, tmp_path, clip, first):
-    seen = {}
-
-    def learning(net, image, labels, config, **arguments):
-        seen.update(arguments, image=image, labels=labels)
-        return net
-
-    tiny = dataclasses.replace(PRESET, backbone=None, width=8)
-    monkeypatch.setattr(segment_options, "find_preset", lambda name: tiny)
-    monkeypatch.setattr(online, "learn_online", learning)
-    arguments = (clip, "--masks", first, "--out", tmp_path / "out", "--device", "cpu", "--checkpoint", "none")
-    assert command(monkeypatch, "segment", *arguments) == 0
-    assert seen["steps"] == 400 and seen["peak"] == tiny.learning_rate
-    config = json.loads((tmp_path / "out/run.json").read_text())["config"]
+def test_without_a_checkpoint_the_network_learns_from_the_mask(run, monkeypatch, capsys, clip, first, learned):
+    monkeypatch.setattr(segment_options, "find_preset", lambda name: PRESET)
+    out = run(clip, first, "--checkpoint", "none")
+    assert learned["steps"] == 400 and learned["peak"] == PRESET.learning_rate
+    config = json.loads((out / "run.json").read_text())["config"]
     assert not config["spatial"]["node_gate"] and not config["temporal"]["enabled"], "which nothing has trained"
-    np.testing.assert_array_equal(seen["labels"], [FIRST])
-    np.testing.assert_array_equal(seen["image"], [VIDEO.image(0)])
+    np.testing.assert_array_equal(learned["labels"], [FIRST])
+    np.testing.assert_array_equal(learned["images"], [VIDEO.image(0)])
     printed = capsys.readouterr().out
     assert "--checkpoint none" in printed and "400 steps" in printed and "do better" in printed
-    assert list(labels_in(tmp_path / "out/clip")) == FRAMES
-    assert command(monkeypatch, "segment", *arguments, "--online-steps", 7) == 0 and seen["steps"] == 7
+    run(clip, first, "--checkpoint", "none", "--online-steps", 7)
+    assert learned["steps"] == 7
 
 
-def test_the_shipped_checkpoint_is_the_default(monkeypatch, capsys, tmp_path, clip, first, checkpoint):
+def test_the_shipped_checkpoint_is_the_default(run, monkeypatch, capsys, clip, first, checkpoint):
     monkeypatch.setattr(checkpoints, "SHIPPED", checkpoint)
-    arguments = (clip, "--masks", first, "--device", "cpu", "--out")
-    assert command(monkeypatch, "segment", *arguments, tmp_path / "shipped") == 0
+    shipped = results(run(clip, first, "--checkpoint", "shipped", out="shipped"))
     assert "not for commercial use" in capsys.readouterr().out
-    assert command(monkeypatch, "segment", *arguments, tmp_path / "named", "--checkpoint", checkpoint) == 0
-    shipped, named = (labels_in(tmp_path / name / "clip") for name in ("shipped", "named"))
-    for frame, labels in shipped.items():
-        np.testing.assert_array_equal(labels, named[frame])
+    assert shipped == results(run(clip, first, out="named"))
 
 
-def test_online_learning_changes_the_network(run, monkeypatch, clip, first):
-    learnt, steps = [], []
-    learn = online.learn_online
-
-    def watched(net, *arguments, **named):
-        result = learn(net, *arguments, **named)
-        learnt.append((net, result))
-        steps.append(named)
-        return result
-
-    monkeypatch.setattr(online, "learn_online", watched)
-    out = run(clip, first, "--online-steps", 2)
-    ((before, after),) = learnt
-    assert any(not torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True))
-    assert (steps[0]["steps"], steps[0]["peak"]) == (2, PRESET.config.online.rate)
-    assert json.loads((out / "run.json").read_text())["online_seconds"] > 0
+def test_several_given_frames_are_learned(run, monkeypatch, tmp_path, clip, learned):
+    monkeypatch.setattr(segment_run, "MOST_LEARNT", 3)
+    for t in range(COUNT):
+        write_label_map(tmp_path / "masks" / f"{FRAMES[t]}.png", VIDEO.labels(t))
+    run(clip, tmp_path / "masks", "--online")
+    assert learned["steps"] == 150, "the checkpoint itself says none"
+    np.testing.assert_array_equal(learned["labels"], [VIDEO.labels(t) for t in (0, 1, 2)])
+    np.testing.assert_array_equal(learned["images"], [VIDEO.image(t) for t in (0, 1, 2)])
 
 
-def test_stored_flow(run, complaint, capsys, tmp_path, clip, first):
-    masks = tmp_path / "masks"
-    write_label_map(masks / f"{FRAMES[1]}.png", VIDEO.labels(1))
-    for name in FRAMES[2:]:
-        (tmp_path / "flow/clip").mkdir(parents=True, exist_ok=True)
-        write_flo(tmp_path / "flow/clip" / f"{name}.flo", np.zeros((HEIGHT, WIDTH, 2), np.float32))
-    assert len(labels_in(run(clip, masks, "--flow", tmp_path / "flow") / "clip")) == COUNT
-    assert "excludes --every" in complaint(clip, first, "--flow", tmp_path / "flow", "--every", 2)
-    assert "excludes --max-size" in complaint(clip, first, "--flow", tmp_path / "flow", "--max-size", 40)
+def test_objects_at_once(run, clip, first, monkeypatch):
+    kinds, make = [], segment_run.Run._make_segmenter
+    monkeypatch.setattr(segment_run.Run, "_make_segmenter", lambda *given: kinds.append(make(*given)) or kinds[-1])
+    all_at_once = labels_in(run(clip, first) / "clip")
+    one_by_one = labels_in(run(clip, first, "--max-objects-at-once", 1, out="groups") / "clip")
+    assert type(kinds[0]) is VideoSegmenter
+    assert isinstance(kinds[1], GroupedSegmenter) and kinds[1].max_objects == 1 and len(IDS) > 1
+    for name in FRAMES:
+        assert (one_by_one[name] != all_at_once[name]).mean() < 1e-2
 
 
-def test_soft_masks_at_the_full_size():
-    masks = torch.zeros(3, 4, 4)
-    masks[0, :, :2], masks[1, :, 1:3], masks[2] = 0.8, 0.9, 0.3
-    result = StepResult(torch.zeros(4, 4, dtype=torch.uint8), masks, [3, 8, 5])
-    labels = FrameResult("0", (8, 8), 0.5, None, result).labels()
-    assert (labels[:, 0] == 3).all() and (labels[:, 3:5] == 8).all() and not labels[:, 7].any()
-    given = np.zeros((8, 8), np.uint8)
-    given[:2, :2] = 8
-    labels = FrameResult("0", (8, 8), 0.5, given, result).labels()
-    assert (labels == 8).sum() == 4 and (labels[3:, :3] == 3).all()
-    assert not FrameResult("0", (8, 8), 0.5).labels().any(), "before the first mask"
+def write_proposals(path, sequence, frames):
+    """Squares, the second of them without a mask, as COCO results."""
+    squares = torch.zeros(2, HEIGHT, WIDTH, dtype=torch.bool)
+    squares[0, 6:30, 8:30] = squares[1, 20:40, 30:50] = True
+    encoded = EncodedProposals.from_proposals(Proposals.from_masks(squares))
+    write_coco_results(path, {sequence: {name: encoded for name in frames}})
+    return path
 
 
-def test_help_tells_the_forms_of_masks(monkeypatch, capsys):
+def test_proposals(run, complaint, tmp_path, monkeypatch, clip, first, steps):
+    path = write_proposals(tmp_path / "p.json", "elsewhere", FRAMES)
+    run(clip, first, "--proposals", path)
+    assert [(len(named["proposals"]), named["proposals"].size) for _, _, named, _ in steps] == [
+        (2, (HEIGHT, WIDTH))
+    ] * COUNT
+    steps.clear()
+    run(clip, first, "--proposals", path, "--max-size", 32, "--sequence", "elsewhere", out="small")
+    assert steps[0][2]["proposals"].size == (24, 32) and steps[0][2]["proposals"].boxes[0].tolist() == [4, 3, 15, 15]
+    monkeypatch.setattr(online, "learn_online", None)
+    assert list(labels_in(run(clip, first, "--proposals", path, "--checkpoint", "shipped") / "clip")) == FRAMES
+    message = complaint(clip, first, "--proposals", path, "--sequence", "mine")
+    assert "'mine'" in message and "elsewhere" in message and "--sequence" in message
+    assert "frame7" in complaint(clip, first, "--proposals", write_proposals(path, "clip", ["frame7"]))
+
+
+def test_label_maps_named_as_frames(run, tmp_path, clip, film, masks, capsys):
+    found = labels_in(run(film, masks) / "film")
+    assert not found[FRAMES[0]].any()
+    np.testing.assert_array_equal(found[FRAMES[1]], VIDEO.labels(1))
+    assert 200 not in found[FRAMES[2]] and (found[FRAMES[3]][LATE > 0] == 200).all(), "the object that comes later"
+    printed = capsys.readouterr().out
+    assert f"the frames before {FRAMES[1]}" in printed and f"objects ({', '.join(map(str, [*IDS, 200]))})" in printed
+    one = np.where(FIRST == 1, np.uint8(4), np.uint8(0))
+    for name in (FRAMES[0], FRAMES[3]):
+        write_label_map(tmp_path / "corrections" / f"{name}.png", one)
+    corrected = labels_in(run(clip, tmp_path / "corrections", out="corrected") / "clip")[FRAMES[3]]
+    np.testing.assert_array_equal(corrected == 4, one == 4)
+
+
+def test_bad_arguments(complaint, tmp_path, clip, first):
+    for words, *arguments in (
+        ("--every", "--every", 0),
+        ("--max-size", "--max-size", 8),
+        ("--memory-frames", "--memory-frames", "many"),
+        ("--sequence", "--sequence", "../x"),
+        ("nosuch", "--flow", "nosuch"),
+        ("excludes --every", "--flow", clip, "--every", 2),
+        ("excludes --max-size", "--flow", clip, "--max-size", 40),
+        ("experiments.train", "--checkpoint", tmp_path / "none.pt"),
+        (str(tmp_path / "p.json"), "--proposals", tmp_path / "p.json"),
+        ("--temporal-conv: unknown temporal layer 'jont'", "--temporal-conv", "jont"),
+        ("--masks excludes --boxes", "--boxes", first),
+    ):
+        assert words in complaint(clip, first, *arguments)
+    assert str(tmp_path / "none.mp4") in complaint(tmp_path / "none.mp4", first)
+    assert "is one picture" in complaint(clip / f"{FRAMES[0]}.png", first)
+    assert "give --masks, --boxes or --points" in complaint(clip, None)
+    assert "--points: needs a trained network" in complaint(clip, None, "--points", first, "--checkpoint", "none")
+    vanishing = np.zeros_like(FIRST)
+    vanishing[:20, :20], vanishing[40, 40] = 1, 7
+    write_label_map(first, vanishing)
+    message = complaint(clip, first, "--max-size", 32)
+    assert "object 7 vanishes at 32 x 24" in message and "--max-size" in message
+
+
+def test_what_was_given_is_never_replaced(run, capsys, clip, first):
+    frames = {path.name: path.read_bytes() for path in clip.iterdir()}
+    run(clip, first, "--out", clip.parent, status=2)
+    assert f"{clip}: results would be written" in error_line(capsys)
+    assert {path.name: path.read_bytes() for path in clip.iterdir()} == frames
+    out = run(clip, first, "--overlay")
+    before = (out / "overlay.mp4").read_bytes()
+    run(out / "overlay.mp4", first, "--overlay", status=2)
+    assert "would replace this very file" in error_line(capsys, alone=False)
+    run(clip, out / "clip", status=2)
+    assert "results would be written" in error_line(capsys)
+    assert (out / "overlay.mp4").read_bytes() == before
+
+
+def test_help_tells_the_forms(monkeypatch, capsys):
     assert command(monkeypatch, "segment", "--help") == 0
     printed = capsys.readouterr().out
-    for word in ("<frame>.png", "one black and white PNG an object", "later file is on top", "overlay.mp4", "examples"):
+    forms = ("<frame>.png", "one black and white PNG an object", "later file is on top", '"category_id": <object id>')
+    for word in (*forms, "overlay.mp4", "examples", "goes on when the same command"):
         assert word in printed
-
-
-def test_other_layers(run, complaint, clip, first, checkpoint):
-    base = labels_in(run(clip, first) / "clip")
-    layers = ("--spatial-conv", "own_layers:Plain", "--temporal-conv", "joint:top_k=1")
-    assert complaint(clip, first, *layers) == (
-        f"error: --spatial-conv own_layers:Plain: {checkpoint} has no weights of this layer; "
-        "train it with python -m experiments.train --spatial-conv own_layers:Plain"
-    )
-    assert "--temporal-conv: unknown temporal layer 'jont'" in complaint(clip, first, "--temporal-conv", "jont")
-    out = run(clip, first, "--spatial-conv", "mean", "--temporal-conv", "joint:top_k=1", out="other")
-    config = json.loads((out / "run.json").read_text())["config"]
-    assert (config["spatial"]["conv"], config["temporal"]["conv"]) == ("mean", "joint:top_k=1")
-    model, preset = checkpoints.load_model(checkpoint)
-    options = {"spatial.conv": "mean", "temporal.conv": "joint:top_k=1"}
-    changed = checkpoints.build_model(preset, model.config.replace(options))
-    changed.load_state_dict(model.state_dict())
-    stream = VideoSegmenter(
-        changed.eval(), crop_size=preset.crop_size, mixed_precision=cli.bfloat16_is_fast(torch.device("cpu"))
-    )
-    for t, name in enumerate(FRAMES):
-        with torch.no_grad():
-            expected = stream.step(VIDEO.image(t), masks=FIRST if t == 0 else None).labels
-        np.testing.assert_array_equal(labels_in(out / "clip")[name], expected)
-    assert base.keys() == labels_in(out / "clip").keys()

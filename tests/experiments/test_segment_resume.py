@@ -1,126 +1,179 @@
 # ruff: noqa: F401, F811 -- fixtures are imported and named as arguments
+"""Runs that were killed go on, and threads that read and compute ahead change nothing: always the same bytes."""
+
 import json
 import os
 import signal
-from pathlib import Path
+import threading
 
-import av
+import cv2
 import numpy as np
 import pytest
 import torch
-from commands import command
-from killed_runs import files_in, one_thread, run_killed
-from segment_cases import COUNT, FIRST, FRAMES, VIDEO, checkpoint, clip, film, first, labels_in, run
+from commands import error_line
+from killed_runs import one_thread, run_killed
+from segment_cases import (
+    COUNT,
+    FIRST,
+    FRAMES,
+    HEIGHT,
+    IDS,
+    VIDEO,
+    WIDTH,
+    checkpoint,
+    clip,
+    film,
+    first,
+    labels_in,
+    masks,
+    results,
+    run,
+    steps,
+)
 
 from experiments.common import checkpoints
-from experiments.segment import resume as segment_resume
+from experiments.segment import run as segment_run
+from stg_pyg.flow import ahead as flow_ahead
+from stg_pyg.flow.dis import DISFlow
+from stg_pyg.flow.flo_files import write_flo
 from stg_pyg.learning import lesson as online
 from stg_pyg.learning.first_frame import learn_online
-from stg_pyg.utils.images import write_label_map
-from stg_pyg.video.segmenter import VideoSegmenter
+from stg_pyg.utils import read_ahead
+from stg_pyg.utils.images import write_image, write_label_map
 
 
 @pytest.fixture(autouse=True)
 def saved_after_every_frame(monkeypatch):
-    monkeypatch.setattr(segment_resume, "SAVE_SECONDS", 0.0)
-    monkeypatch.setattr(
-        "experiments.runs.settings.code_digest", lambda: "the code"
-    )  # which may be edited while tests run
+    monkeypatch.setattr(segment_run, "SAVE_SECONDS", 0.0)
+    # The code may be edited while tests run.
+    monkeypatch.setattr("experiments.runs.settings.code_digest", lambda: "the code")
+    yield
+    assert not [thread.name for thread in threading.enumerate() if "-ahead" in thread.name]
 
 
 @pytest.fixture
-def masks(tmp_path) -> Path:
-    """The first mask, and an object that comes later."""
-    late = np.zeros_like(FIRST)
-    late[2:9, 2:9] = 200
-    write_label_map(tmp_path / "masks" / f"{FRAMES[0]}.png", FIRST)
-    write_label_map(tmp_path / "masks" / f"{FRAMES[2]}.png", late)
-    return tmp_path / "masks"
+def ahead(monkeypatch):
+    monkeypatch.setattr(segment_run, "spare_cores", lambda device: 1)
 
 
-@pytest.fixture
-def steps(monkeypatch) -> list[int]:
-    """Positions of the frames that are segmented."""
-    seen: list[int] = []
-    step = VideoSegmenter.step
+class NoThread:
+    """A pool that refuses to work."""
 
-    def watched(self, *arguments, **named):
-        seen.append(self.frame_idx + 1)
-        return step(self, *arguments, **named)
+    def __init__(self, *arguments):
+        self.submit = None
 
-    monkeypatch.setattr(VideoSegmenter, "step", watched)
-    return seen
+    def shutdown(self, **options):
+        pass
 
 
-def results(out: Path) -> dict[str, bytes]:
-    """All files of a finished run but that with times."""
-    files = files_in(out)
-    assert "run.json" in files and not [name for name in files if name.startswith(".") or "/." in name]
-    del files["run.json"]
-    return files
+def one_by_one(run, monkeypatch, *arguments):
+    """The results without threads."""
+    with monkeypatch.context() as patch:
+        patch.setattr(segment_run, "spare_cores", lambda device: 0)
+        patch.setattr(read_ahead, "ThreadPoolExecutor", NoThread)
+        patch.setattr(flow_ahead, "ThreadPoolExecutor", NoThread)
+        return results(run(*arguments, out="one_by_one"))
 
 
-def pictures(path: Path) -> np.ndarray:
-    with av.open(str(path)) as container:
-        return np.stack([frame.to_ndarray(format="rgb24").astype(float) for frame in container.decode(video=0)])
+CASES = {
+    "plain": (),
+    "smaller": ("--max-size", 40, "--every", 2),
+    "groups and soft masks": ("--max-objects-at-once", 1, "--alpha"),
+    "updates": ("--update-every", 2, "--trace"),
+}
+
+
+@pytest.mark.parametrize("arguments", CASES.values(), ids=CASES)
+def test_threads_change_no_byte(run, monkeypatch, film, first, ahead, arguments):
+    expected = one_by_one(run, monkeypatch, film, first, *arguments)
+    assert results(run(film, first, *arguments, out="ahead")) == expected
+
+
+def test_stored_flow_is_read_ahead(run, monkeypatch, capsys, tmp_path, clip, masks, ahead):
+    """Of the frames after the second one, the first that the network sees; and one that is missing is told."""
+    for t, name in enumerate(FRAMES[2:]):
+        (tmp_path / "flow/clip").mkdir(parents=True, exist_ok=True)
+        noise = np.random.default_rng(t).normal(0, 1, (HEIGHT, WIDTH, 2)).astype(np.float32)
+        write_flo(tmp_path / "flow/clip" / f"{name}.flo", noise)
+    expected = one_by_one(run, monkeypatch, clip, masks, "--flow", tmp_path / "flow")
+    assert (
+        results(run(clip, masks, "--flow", tmp_path / "flow", out="ahead")) == expected and len(expected) == COUNT + 1
+    )
+    (tmp_path / "flow/clip" / f"{FRAMES[3]}.flo").unlink()
+    out = run(clip, masks, "--flow", tmp_path / "flow", status=2)
+    assert f"{FRAMES[3]}.flo" in error_line(capsys, alone=False)
+    assert list(labels_in(out / "clip")) == FRAMES[:3]
+
+
+def test_flow_is_computed_ahead(run, monkeypatch, clip, first, ahead):
+    """Each pair of frames once, in the thread, if that is given the time."""
+    pairs, call, prepare_flow = [], DISFlow.__call__, segment_run.prepare_flow
+
+    def watched(self, current, previous):
+        pairs.append((threading.current_thread().name.partition("_")[0], current.tobytes(), previous.tobytes()))
+        return call(self, current, previous)
+
+    def waiting(flow, *arguments):
+        prepare_flow(flow, *arguments)
+        flow._pool.submit(lambda: None).result()
+
+    monkeypatch.setattr(DISFlow, "__call__", watched)
+    monkeypatch.setattr(segment_run, "prepare_flow", waiting)
+    run(clip, first)
+    images = [VIDEO.image(t).tobytes() for t in range(COUNT)]
+    wanted = [(images[t], images[t - gap]) for t in range(1, COUNT) for gap in (1, 2) if t - gap >= 0]
+    assert sorted(pair[1:] for pair in pairs) == sorted(wanted)
+    assert {pair[0] for pair in pairs} == {"flow-ahead"}
+
+
+def test_a_broken_frame_is_told_in_its_turn(run, capsys, tmp_path, first, ahead):
+    for t, name in enumerate(FRAMES):
+        write_image(tmp_path / "broken" / f"{name}.png", VIDEO.image(t))
+    path = tmp_path / "broken" / f"{FRAMES[2]}.png"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    out = run(tmp_path / "broken", first, status=2)
+    assert f"{FRAMES[2]}.png: cannot be decoded" in error_line(capsys, alone=False)
+    assert list(labels_in(out / "broken")) == FRAMES[:2], "the frames before it are done"
+    path.write_bytes(whole)
+    assert list(labels_in(run(tmp_path / "broken", first) / "broken")) == FRAMES
+
+
+@pytest.mark.parametrize("cores, threads, spare", [(1, 1, 0), (2, 1, 1), (2, 4, 0), (8, 3, 5)])
+def test_opencv_keeps_to_the_cores_that_the_network_leaves(monkeypatch, cores, threads, spare):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(cores)), raising=False)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert segment_run.spare_cores(torch.device("cpu")) == spare
+    assert segment_run.spare_cores(torch.device("cuda")) == cores
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(3)
+    try:
+        with segment_run._opencv_on(spare):
+            assert cv2.getNumThreads() == (min(spare, 3) or 3)
+        assert cv2.getNumThreads() == 3
+    finally:
+        cv2.setNumThreads(before)
 
 
 @pytest.mark.parametrize("after", [False, True])
-def test_a_run_that_is_killed_again_and_again_comes_to_the_same_end(run, monkeypatch, tmp_path, clip, masks, after):
+def test_killed_again_and_again_it_comes_to_the_same_end(run, monkeypatch, tmp_path, film, masks, after, ahead):
     """Killed at every sixth write of a file, a frame having five with its state; the network is updated on the way."""
     monkeypatch.setattr("stg_pyg.video.segmenter.is_trusted", lambda quality, agreement, config: quality > -1)
     everything = ("--online", "--online-steps", 2, "--update-every", 2, "--alpha", "--coco", "--overlay")
     with one_thread():
-        expected = results(run(clip, masks, *everything, out="whole"))
+        expected = results(run(film, masks, *everything, out="whole"))
     kills = 0
-    while run_killed(lambda: run(clip, masks, *everything, out="killed") and 0, at=6, after=after):
+    while run_killed(lambda: run(film, masks, *everything, out="killed") and 0, at=6, after=after):
         kills += 1
         assert kills < 40, "no progress"
         assert not (tmp_path / "killed/run.json").exists() or after
-    assert kills >= 5
+    assert kills >= 4
     assert results(tmp_path / "killed") == expected
-    ids = set(np.unique(FIRST).tolist()) - {0} | {200}
-    assert len(expected) == COUNT * (1 + len(ids)) + len(["confidence.json", "results.json", "overlay.mp4"])
+    assert len(expected) == COUNT * (2 + len(IDS)) + len(["confidence.json", "results.json", "overlay.mp4"])
 
 
-@pytest.mark.parametrize("options", [(), ("--every", 2, "--max-size", 40)])
-def test_video_files_go_on_too(run, capsys, tmp_path, film, first, steps, options):
-    with one_thread():
-        expected = results(run(film, first, *options, out="whole"))
-    steps.clear()
-    assert run_killed(lambda: run(film, first, *options, out="killed") and 0, at=4, after=True)
-    saved = torch.load(tmp_path / "killed/.state/film/stream.pt", weights_only=True)
-    assert saved["position"] == 2
-    capsys.readouterr()
-    assert results(run(film, first, *options, out="killed")) == expected
-    assert steps == list(range(2, 3 if options else COUNT)), "what is saved is not done again"
-    every = 2 if options else 1
-    assert f"going on after frame {FRAMES[every]} of a run that was stopped" in capsys.readouterr().out
-
-
-def test_killed_while_it_learns(run, tmp_path, monkeypatch, clip, first):
-    options = ("--online-steps", 3)
-    with one_thread():
-        expected = results(run(clip, first, *options, out="whole"))
-
-    def killing(*arguments, **named):
-        learn_online(*arguments, **{**named, "steps": 1})
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(online, "learn_online", killing)
-        assert run_killed(lambda: run(clip, first, *options, out="killed") and 0, at=99)
-    assert results(run(clip, first, *options, out="killed")) == expected
-
-
-def test_what_was_learned_is_not_learned_again(run, tmp_path, monkeypatch, clip, first):
-    assert run_killed(lambda: run(clip, first, "--online-steps", 1, out="killed") and 0, at=3, after=True)
-    monkeypatch.setattr(online, "learn_online", None)
-    out = run(clip, first, "--online-steps", 1, out="killed")
-    assert json.loads((out / "run.json").read_text())["online_seconds"] > 0
-
-
-def test_keys_that_were_learned_are_kept_too(run, tmp_path, monkeypatch, clip, first):
+def test_what_is_saved_is_not_done_again(run, capsys, monkeypatch, tmp_path, film, first, steps):
+    """Neither frames nor what the network and its keys have learned."""
     load = checkpoints.load_model
 
     def asking_for_keys(path):
@@ -129,76 +182,81 @@ def test_keys_that_were_learned_are_kept_too(run, tmp_path, monkeypatch, clip, f
         return model, preset
 
     monkeypatch.setattr(checkpoints, "load_model", asking_for_keys)
+    options = ("--online-steps", 1, "--max-size", 40)
     with one_thread():
-        expected = results(run(clip, first, "--online-steps", 1, out="whole"))
-    assert run_killed(lambda: run(clip, first, "--online-steps", 1, out="killed") and 0, at=3, after=True)
-    saved = torch.load(tmp_path / "killed/.state/clip/network.pt", weights_only=True)
-    assert saved["weights"].keys() == {"segmentation", "key_encoder"}
-    monkeypatch.setattr(online, "learn_keys_online", None)
-    assert results(run(clip, first, "--online-steps", 1, out="killed")) == expected
-
-
-def test_another_command_begins_anew_and_says_so(run, capsys, tmp_path, clip, first, steps):
-    with one_thread():
-        expected = results(run(clip, first, "--memory-frames", 2, out="whole"))
-    assert run_killed(lambda: run(clip, first, out="killed") and 0, at=6)
+        expected = results(run(film, first, *options, out="whole"))
     steps.clear()
+    assert run_killed(lambda: run(film, first, *options, out="killed") and 0, at=5, after=True)
+    state = tmp_path / "killed/.state/film"
+    assert torch.load(state / "stream.pt", weights_only=True)["position"] == 2
+    learned = torch.load(state / "network.pt", weights_only=True)
+    assert learned["weights"].keys() == {"segmentation", "key_encoder"}
     capsys.readouterr()
-    assert results(run(clip, first, "--memory-frames", 2, out="killed")) == expected
-    assert len(steps) == COUNT
-    assert "is of another run (other: memory.frames), so this one begins anew" in capsys.readouterr().out
+    monkeypatch.setattr(online, "learn_online", None)
+    monkeypatch.setattr(online, "learn_keys_online", None)
+    out = run(film, first, *options, out="killed")
+    assert json.loads((out / "run.json").read_text())["online_seconds"] > 0
+    assert results(out) == expected and [position for position, *_ in steps] == list(range(2, COUNT))
+    assert f"going on after frame {FRAMES[1]} of a run that was stopped" in capsys.readouterr().out
 
 
-def test_another_version_of_the_program_begins_anew(run, capsys, monkeypatch, clip, first):
+def test_killed_while_it_learns(run, monkeypatch, clip, first):
+    with one_thread():
+        expected = results(run(clip, first, "--online-steps", 3, out="whole"))
+
+    def killing(*arguments, **named):
+        learn_online(*arguments, **{**named, "steps": 1})
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(online, "learn_online", killing)
+        assert run_killed(lambda: run(clip, first, "--online-steps", 3, out="killed") and 0, at=99)
+    assert results(run(clip, first, "--online-steps", 3, out="killed")) == expected
+
+
+def cut(monkeypatch, state, first):
+    state.write_bytes(state.read_bytes()[:-2000])
+
+
+BEGIN_ANEW = {
+    "is of another run (other: memory.frames), so": ("--memory-frames", 2),
+    "(other: --seed, the program), so": lambda patch, *_: patch.setattr(
+        "experiments.runs.settings.code_digest", lambda: "other code"
+    ),
+    "(other: --masks), so": lambda patch, state, first: write_label_map(first, np.where(FIRST > 0, 4, 0)),
+    "or damaged), so": cut,
+    "masks of an earlier run are gone from": lambda patch, state, first: (
+        state.parents[2] / "clip" / f"{FRAMES[0]}.png"
+    ).unlink(),
+}
+
+
+@pytest.mark.parametrize("words", BEGIN_ANEW)
+def test_what_begins_anew_says_so(run, monkeypatch, capsys, tmp_path, clip, first, steps, words):
     assert run_killed(lambda: run(clip, first, out="killed") and 0, at=6)
-    monkeypatch.setattr("experiments.runs.settings.code_digest", lambda: "other code")
+    change, options = BEGIN_ANEW[words], ("--seed", 2) if "--seed" in words else ()
+    if isinstance(change, tuple):
+        options = change
+    else:
+        change(monkeypatch, tmp_path / "killed/.state/clip/stream.pt", first)
     capsys.readouterr()
-    run(clip, first, "--seed", 2, out="killed")
-    assert "(other: --seed, the program), so this one begins anew" in capsys.readouterr().out
-
-
-def test_another_mask_of_the_same_name_begins_anew(run, capsys, clip, first):
-    assert run_killed(lambda: run(clip, first, out="killed") and 0, at=6)
-    write_label_map(first, np.where(FIRST > 0, np.uint8(4), np.uint8(0)))
-    capsys.readouterr()
-    out = run(clip, first, out="killed")
-    assert set(np.unique(labels_in(out / "clip")[FRAMES[0]])) == {0, 4}
-    assert "(other: --masks)" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("broken", [b"", b"PK\3\4 no archive", None])
-def test_damaged_states_count_as_none(run, capsys, tmp_path, clip, first, broken):
-    assert run_killed(lambda: run(clip, first, out="killed") and 0, at=6)
-    state = tmp_path / "killed/.state/clip/stream.pt"
-    state.write_bytes(state.read_bytes()[:-2000] if broken is None else broken)
-    capsys.readouterr()
-    results(run(clip, first, out="killed"))
-    assert "or damaged), so this one begins anew" in capsys.readouterr().out
-
-
-def test_masks_that_are_gone_are_made_again(run, capsys, tmp_path, clip, first, steps):
-    assert run_killed(lambda: run(clip, first, out="killed") and 0, at=6)
-    (tmp_path / "killed/clip" / f"{FRAMES[1]}.png").unlink()
-    capsys.readouterr()
-    assert list(labels_in(run(clip, first, out="killed") / "clip")) == FRAMES
-    assert len(steps) == COUNT and "masks of an earlier run are gone" in capsys.readouterr().out
+    found = results(run(clip, first, *options, out="killed"))
+    printed = capsys.readouterr().out
+    assert words in printed and "this one begins anew" in printed and len(steps) == COUNT
+    assert found == results(run(clip, first, *options, out="whole"))
 
 
 def test_finished_masks_are_not_made_again(run, capsys, tmp_path, clip, first, steps):
-    expected = results(run(clip, first, "--coco", "--overlay", out="whole"))
-    run(clip, first, out="two")
+    expected = results(run(clip, first, "--coco", out="whole"))
+    run(clip, first)
     steps.clear()
     capsys.readouterr()
-    found = results(run(clip, first, "--coco", "--overlay", out="two"))
-    del expected["overlay.mp4"], found["overlay.mp4"]  # an encoder of a process that does much else may differ in a bit
-    assert found == expected and not steps
-    one, other = (pictures(tmp_path / out / "overlay.mp4") for out in ("whole", "two"))
-    assert one.shape == other.shape == (COUNT, *FIRST.shape, 3) and np.abs(one - other).mean() < 1
+    assert results(run(clip, first, "--coco")) == expected and not steps
     printed = capsys.readouterr().out
     assert "all masks are there from an earlier run" in printed and f"{COUNT} masks in" in printed
-    run(clip, first, "--alpha", out="two")
+    run(clip, first, "--alpha")
     assert len(steps) == COUNT, "soft masks are not to be had from the masks"
     steps.clear()
-    (tmp_path / "two/run.json").unlink()
-    run(clip, first, "--alpha", out="two")
+    (tmp_path / "out/run.json").unlink()
+    run(clip, first, "--alpha")
     assert len(steps) == COUNT

@@ -1,4 +1,5 @@
-import functools
+"""The loop that all stages share: its log, its checkpoints, TensorBoard, and the options that it takes."""
+
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -7,80 +8,84 @@ import pytest
 import torch
 from commands import command, error_line
 from torch import nn
-from train_cases import Killed, killer, make_tiny, run_graph, run_segmentation, tiny_model
+from train_cases import (
+    CPU,
+    TINY,
+    Killed,
+    assert_same_weights,
+    killer,
+    make_tiny,
+    run_graph,
+    run_segmentation,
+    tiny_model,
+)
 
+from experiments.common import checkpoints
 from experiments.train import board, trainer
 from experiments.train import command as train
-from experiments.train import trainer as training_loop
-from experiments.train.board import Board, rows_of
-from experiments.train.trainer import History, choose_precision, run_steps
+from experiments.train.board import rows_of
+from experiments.train.trainer import Stage, Trainer, choose_precision
 from stg_pyg.errors import InputError
 
-CPU = torch.device("cpu")
+
+def fit(path: Path, steps: int, step: Any = lambda n: {"loss": float(n), "part": 2.0 * n}, **options: Any) -> Any:
+    net = nn.Linear(2, 2)
+    stage = Stage("segmentation", net, torch.optim.SGD(net.parameters()), steps, 0.5, 4, lambda *_: step, log_every=3)
+    stage.picture = lambda _: torch.zeros(3, 4, 8)
+    return Trainer(CPU, **options).fit(stage, [], TINY, path)
 
 
-def losses(number: int) -> dict[str, float]:
-    return {"loss": float(number), "part": 2.0 * number}
-
-
-def run(history: History, first: int, stop: int, saved: list[Any], **options: Any) -> list[dict[str, float]]:
-    def save(step: int) -> None:
-        saved.append((step, [dict(e) for e in history.log], [dict(e) for e in history.recent]))
-
-    return run_steps("test", range(first, stop), options.pop("step", losses), save, history, log_every=3, **options)
-
-
-def test_log_and_states():
-    saved: list[Any] = []
-    log = run(History(), 0, 7, saved)
+def test_log_and_states(tmp_path):
+    log = fit(tmp_path / "a.pt", 7)
     assert log == [{"step": 3, "loss": 1.0, "part": 2.0}, {"step": 6, "loss": 4.0, "part": 8.0}]
-    assert saved == [(7, log, [{"loss": 6.0, "part": 12.0}])]
-    assert run(History(), 5, 5, saved) == [] and len(saved) == 1, "nothing to do, nothing to save"
+    content = checkpoints.load(tmp_path / "a.pt", "segmentation")
+    assert (content["step"], content["log"], content["recent"]) == (7, log, [{"loss": 6.0, "part": 12.0}])
+    assert fit(tmp_path / "b.pt", 0) == [] and not (tmp_path / "b.pt").exists(), "nothing to do, nothing to save"
 
 
 @pytest.mark.parametrize("killed_after", [1, 2, 3, 5])
-def test_the_log_goes_on_in_the_middle_of_a_mean(monkeypatch, killed_after):
-    whole = run(History(), 0, 8, [])
-    monkeypatch.setattr(training_loop, "SAVE_EVERY_SECONDS", -1.0)
-    saved: list[Any] = []
+def test_the_log_goes_on_in_the_middle_of_a_mean(monkeypatch, tmp_path, killed_after):
+    whole = fit(tmp_path / "whole.pt", 8)
+    monkeypatch.setattr(trainer, "SAVE_EVERY_SECONDS", -1.0)
     with pytest.raises(Killed):
-        run(
-            History(),
-            0,
-            8,
-            saved,
-            step=killer(lambda number: {"loss": float(number), "part": 2.0 * number}, killed_after),
-        )
-    step, log, recent = saved[-1]
-    assert step == killed_after
-    assert run(History.of({"log": log, "recent": recent}), step, 8, []) == whole
-
-
-def test_checkpoints_without_the_latest_losses():
-    assert History.of({"log": [{"step": 3, "loss": 1.0}]}).state() == {"log": [{"step": 3, "loss": 1.0}], "recent": []}
+        fit(tmp_path / "a.pt", 8, killer(lambda n: {"loss": float(n), "part": 2.0 * n}, killed_after))
+    assert checkpoints.load(tmp_path / "a.pt", "segmentation")["step"] == killed_after
+    assert fit(tmp_path / "a.pt", 8, resume=True) == whole
 
 
 def test_precision(monkeypatch):
     for fast, expected in ((True, torch.bfloat16), (False, torch.float32)):
         monkeypatch.setattr("experiments.common.cli.bfloat16_is_fast", lambda _, fast=fast: fast)
         assert choose_precision("auto", CPU) is expected
-    assert choose_precision("bfloat16", CPU) is torch.bfloat16
-    assert choose_precision("float32", CPU) is torch.float32
+    assert choose_precision("bfloat16", CPU) is torch.bfloat16 and choose_precision("float32", CPU) is torch.float32
     assert choose_precision("float16", torch.device("cuda")) is torch.float16
-    with pytest.raises(InputError, match="needs a GPU"):
-        choose_precision("float16", CPU)
 
 
-def test_arguments(monkeypatch, capsys, tmp_path):
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("--precision", "float16", "--device", "cpu"), "--precision float16: needs a GPU"),
+        (("--accumulate", 0), "--accumulate 0"),
+        (("--graph-batch-size", 0), "--graph-batch-size 0"),
+        (("--batch-size", 3, "--accumulate", 4, "--workers", 0), "batch of 3"),
+        (("--graph-steps", 17, "--graph-batch-size", 3), "--graph-steps 17"),
+        (("--val-split", "dev"), "dev"),
+        (("--split", "dev"), "dev"),
+        (("--seed", -1), "-1"),
+        (("--segmentation-steps", -1), "-1"),
+        (("--preset", "davis2015"), "'davis2015'"),
+        (("--preset", "segtrack_v2"), "no videos to train on"),
+        (("--preset", "davis2016"), "--root"),
+        (("--preset", "davis2016", "--root", "nowhere"), "nowhere"),
+        (("--stage", "graph"), "segmentation.pt"),
+    ],
+)
+def test_arguments_are_checked_before_training(monkeypatch, capsys, tmp_path, arguments, named):
     make_tiny(monkeypatch)
-    for arguments in (("--precision", "float16", "--device", "cpu"), ("--accumulate", 0), ("--graph-batch-size", 0)):
-        assert command(monkeypatch, "train", "--out", tmp_path, *arguments) == 2
-        assert str(arguments[0]) in error_line(capsys)
-    few = ("--batch-size", 3, "--accumulate", 4, "--workers", 0)
-    assert command(monkeypatch, "train", "--out", tmp_path, *few) == 2
-    assert "batch of 3" in error_line(capsys)
-    assert command(monkeypatch, "train", "--out", tmp_path, "--graph-steps", 17, "--graph-batch-size", 3) == 2
-    assert "--graph-steps 17" in error_line(capsys)
+    if "--batch-size" not in arguments:
+        monkeypatch.setattr(train, "train_segmentation", lambda *_, **__: pytest.fail("training began"))
+    assert command(monkeypatch, "train", "--out", tmp_path, *arguments) == 2
+    assert named in error_line(capsys)
 
 
 def test_threads(monkeypatch, tmp_path):
@@ -111,13 +116,16 @@ def read(folder: Path) -> Any:
     return events
 
 
-def test_curves_of_a_resumed_run_have_every_step_once(tmp_path):
+def test_curves_of_a_resumed_run_have_every_step_once(monkeypatch, tmp_path):
     pytest.importorskip("tensorboard")
-    optimizer = torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.5)
-    for first, stop in ((0, 9), (4, 8), (6, 13)):
-        history = History(recent=[{"loss": 3.0, "part": 6.0}] * (first % 3))
-        run(history, first, stop, [], board=Board(tmp_path, first, 4, optimizer, lambda: torch.zeros(3, 4, 8)))
-    events = read(tmp_path)
+    monkeypatch.setattr(trainer, "learning_rate", lambda *_: 0.5)
+    for every, steps in ((120.0, 7), (-1.0, 8)):  # the first one is killed before anything is saved
+        monkeypatch.setattr(trainer, "SAVE_EVERY_SECONDS", every)
+        with pytest.raises(Killed):
+            step = killer(lambda n: {"loss": float(n), "part": 2.0 * n}, steps)
+            fit(tmp_path / "a.pt", 13, step, tensorboard=tmp_path, resume=True)
+    fit(tmp_path / "a.pt", 13, tensorboard=tmp_path, resume=True)
+    events = read(tmp_path / "a")
     tags = events.Tags()
     assert set(tags["scalars"]) == {"loss", "part", "learning_rate", "samples_per_second"}
     for tag in tags["scalars"]:
@@ -127,27 +135,20 @@ def test_curves_of_a_resumed_run_have_every_step_once(tmp_path):
     assert all(event.value > 0 for event in events.Scalars("samples_per_second"))
 
 
-def test_stages_show_pictures(tmp_path, monkeypatch):
+def test_stages_show_pictures_which_change_nothing(tmp_path, monkeypatch):
     pytest.importorskip("tensorboard")
-    monkeypatch.setattr(trainer, "run_steps", functools.partial(run_every_step, trainer.run_steps))
-    folder = tmp_path / "tensorboard"
-    model = tiny_model(0)
-    with_board = {name: value.clone() for name, value in model.state_dict().items()}
+    for module in ("segmentation", "graph"):
+        every = lambda *args, **kwargs: Stage(*args, **kwargs | {"log_every": 1})  # noqa: E731
+        monkeypatch.setattr(f"experiments.train.stages.{module}.Stage", every)
+    folder, model, other = tmp_path / "tensorboard", tiny_model(0), tiny_model(0)
     run_segmentation(model.segmentation, tmp_path / "segmentation.pt", tensorboard=folder)
-    other = tiny_model(0)
-    assert all(torch.equal(value, other.state_dict()[name]) for name, value in with_board.items())
     run_segmentation(other.segmentation, tmp_path / "other.pt")
-    for name, value in model.segmentation.state_dict().items():
-        assert torch.equal(value, other.segmentation.state_dict()[name]), "pictures change nothing"
+    assert_same_weights(model, other)
     run_graph(model, tmp_path / "graph.pt", tensorboard=folder)
     assert sorted(path.name for path in folder.iterdir()) == ["graph", "segmentation"]
     for stage, size in (("segmentation", (4 * 32, 3 * 32)), ("graph", (4 * 48, 32))):
         (image,) = read(folder / stage).Images("image, Q, result, target")
         assert image.step == 1 and image.width == size[0] and image.height % size[1] == 0
-
-
-def run_every_step(function: Any, *args: Any, **kwargs: Any) -> Any:
-    return function(*args, **kwargs | {"log_every": 1})
 
 
 def test_rows_of_a_picture():
@@ -159,27 +160,13 @@ def test_rows_of_a_picture():
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_loss_that_is_not_finite_stops_before_it_is_stored(bad):
+def test_a_loss_that_is_not_finite_stops_before_it_is_stored(tmp_path, bad):
     def step(number: int) -> dict[str, float]:
         part = bad if number == 2 else 1.0
         return {"loss": part + 1, "part": part, "other": 1.0}
 
-    saved: list[Any] = []
-    history = History()
     with pytest.raises(InputError) as error:
-        run(history, 0, 5, saved, step=step)
-    assert str(error.value).startswith(f"test, step 3: the loss is not finite (part is {bad}); nothing of this step is")
-    assert "lower the learning rate" in str(error.value) and "\n" not in str(error.value)
-    assert saved == [] and len(history.recent) == 2
-
-
-def test_every_stage_says_which_term_is_not_finite(tmp_path):
-    model = tiny_model(0)
-    torch.nn.init.constant_(model.segmentation.quality_head[-1].bias, float("nan"))
-    with pytest.raises(InputError, match=r"^segmentation, step 1: the loss is not finite \(quality is nan\)"):
-        run_segmentation(model.segmentation, tmp_path / "s.pt")
-    model = tiny_model(0)
-    torch.nn.init.constant_(next(model.node_gate.parameters()), float("nan"))
-    with pytest.raises(InputError, match=r"^graph, (frame|step) 1: the loss is not finite \(.*gate is nan"):
-        run_graph(model, tmp_path / "g.pt")
+        fit(tmp_path / "a.pt", 5, step)
+    message = f"segmentation, step 3: the loss is not finite (part is {bad}); nothing of this step is"
+    assert str(error.value).startswith(message) and "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())

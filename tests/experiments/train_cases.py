@@ -15,10 +15,12 @@ from datasets import SyntheticVideos, VideoSequence
 from experiments.common import checkpoints
 from experiments.common.presets import PRESETS, Preset
 from experiments.runs import scoring
-from experiments.train.stages.graph import train_graph
-from experiments.train.stages.segmentation import train_segmentation
+from experiments.train import trainer
+from experiments.train.stages import detector, graph, segmentation
 from stg_pyg.lucid.samples import LucidConfig
 from stg_pyg.model.stgnet import STGNet
+from stg_pyg.nn.backbones.registry import LITE0
+from stg_pyg.nn.detector.mask_rcnn import Detector
 
 CPU = torch.device("cpu")
 SYNTHETIC = PRESETS["synthetic-small"]
@@ -35,9 +37,13 @@ TINY = dataclasses.replace(
     batch_size=3,
     graph_steps=18,
     graph_frame_size=48,
+    detector_width=8,
+    detector_size=48,
+    detector_steps=4,
+    detector_batch_size=2,
 )
+PRETRAINED = dataclasses.replace(TINY, backbone=LITE0, lucid=LucidConfig(size=32, views=2, dream_share=0.5))
 NUM_FRAMES = 5
-STATISTICS = {"mean", "recall", "decay"}
 
 
 class InProcess:
@@ -73,9 +79,14 @@ def tiny_videos() -> tuple[VideoSequence, ...]:
     return tuple(SyntheticVideos("train", 2, 8, height=32, width=48, seed=1, max_objects=2))
 
 
-def tiny_model(seed: int) -> STGNet:
+def tiny_model(seed: int, preset: Preset = TINY) -> STGNet:
     torch.manual_seed(seed)
-    return checkpoints.build_model(TINY)
+    return checkpoints.build_model(preset)
+
+
+def tiny_detector(seed: int = 0) -> Detector:
+    torch.manual_seed(seed)
+    return Detector.small(8, 48)
 
 
 def assert_same_weights(a: nn.Module | dict[str, Any], b: nn.Module | dict[str, Any]) -> None:
@@ -108,9 +119,20 @@ def killer(function: Callable[..., Any], calls: int) -> Callable[..., Any]:
 
 def run_segmentation(net: nn.Module, path: Path, preset: Preset = TINY, **options: Any) -> list[dict[str, float]]:
     options = {"device": CPU, "seed": 2, "workers": 0} | options
-    return train_segmentation(net, tiny_videos(), preset, path, **options)
+    return segmentation.train_segmentation(net, tiny_videos(), preset, path, **options)
 
 
 def run_graph(model: STGNet, path: Path, preset: Preset = TINY, **options: Any) -> list[dict[str, float]]:
-    options = {"device": CPU, "seed": 2} | options
-    return train_graph(model, tiny_videos(), preset, path, **options)
+    return graph.train_graph(model, tiny_videos(), preset, path, **{"device": CPU, "seed": 2} | options)
+
+
+def run_detector(net: Detector, path: Path, preset: Preset = TINY, **options: Any) -> list[dict[str, float]]:
+    options = {"device": CPU, "seed": 2, "workers": 0} | options
+    return detector.train_detector(net, tiny_videos(), preset, path, **options)
+
+
+def kill_after(patch: pytest.MonkeyPatch, steps: int) -> None:
+    """Stops training of any stage after so many steps, each of which is saved."""
+    patch.setattr(trainer, "SAVE_EVERY_SECONDS", -1.0)
+    for module, step in ((segmentation, "optimisation_step"), (detector, "optimisation_step"), (graph, "train_clip")):
+        patch.setattr(module, step, killer(getattr(module, step), steps))

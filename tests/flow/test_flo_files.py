@@ -1,17 +1,17 @@
+"""Stored flow of a sequence."""
+
 import pickle
 
-import cv2
 import numpy as np
 import pytest
-import torch
-from flow_cases import interior
+from flow_cases import smooth
 
 from stg_pyg.errors import InputError
 from stg_pyg.flow.dis import DISFlow
 from stg_pyg.flow.flo_files import FloFiles, read_flo, write_flo
 from stg_pyg.flow.interface import consistent_flow, flow_between, flow_for_sequence
 from stg_pyg.flow.sources import resolve_flow
-from stg_pyg.flow.warping import UNKNOWN_FLOW, compose_flows, is_known, warp
+from stg_pyg.flow.warping import compose_flows
 
 HEIGHT, WIDTH = 24, 32
 FRAME = np.zeros((HEIGHT, WIDTH, 3), dtype=np.uint8)
@@ -20,12 +20,6 @@ STEMS = [f"img-{i}" for i in range(9)]
 
 def constant(x, y):
     return np.full((HEIGHT, WIDTH, 2), (x, y), dtype=np.float32)
-
-
-def smooth(seed):
-    """Random smooth flow with subpixel vectors."""
-    coarse = np.random.default_rng(seed).normal(scale=2.0, size=(4, 5, 2)).astype(np.float32)
-    return cv2.resize(coarse, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
 
 
 @pytest.fixture
@@ -47,49 +41,6 @@ def walk(folder, *fallback):
 
 def never(current, previous):
     raise AssertionError("nothing takes the place of stored flow")
-
-
-# Composition
-
-
-def test_composition_of_affine_flows_is_exact():
-    points = np.stack(np.meshgrid(np.arange(WIDTH), np.arange(HEIGHT)), axis=-1).astype(np.float64)
-    first_map, second_map = np.array([[1.02, -0.03], [0.05, 0.97]]), np.array([[0.96, 0.04], [-0.02, 1.05]])
-    first, second = points @ first_map.T + [0.4, -0.7] - points, points @ second_map.T + [-0.9, 0.3] - points
-    expected = (points @ first_map.T + [0.4, -0.7]) @ second_map.T + [-0.9, 0.3] - points
-    composed = compose_flows(torch.from_numpy(first), torch.from_numpy(second)).numpy()
-    assert composed.dtype == np.float64
-    np.testing.assert_allclose(composed[4:-4, 4:-4], expected[4:-4, 4:-4], atol=1e-9)
-
-
-def test_warping_twice_is_warping_by_the_composition():
-    image = torch.from_numpy(cv2.GaussianBlur(np.random.default_rng(9).random((HEIGHT, WIDTH)), (0, 0), 4))
-    twice = interior(warp(warp(image, smooth(1)), smooth(2)), 8)
-    once = interior(warp(image, compose_flows(smooth(2), smooth(1))), 8)
-    np.testing.assert_allclose(once, twice, atol=5e-3)
-    assert (interior(warp(image, smooth(2)), 8) - twice).abs().max() > 2e-2
-
-
-def test_composition_leaves_unknown_what_has_no_flow():
-    first, second = constant(1, 0), constant(0, 2)
-    first[3, 4], first[3, 6] = UNKNOWN_FLOW, np.nan
-    second[10, 11], second[12, 13] = UNKNOWN_FLOW, np.nan
-    composed = compose_flows(first, second)
-    expected = np.ones((HEIGHT, WIDTH), dtype=bool)
-    expected[3, 4] = expected[3, 6] = expected[10, 10] = expected[12, 12] = expected[:, -1] = False
-    np.testing.assert_array_equal(is_known(composed), expected)
-    assert (composed[~expected] == UNKNOWN_FLOW).all()
-    assert (composed[expected] == torch.tensor([1.0, 2.0])).all()  # neighbours are not spoilt
-    assert warp(torch.ones(HEIGHT, WIDTH), composed)[~expected].abs().max() == 0
-
-
-def test_composition_near_the_border_uses_the_pixels_inside():
-    composed = compose_flows(constant(-0.25, 0), constant(-3, 1))
-    torch.testing.assert_close(composed, torch.tensor([-3.25, 1.0]).expand(HEIGHT, WIDTH, 2))
-    assert not is_known(compose_flows(constant(-0.75, 0), constant(-3, 1)))[:, 0].any()
-
-
-# Sequences
 
 
 @pytest.mark.parametrize("order", [(1, 2, 4, 8), (8, 4, 2, 1), (2, 2, 1)])
@@ -134,26 +85,19 @@ def test_faulty_files_are_named_and_nothing_takes_their_place(folder):
             flow.between(FRAME, FRAME, t, t_prev)
 
 
-def test_folders_that_do_not_exist(folder):
+def test_folders_that_do_not_exist_and_frames_without_numbers(folder):
     with pytest.raises(InputError, match="nowhere: no such folder"):
         FloFiles(folder / "nowhere")
-    with pytest.raises(InputError, match="run: no such folder"):
-        FloFiles(folder).for_sequence("run", STEMS)
-
-
-def test_images_alone_ask_the_fallback_once_bound(folder):
     source = FloFiles(folder, lambda current, previous: constant(7, 0))
+    with pytest.raises(InputError, match="run: no such folder"):
+        source.for_sequence("run", STEMS)
     with pytest.raises(ValueError, match="for_sequence"):
         source(FRAME, FRAME)
     np.testing.assert_array_equal(flow_for_sequence(source, "walk", STEMS)(FRAME, FRAME), constant(7, 0))
-    found = resolve_flow(folder, max_size=100)
-    assert isinstance(found, FloFiles) and repr(found.fallback) == repr(DISFlow("medium", 100))
-
-
-def test_stored_flow_can_be_sent_to_another_process(folder):
-    flow = pickle.loads(pickle.dumps(walk(folder)))
-    np.testing.assert_array_equal(flow.between(FRAME, FRAME, 2, 1), stored(folder, 2))
-    assert repr(flow).endswith("walk', 9 frames)")
+    assert repr(resolve_flow(folder, max_size=100).fallback) == repr(DISFlow("medium", 100))
+    copy = pickle.loads(pickle.dumps(walk(folder)))  # as to another process
+    np.testing.assert_array_equal(copy.between(FRAME, FRAME, 2, 1), stored(folder, 2))
+    assert repr(copy).endswith("walk', 9 frames)")
 
 
 def test_consistency_without_forward_files_masks_only_unknown_flow(folder):

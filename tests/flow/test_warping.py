@@ -1,41 +1,26 @@
+"""Warping by flow, against OpenCV and by hand; flows composed, and where they hold."""
+
 import cv2
 import numpy as np
 import pytest
 import torch
+from flow_cases import smooth
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stg_pyg.flow.warping import forward_backward_consistency, warp
-
-
-def check_against_remap(image, flow, atol):
-    """Remap may round positions to 1/32 of a pixel, of which the flow is a multiple."""
-    height, width = image.shape[:2]
-    x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
-    x, y = x + flow[..., 0], y + flow[..., 1]
-    expected = cv2.remap(image, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=0)
-    warped = warp(torch.from_numpy(image).permute(2, 0, 1), flow).permute(1, 2, 0).numpy()
-    np.testing.assert_allclose(warped, expected.reshape(image.shape), atol=atol)
-    return warped, x, y
+from stg_pyg.flow.warping import UNKNOWN_FLOW, compose_flows, forward_backward_consistency, is_known, warp
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 2**32 - 1))
 def test_warp_equals_remap(height, width, seed):
+    """Remap may round positions to 1/32 of a pixel, of which the flow is a multiple."""
     random = np.random.default_rng(seed)
     flow = (random.integers(-160, 160, (height, width, 2)) / 32).astype(np.float32)
-    check_against_remap(random.random((height, width, 1), dtype=np.float32), flow, 1e-4)
-
-
-def test_warp_equals_remap_of_a_picture():
-    """Flow of every subpixel phase; a good part of it leaves the frame or straddles its border."""
-    random = np.random.default_rng(0)
-    flow = (np.round(random.normal(scale=25, size=(61, 83, 2)) * 32) / 32).astype(np.float32)
-    warped, x, y = check_against_remap(random.random((61, 83, 3), dtype=np.float32), flow, 2e-4)
-    outside = (x <= -1) | (y <= -1) | (x >= 83) | (y >= 61)
-    across = ~outside & ((x < 0) | (y < 0) | (x > 82) | (y > 60))
-    assert outside.mean() > 0.2 and across.sum() > 50
-    assert np.abs(warped[outside]).max() < 1e-5
+    image = random.random((height, width), dtype=np.float32)
+    x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+    expected = cv2.remap(image, x + flow[..., 0], y + flow[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+    np.testing.assert_allclose(warp(torch.from_numpy(image), flow).numpy(), expected, atol=1e-4)
 
 
 def bilinear(image, x, y):
@@ -73,7 +58,7 @@ def test_warp_by_hand():
     torch.testing.assert_close(warp(torch.ones(1, 5), unknown), torch.tensor([[0.0, 0, 0, 0, 1]]))
 
 
-@pytest.mark.parametrize("shape", [(5, 7), (3, 5, 7), (2, 3, 5, 7), (1, 1), (480, 854)])
+@pytest.mark.parametrize("shape", [(5, 7), (2, 3, 5, 7), (1, 1), (480, 854)])
 def test_no_flow_changes_nothing(shape):
     x = torch.rand(shape)
     torch.testing.assert_close(warp(x, torch.zeros(*shape[-2:], 2)), x, atol=1e-4, rtol=0)
@@ -103,12 +88,44 @@ def test_warp_gradcheck():
 
 
 @pytest.mark.parametrize(
-    ("x", "flow"),
-    [((4, 5), (5, 4, 2)), ((4, 5), (4, 5)), ((3, 4, 5), (3, 4, 5, 2)), ((2, 1, 4, 5), (3, 4, 5, 2)), ((4,), (4, 1, 2))],
+    ("x", "flow"), [((4, 5), (5, 4, 2)), ((4, 5), (4, 5)), ((3, 4, 5), (3, 4, 5, 2)), ((2, 1, 4, 5), (3, 4, 5, 2))]
 )
 def test_warp_rejects(x, flow):
     with pytest.raises(ValueError, match="flow"):
         warp(torch.zeros(x), torch.zeros(flow))
+
+
+def test_composition_of_affine_flows_is_exact():
+    points = np.stack(np.meshgrid(np.arange(32), np.arange(24)), axis=-1).astype(np.float64)
+    first_map, second_map = np.array([[1.02, -0.03], [0.05, 0.97]]), np.array([[0.96, 0.04], [-0.02, 1.05]])
+    first, second = points @ first_map.T + [0.4, -0.7] - points, points @ second_map.T + [-0.9, 0.3] - points
+    expected = (points @ first_map.T + [0.4, -0.7]) @ second_map.T + [-0.9, 0.3] - points
+    composed = compose_flows(torch.from_numpy(first), torch.from_numpy(second)).numpy()
+    assert composed.dtype == np.float64
+    np.testing.assert_allclose(composed[4:-4, 4:-4], expected[4:-4, 4:-4], atol=1e-9)
+
+
+def test_warping_twice_is_warping_by_the_composition():
+    image = torch.from_numpy(cv2.GaussianBlur(np.random.default_rng(9).random((24, 32)), (0, 0), 4))
+    twice = warp(warp(image, smooth(1)), smooth(2))[8:-8, 8:-8]
+    once = warp(image, compose_flows(smooth(2), smooth(1)))[8:-8, 8:-8]
+    np.testing.assert_allclose(once, twice, atol=5e-3)
+    assert (warp(image, smooth(2))[8:-8, 8:-8] - twice).abs().max() > 2e-2
+
+
+def test_composition_leaves_unknown_what_has_no_flow_and_spoils_no_neighbour():
+    first, second = torch.tensor([1.0, 0]).repeat(24, 32, 1), torch.tensor([0.0, 2]).repeat(24, 32, 1)
+    first[3, 4], first[3, 6] = UNKNOWN_FLOW, np.nan
+    second[10, 11], second[12, 13] = UNKNOWN_FLOW, np.nan
+    composed = compose_flows(first, second)
+    expected = torch.ones(24, 32, dtype=torch.bool)
+    expected[3, 4] = expected[3, 6] = expected[10, 10] = expected[12, 12] = expected[:, -1] = False
+    assert torch.equal(is_known(composed), expected) and (composed[~expected] == UNKNOWN_FLOW).all()
+    assert (composed[expected] == torch.tensor([1.0, 2.0])).all()
+    assert warp(torch.ones(24, 32), composed)[~expected].abs().max() == 0
+    for shift, there in ((-0.25, True), (-0.75, False)):  # near the border the pixels inside are used
+        flow = compose_flows(torch.tensor([shift, 0]).expand(4, 6, 2), torch.tensor([-3.0, 1]).expand(4, 6, 2))
+        assert is_known(flow)[:, 0].all() == there and flow[1, 1].tolist() == [shift - 3, 1]
 
 
 def test_consistency_by_hand():

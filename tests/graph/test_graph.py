@@ -3,21 +3,15 @@ import reference
 import torch
 from torch.testing import assert_close
 from torch_geometric.data import Batch
-from torch_geometric.loader import DataLoader
 
-from stg_pyg.errors import InputError
 from stg_pyg.graph.spatial import (
-    SpatialGraph,
-    batch_graphs,
     bounded_weight,
     build_spatial_graph,
     cosine_similarity_matrix,
     edge_weight,
-    edge_weight_matrix,
-    fully_connected_edge_index,
     soft_mask_iou,
 )
-from stg_pyg.graph.temporal import MemoryGraph, build_memory_graph
+from stg_pyg.graph.temporal import build_memory_graph
 
 
 def random_boxes(n, dtype=torch.float32):
@@ -42,6 +36,10 @@ def random_memory_graph(r, height=3, width=2, **kwargs):
     )
 
 
+def dense(edge_index, weight, n):
+    return torch.from_numpy(reference.dense_weights(edge_index.numpy(), reference.to_numpy(weight), n))
+
+
 def assert_same_graph(actual, expected):
     assert type(actual) is type(expected)
     assert set(actual.keys()) == set(expected.keys())
@@ -53,13 +51,6 @@ def assert_same_graph(actual, expected):
             assert actual[key] == expected[key]
 
 
-@pytest.mark.parametrize("n", [0, 1, 2, 5])
-def test_fully_connected_edge_index(n):
-    edges = fully_connected_edge_index(n)
-    assert edges.dtype == torch.long and edges.shape == (2, n * (n - 1))
-    assert edges.t().tolist() == [[u, v] for v in range(n) for u in range(n) if u != v]
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("alpha", [0.0, 0.1, 0.7, 1.0])
 @pytest.mark.parametrize("n", [0, 1, 2, 6])
@@ -69,19 +60,7 @@ def test_edge_weights_are_equation_3(n, alpha, dtype):
     weight = edge_weight(graph.edge_attr, alpha)
     assert weight.dtype == dtype and weight.shape == (graph.num_edges,)
     expected = reference.weight_matrix(reference.to_numpy(graph.feat), reference.to_numpy(graph.box), alpha)
-    actual = edge_weight_matrix(graph.edge_index, weight, n)
-    assert_close(actual.double(), torch.from_numpy(expected), rtol=1e-5, atol=1e-6)
-
-
-def test_edge_weight_may_be_negative_unless_clamped():
-    attr = torch.tensor([[-1.0, 0.0], [1.0, 1.0]])
-    assert_close(edge_weight(attr), torch.tensor([-0.7, 1.0]))
-    assert_close(edge_weight(attr, clamp=True), torch.tensor([0.0, 1.0]))
-
-
-def test_edge_weight_matrix_rows_are_targets():
-    matrix = edge_weight_matrix(torch.tensor([[0, 1], [1, 2]]), torch.tensor([3.0, 4.0]), 3)
-    assert matrix.tolist() == [[0, 0, 0], [3, 0, 0], [0, 4, 0]]
+    assert_close(dense(graph.edge_index, weight, n), torch.from_numpy(expected), rtol=1e-5, atol=1e-6)
 
 
 def test_zero_features_have_cosine_zero_and_finite_gradients():
@@ -92,19 +71,13 @@ def test_zero_features_have_cosine_zero_and_finite_gradients():
     assert feats.grad.isfinite().all() and feats.grad.abs().max() < 10
 
 
-def test_edge_attributes_are_differentiable_in_features():
-    feats = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
-    masks, boxes = torch.rand(4, 2, 2, dtype=torch.float64), random_boxes(4, torch.float64)
-    assert torch.autograd.gradcheck(lambda f: build_spatial_graph(masks, boxes, f).edge_attr, feats)
-
-
 def test_the_iou_of_the_masks_takes_the_place_of_that_of_the_boxes():
     masks = torch.zeros(4, 4, 4, dtype=torch.bool)
     masks[0, :2], masks[1, 1:3], masks[2, :2] = True, True, True
     graph = build_spatial_graph(masks, random_boxes(4), torch.randn(4, 3), mask_iou=True)
     assert graph.x.dtype == torch.float32 and graph.edge_attr.shape == (12, 2)
-    iou = edge_weight_matrix(graph.edge_index, graph.edge_attr[:, 1], 4)
-    assert_close(iou[:3, :3], torch.tensor([[0, 1 / 3, 1], [1 / 3, 0, 1 / 3], [1, 1 / 3, 0]]))
+    iou = dense(graph.edge_index, graph.edge_attr[:, 1], 4)
+    assert_close(iou[:3, :3], torch.tensor([[0, 1 / 3, 1], [1 / 3, 0, 1 / 3], [1, 1 / 3, 0]], dtype=torch.float64))
     assert iou[3].eq(0).all() and iou[:, 3].eq(0).all()
 
 
@@ -114,13 +87,6 @@ def test_soft_mask_iou_has_gradients():
     empty = torch.zeros(2, 2, 2, requires_grad=True)
     soft_mask_iou(empty).sum().backward()
     assert empty.grad.isfinite().all()
-
-
-def test_wrong_sizes_are_explained():
-    with pytest.raises(ValueError, match="N boxes"):
-        build_spatial_graph(torch.rand(2, 3, 3), random_boxes(3), torch.rand(2, 4))
-    with pytest.raises(ValueError, match="masks"):
-        build_spatial_graph(torch.rand(2, 1, 3, 3), random_boxes(2), torch.rand(2, 4))
 
 
 @pytest.mark.parametrize("sizes", [[3], [3, 4], [0, 2], [2, 0], [1, 0, 1], [0, 0], [1]])
@@ -138,42 +104,6 @@ def test_spatial_batch_round_trip(sizes):
         assert_same_graph(actual, expected)
 
 
-def test_batch_over_videos_keeps_user_ids():
-    graphs = [
-        random_graph(2, obj_id=i, frame_idx=f, q=None, p=None, scores=None) for i, f in [(5, 3), (200, 3), (5, 9)]
-    ]
-    batch = next(iter(DataLoader(graphs, batch_size=3)))
-    assert "q" not in batch and "score" not in batch
-    assert batch.obj_id.tolist() == [5, 200, 5] and batch.frame_idx.tolist() == [3, 3, 9]
-    assert isinstance(batch[1], SpatialGraph)
-
-
-def test_double_precision_survives_a_batch():
-    batch = Batch.from_data_list([random_graph(2, dtype=torch.float64), random_graph(1, dtype=torch.float64)])
-    assert batch.x.dtype == batch.edge_attr.dtype == batch.feat.dtype == torch.float64
-
-
-def test_batch_of_different_frame_sizes():
-    graphs = [random_graph(2, 4, 5), random_graph(1, 3, 7)]
-    with pytest.raises(InputError, match=r"frame sizes \[\(3, 7\), \(4, 5\)\]"):
-        batch_graphs(graphs)
-    batch = batch_graphs(graphs, pad=True)
-    assert batch.x.shape == (3, 1, 4, 7) and batch.q.shape == (2, 4, 7)
-    first, second = batch.to_data_list()
-    assert_close(first.x[..., :5], graphs[0].x)
-    assert_close(second.q[:3], graphs[1].q)
-    assert first.x[..., 5:].eq(0).all() and second.x[..., 3:, :].eq(0).all()
-    assert graphs[0].x.shape == (2, 1, 4, 5)
-
-
-def test_batch_of_different_fields_and_of_nothing():
-    with pytest.raises(InputError, match=r"\['q'\]"):
-        batch_graphs([random_graph(2), random_graph(2, q=None)])
-    with pytest.raises(InputError, match="empty list"):
-        batch_graphs([])
-    assert batch_graphs([random_graph(2), random_graph(3)]).num_nodes == 5
-
-
 @pytest.mark.parametrize("sizes", [[2], [3, 1], [0, 2, 0], [0]])
 def test_memory_graph_batch_round_trip(sizes, recwarn):
     graphs = [random_memory_graph(r, obj_id=i + 1, frame_idx=20) for i, r in enumerate(sizes)]
@@ -188,17 +118,6 @@ def test_memory_graph_batch_round_trip(sizes, recwarn):
         assert_same_graph(actual, expected)
     assert batch.validate() and all(graph.validate() for graph in graphs)
     assert not [w for w in recwarn if "num_nodes" in str(w.message)]
-
-
-def test_memory_graph_of_several_objects_shifts_both_sides():
-    def graph(b, m):
-        source = torch.arange(m)
-        mask, memory = torch.rand(b, 2, 2), torch.rand(m, 2, 2)
-        return MemoryGraph(mask, memory_mask=memory, edge_index=torch.stack([source, source % b]))
-
-    batch = Batch.from_data_list([graph(2, 3), graph(1, 2)])
-    assert batch.edge_index.tolist() == [[0, 1, 2, 3, 4], [0, 1, 0, 2, 2]]
-    assert batch.num_nodes == 3
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

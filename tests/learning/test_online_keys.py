@@ -53,14 +53,10 @@ def test_the_same_seed_gives_the_same_keys(encoder, frame):
     assert any(not torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize("options", [{"steps": 0}, {"steps": 5, "seconds": 0.0}])
-def test_no_steps_or_no_time_change_nothing(encoder, frame, options):
-    adapted = learn_keys_online(encoder, ATTENTION, *frame, **options, **OPTIONS)
-    assert all(torch.equal(value, encoder.state_dict()[name]) for name, value in adapted.state_dict().items())
-
-
-def test_an_empty_mask_teaches_nothing(encoder, frame):
-    adapted = learn_keys_online(encoder, ATTENTION, frame[0], np.zeros_like(frame[1]), steps=3, **OPTIONS)
+@pytest.mark.parametrize(("steps", "seconds", "seen"), [(0, None, 1), (5, 0.0, 1), (3, None, 0)])
+def test_no_steps_no_time_and_an_empty_mask_change_nothing(encoder, frame, steps, seconds, seen):
+    image, labels = frame
+    adapted = learn_keys_online(encoder, ATTENTION, image, seen * labels, steps=steps, seconds=seconds, **OPTIONS)
     assert all(torch.equal(value, encoder.state_dict()[name]) for name, value in adapted.state_dict().items())
 
 

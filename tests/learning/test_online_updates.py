@@ -3,16 +3,15 @@ import copy
 import numpy as np
 import pytest
 import torch
-from stream_state_cases import FRAMES, STOP, run, through_a_file
 
 from datasets import SyntheticVideos
-from stg_pyg import InputError, STGConfig, STGNet, VideoSegmenter
+from stg_pyg import STGConfig, STGNet, VideoSegmenter
 from stg_pyg.learning import steps as training
 from stg_pyg.learning.updates import OnlineUpdates, agreement, expected_quality, is_trusted
 from stg_pyg.proposals.base import Proposals
 from stg_pyg.video.grouped import GroupedSegmenter
-from stg_pyg.video.snapshot import restore_stream, stream_state
 
+FRAMES = 7
 CONFIG = STGConfig.small().replace(
     {"warping.gaps": (1, 3), "memory.frames": 4, "online.update_every": 2, "online.update_steps": 2}
 )
@@ -34,6 +33,12 @@ def trusting(monkeypatch, model):
     """Every result is trusted, also those of a network that knows nothing."""
     least = {"online.trusted_quality": -1.0, "online.trusted_agreement": -1.0}
     monkeypatch.setattr(model, "config", CONFIG.replace(least))
+
+
+@torch.no_grad()
+def run(stream, video, frames):
+    results = [stream.step(video.image(t), masks=video.labels(0) if t == 0 else None) for t in frames]
+    return [(result.labels, result.masks, result.obj_ids) for result in results]
 
 
 def weights(net):
@@ -85,32 +90,6 @@ def test_what_is_not_trusted_is_not_learnt(model, video, monkeypatch):
     assert plain.updates is None
     for (labels, masks, ids), found in zip(results, run(plain, video, range(FRAMES)), strict=True):
         assert torch.equal(labels, found[0]) and torch.equal(masks, found[1]) and ids == found[2]
-
-
-def test_no_updates_while_the_graph_is_trained(model):
-    training = copy.deepcopy(model).train()
-    assert make(training).updates is None
-
-
-@pytest.mark.parametrize("grouped", [False, True])
-def test_a_stream_goes_on_with_what_it_has_learnt(model, video, trusting, grouped):
-    expected = run(make(model, grouped), video, range(FRAMES))
-    first, second = make(model, grouped), make(model, grouped)
-    run(first, video, range(STOP))
-    restore_stream(second, through_a_file(stream_state(first)))
-    assert torch.equal(weights(first.updates.net), weights(second.updates.net))
-    for (labels, masks, ids), found in zip(expected[STOP:], run(second, video, range(STOP, FRAMES)), strict=True):
-        assert torch.equal(labels, found[0]) and torch.equal(masks, found[1]) and ids == found[2]
-
-
-def test_a_state_with_updates_needs_a_segmenter_with_updates(model):
-    state = stream_state(make(model))
-    fixed = copy.copy(model)
-    fixed.config = CONFIG.replace("online.update_every", 0)
-    with pytest.raises(InputError, match="begin the video anew"):
-        restore_stream(make(fixed), state)
-    with pytest.raises(InputError, match="begin the video anew"):
-        restore_stream(make(model), stream_state(make(fixed)))
 
 
 def test_grouped_objects_are_trusted_one_by_one(model, video):

@@ -1,4 +1,3 @@
-import copy
 import functools
 from itertools import pairwise
 
@@ -36,16 +35,6 @@ def assert_same(a, b):
         assert all(torch.equal(i, j) for i, j in zip(x, y, strict=True))
 
 
-def test_item(videos):
-    dataset = LucidBatches(videos, CONFIG, batch_size=3, steps=(0, 4), seed=0)
-    images, q, targets, owners = dataset[2]
-    assert len(dataset) == 4
-    assert images.shape == (3, 3, 32, 32) and q.shape == targets.shape == (3, 32, 32)
-    assert images.dtype == q.dtype == targets.dtype == torch.uint8 and owners.shape == (3,)
-    with pytest.raises(IndexError):
-        dataset[4]
-
-
 def test_items_depend_on_step_and_seed_alone(videos):
     dataset = LucidBatches(videos, CONFIG, 2, (0, 5), seed=1)
     items = [dataset[k] for k in range(5)]
@@ -64,14 +53,6 @@ def test_a_resumed_run_goes_on_where_it_ended(videos):
     assert len(LucidBatches(videos, CONFIG, 2, (7, 6), seed=3)) == 0
 
 
-def test_global_seeds_do_not_matter(videos):
-    dataset = LucidBatches(videos, CONFIG, 2, (0, 1), seed=3)
-    first = dataset[0]
-    np.random.seed(7)
-    torch.manual_seed(7)
-    assert_same([dataset[0]], [first])
-
-
 def test_workers_give_the_same_batches_in_order(videos):
     dataset = LucidBatches(videos, CONFIG, 2, (2, 7), seed=4)
     assert_same(list(batches(dataset, workers=1)), list(batches(dataset, workers=0)))
@@ -87,16 +68,6 @@ def test_step_reduces_the_loss_of_a_repeated_batch(videos):
     assert np.isfinite(losses).all()
     assert np.mean(losses[-3:]) < 0.6 * losses[0]
     assert_same([batch], [before])
-
-
-def test_step_in_mixed_precision_keeps_weights_in_float32(videos):
-    net = SmallSegmentationNet(8)
-    optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
-    batch = LucidBatches(videos, CONFIG, 2, (0, 1), seed=0)[0]
-    before = copy.deepcopy(net.state_dict())
-    assert np.isfinite(segmentation_step(net, optimizer, batch, CPU, mixed_precision=True)["loss"])
-    assert all(p.dtype == torch.float32 and p.isfinite().all() for p in net.parameters())
-    assert any(not torch.equal(before[name], value) for name, value in net.state_dict().items())
 
 
 def test_step_scales_bytes_and_clips_gradients():
@@ -181,12 +152,6 @@ def test_learning_rate(steps, warmup):
     assert falling[len(falling) // 2] == pytest.approx(0.1 / 2, rel=0.05)
 
 
-@pytest.mark.parametrize("steps", [1, 5, 10, 11])
-def test_learning_rate_of_short_runs_is_positive(steps):
-    rates = [learning_rate(step, steps, 0.1, warmup=10) for step in range(steps)]
-    assert all(0 < rate <= 0.1 for rate in rates)
-
-
 class Tiny(nn.Module):
     def __init__(self):
         super().__init__()
@@ -213,28 +178,6 @@ def test_average_forgets_its_start_and_follows():
         average.update(net)
     torch.testing.assert_close(average.net.linear.weight, torch.ones(3, 2), atol=1e-3, rtol=0)
     torch.testing.assert_close(average.net.norm.running_mean, torch.full((3,), 3.0), atol=1e-2, rtol=0)
-
-
-def test_average_has_a_long_memory_later():
-    net = Tiny()
-    average = AveragedWeights(net, decay=0.99)
-    average.updates = 10_000
-    with torch.no_grad():
-        net.linear.weight.add_(1.0)
-    before = average.net.linear.weight.clone()
-    average.update(net)
-    torch.testing.assert_close(average.net.linear.weight - before, torch.full((3, 2), 0.01))
-
-
-def test_average_leaves_the_network_alone():
-    net = Tiny()
-    before = copy.deepcopy(net.state_dict())
-    average = AveragedWeights(net)
-    average.update(net)
-    assert net.training
-    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
-    average.net(torch.rand(4, 2)).sum().backward()
-    assert net.linear.weight.grad is None
 
 
 def test_views_of_an_object_follow_each_other(videos):

@@ -43,7 +43,9 @@ def test_same_seed_same_bytes_with_and_without_a_cache(videos, config):
         rng = np.random.default_rng(seed)
         return [draw_sample(rng, videos, config, k % 3, cache) for k in range(9)]
 
+    before = [v.image(t).tobytes() + v.labels(t).tobytes() for v in videos for t in range(6)]
     first, second, other = draw(5), draw(5, DreamCache(2)), draw(6)
+    assert before == [v.image(t).tobytes() + v.labels(t).tobytes() for v in videos for t in range(6)]
     for a, b in zip(first, second, strict=True):
         assert all(x.tobytes() == y.tobytes() for x, y in zip(a[:3], b[:3], strict=True)) and a.obj == b.obj
         check_sample(a, config.size)
@@ -57,13 +59,6 @@ def test_samples_without_dreams_are_pinned(videos):
     assert rng.integers(2**32) == 3705260804
     means = [np.mean([array.mean() for array in arrays]) for arrays in list(zip(*found, strict=True))[:3]]
     np.testing.assert_allclose(means, [85.1, 34.0, 36.0], atol=1.0)  # what OpenCV computes may differ in the last bit
-
-
-def test_samples_do_not_change_the_videos():
-    one = video(2)
-    before = [one.image(t).tobytes() + one.labels(t).tobytes() for t in range(2)]
-    samples([one], LucidConfig(size=32, dream_share=0.5), 10)
-    assert before == [one.image(t).tobytes() + one.labels(t).tobytes() for t in range(2)]
 
 
 def test_target_is_the_mask_of_one_object():
@@ -117,18 +112,9 @@ def test_what_a_distractor_covers_is_not_target():
     assert all((green & target).sum() <= 0.1 * max(target.sum(), 1) for target, green in found)
 
 
-@pytest.mark.parametrize("config", [PLAIN, LucidConfig(size=64), LucidConfig(size=128, dream_share=1.0)])
+@pytest.mark.parametrize("config", [PLAIN, LucidConfig(size=64, dream_share=0.5)])
 @pytest.mark.parametrize(
-    ("size", "box"),
-    [
-        ((48, 64), (20, 20, 21, 21)),
-        ((48, 64), (0, 0, 5, 4)),
-        ((48, 64), (60, 44, 64, 48)),
-        ((48, 64), (0, 0, 64, 48)),
-        ((48, 64), (30, 0, 31, 48)),
-        ((32, 40), (10, 10, 20, 25)),
-    ],
-    ids=["pixel", "corner", "last_corner", "everything", "line", "small_frame"],
+    ("size", "box"), [((48, 64), (20, 20, 21, 21)), ((48, 64), (0, 0, 64, 48)), ((32, 40), (30, 0, 31, 32))]
 )
 def test_odd_objects_and_frames(config, size, box):
     image, labels = scene(*size, boxes=((9, 0, box),))
@@ -160,24 +146,17 @@ def test_video_without_objects_is_refused(label):
 
 
 @pytest.mark.parametrize("scale", [1, 2, 4])
-def test_cut_averages_whole_pixels(scale):
+def test_cut_averages_whole_pixels_keeps_places_and_pads_outside(scale):
     image = np.random.default_rng(0).integers(0, 255, (32, 48, 3), dtype=np.uint8)
     window = np.array([[scale, 0, 8.0], [0, scale, 4.0]])
     part = image[4 : 4 + 5 * scale, 8 : 8 + 5 * scale].astype(float).reshape(5, scale, 5, scale, 3)
     np.testing.assert_allclose(cut(image, window, 5), part.mean(axis=(1, 3)), atol=1.0)
     np.testing.assert_allclose(cut(image[..., 0], window, 5, mask=True), part[..., 0].mean(axis=(1, 3)), atol=1.0)
-
-
-def test_cut_of_a_scaled_window_keeps_places_and_pads_outside():
-    mask = np.zeros((64, 64), np.uint8)
-    mask[16:48, 32:64] = 255
-    smaller, larger = np.zeros((16, 16), bool), np.zeros((32, 32), bool)
-    smaller[4:12, 8:] = larger[16:, 16:] = True
-    assert np.array_equal(cut(mask, np.array([[4.0, 0, 0], [0, 4.0, 0]]), 16, mask=True) > 127, smaller)
+    mask, larger = np.zeros((64, 64), np.uint8), np.zeros((32, 32), bool)
+    mask[16:48, 32:64], larger[16:, 16:] = 255, True
     assert np.array_equal(cut(mask, np.array([[0.5, 0, 24], [0, 0.5, 8]]), 32, mask=True) > 127, larger)
     outside = np.array([[1.0, 0, 100], [0, 1.0, 100]])
-    assert (cut(np.zeros((20, 30, 3), np.uint8), outside, 8) == PADDING_COLOUR).all()
-    assert not cut(np.full((20, 30), 255, np.uint8), outside, 8, mask=True).any()
+    assert (cut(image, outside, 8) == PADDING_COLOUR).all() and not cut(mask + 1, outside, 8, mask=True).any()
 
 
 def test_warp_by_flow_follows_the_object():
@@ -209,12 +188,11 @@ def test_masks_and_colours_are_made_rough_and_their_input_left_alone():
     assert np.array_equal(mask, before) and np.array_equal(image, scene()[0])
 
 
-@pytest.mark.parametrize("box", [(10, 8, 40, 30), (20, 20, 21, 21), (0, 0, 64, 48), (60, 0, 64, 3)])
-@pytest.mark.parametrize("value", [1.0, 0.6])
-def test_corrupt_mask_stays_a_mask_around_the_object(box, value):
+@pytest.mark.parametrize("box", [(10, 8, 40, 30), (20, 20, 21, 21), (60, 0, 64, 3)])
+def test_corrupt_mask_stays_a_mask_around_the_object(box):
     x0, y0, x1, y1 = box
     mask = np.zeros((48, 128), np.float32)
-    mask[y0:y1, x0:x1] = value
+    mask[y0:y1, x0:x1] = 0.6
     before, changed = mask.copy(), 0
     for seed in range(30):
         result, again = (corrupt_mask(np.random.default_rng(seed), mask) for _ in range(2))

@@ -6,7 +6,7 @@ from model_cases import tiny
 
 from stg_pyg import InputError, STGConfig, STGNet, VideoSegmenter
 from stg_pyg.model import checkpoint
-from stg_pyg.model.checkpoint import build, load_model, save_model
+from stg_pyg.model.checkpoint import load_model, save_model
 from stg_pyg.nn import MeanPropagation
 
 CONFIG = STGConfig.small().replace({"temporal.key_size": 32, "spatial.alpha": 0.3, "warping.gaps": (1, 3)})
@@ -63,14 +63,6 @@ def test_a_model_put_together_by_hand_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_network_is_built_as_it_was_made():
-    model = small(width=6)
-    assert build(model.made_of, CONFIG).state_dict().keys() == model.state_dict().keys()
-    assert {name: value.shape for name, value in build(model.made_of, CONFIG).state_dict().items()} == {
-        name: value.shape for name, value in model.state_dict().items()
-    }
-
-
 def test_the_shipped_model():
     model = load_model("shipped")
     assert (
@@ -84,13 +76,6 @@ def test_the_shipped_model():
     assert model.config.spatial.node_gate and not model.training
     assert all(bool(value.isfinite().all()) for value in model.state_dict().values())
     assert VideoSegmenter(model).proposer.size == model.crop_size == 192
-
-
-def test_a_stream_takes_the_crops_of_the_model_unless_told_otherwise():
-    model = small().eval()
-    model.crop_size = 40
-    assert VideoSegmenter(model).proposer.size == 40
-    assert VideoSegmenter(model, crop_size=24).proposer.size == 24
 
 
 @pytest.mark.parametrize(

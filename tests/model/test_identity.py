@@ -1,6 +1,5 @@
 """The losses by which X tells objects apart, and K the pixels of one."""
 
-import copy
 import math
 
 import pytest
@@ -8,7 +7,6 @@ import torch
 import torch.nn.functional as F
 
 from stg_pyg.model.identity import feature_loss, key_loss
-from stg_pyg.nn.backbones.guided_unet import GuidedUNet
 
 SIDE, GRID = 12, 4
 CODES = torch.eye(8)
@@ -92,24 +90,6 @@ def test_features_by_hand(targets, q, ious, others):
     assert float(loss) == pytest.approx((own + other) / 2, rel=1e-5)
 
 
-def test_the_candidates_are_all_that_is_near_an_object():
-    seen = []
-
-    class Looking(Known):
-        def features(self, maps, masks):
-            seen.append(masks)
-            return super().features(maps, masks)
-
-    for owner in (torch.tensor([1, 3]), torch.tensor([1, 2])):
-        targets, q = torch.stack([SMALL, LARGE]), torch.stack([ELSEWHERE, HALF])
-        feature_loss(Looking(targets, owner), [], q, targets, owner)
-    for masks in seen:
-        target, rough, beside, around = masks.unbind(1)
-        assert torch.equal(target, targets) and torch.equal(rough, q) and torch.equal(around, 1 - targets)
-        assert torch.equal(beside.sum(dim=(1, 2)), targets.sum(dim=(1, 2)))
-    assert not torch.equal(seen[0], seen[1])
-
-
 # K
 
 
@@ -152,53 +132,3 @@ def test_different_objects_and_empty_windows_are_no_pairs():
 
 
 # Both, of a network
-
-
-@pytest.fixture(scope="module")
-def network():
-    torch.manual_seed(0)
-    return GuidedUNet.of(weights="imagenet", features=8, key_channels=8).eval()
-
-
-@pytest.fixture(scope="module")
-def scene(network):
-    """Maps of two windows with a red square and two with a green one, their masks and owners."""
-    targets, images = (
-        torch.zeros(4, 64, 64),
-        0.3 * torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0)),
-    )
-    for k, (x, y) in enumerate(((8, 8), (30, 26), (12, 34), (34, 6))):
-        targets[k, y : y + 20, x : x + 20] = 1
-        images[k, k // 2] += 2 * targets[k]
-    with torch.no_grad():
-        return network.encode(images), targets, torch.tensor([4, 4, 9, 9])
-
-
-@pytest.mark.parametrize("of", ["features", "keys"])
-def test_the_loss_falls_where_the_network_learns_from_it(network, scene, of):
-    (maps, targets, owner), network = scene, copy.deepcopy(network)
-    head = network.object_head if of == "features" else network.key_head
-    optimizer = torch.optim.Adam([*head.parameters(), network.likeness], lr=1e-2)
-    losses = []
-    for _ in range(40):
-        loss = feature_loss(network, maps, targets, targets, owner) if of == "features" else None
-        loss = key_loss(network, maps, targets, owner) if loss is None else loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(float(loss.detach()))
-    assert losses[-1] < 0.6 * losses[0]
-    if of == "features":
-        x = network.features(maps, targets[:, None])[:, 0]
-        likely, alike = network.same(x[1:], x).detach(), owner[1:, None] == owner
-        assert likely.shape == (3, 4) and float(likely[alike].min()) > 0.8 > 0.2 > float(likely[~alike].max())
-
-
-def test_windows_without_an_object_have_a_finite_loss_and_gradient(network, scene):
-    maps, targets, owner = scene
-    given = [m.clone().requires_grad_() for m in maps]
-    loss = feature_loss(network, given, targets, 0 * targets, owner) + key_loss(network, given, 0 * targets, owner)
-    loss.backward()
-    gradients = [x.grad for x in (*given, *network.object_head.parameters(), network.likeness) if x.grad is not None]
-    assert float(loss.detach()) == 0 and gradients
-    assert all(bool(gradient.isfinite().all()) for gradient in gradients)

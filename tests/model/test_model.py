@@ -1,5 +1,3 @@
-import copy
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -18,14 +16,11 @@ from model_cases import (
 from torch import nn
 from torch_geometric.nn import GraphConv
 
-from stg_pyg import MotionModel, Proposals, STGConfig, STGNet, VideoSegmenter
+from stg_pyg import Proposals, STGConfig, STGNet
 from stg_pyg.graph.memory import MemoryBank
-from stg_pyg.graph.spatial import soft_mask_iou
+from stg_pyg.model.evidence import node_evidence
 from stg_pyg.model.losses import stg_loss_batched
-from stg_pyg.model.motion import LastBox
-from stg_pyg.model.stgnet import node_evidence
 from stg_pyg.nn import MaskPropagation
-from stg_pyg.nn.temporal.memory_attention import MemoryAttention
 from stg_pyg.ops.boxes import box_iou
 from stg_pyg.ops.masks import mask_iou
 
@@ -41,21 +36,6 @@ def test_forward(config, with_scatter):
     assert all(output.batch[node] == k for k, node in enumerate(output.selected.tolist()))
     assert torch.equal(output.chosen, output.nodes[output.selected])
     assert output.graphs.obj_id.tolist() == [3, 7] and output.graphs.frame_idx.tolist() == [2, 2]
-
-
-@torch.no_grad()
-def test_forward_does_not_change_its_input():
-    model = tiny(GATED)
-    frame = frame_input(model)
-    before = copy.deepcopy(
-        (frame.q, frame.p, frame.image, frame.anchors, frame.proposals[0].masks, frame.banks[0].read())
-    )
-    first, second = model(frame), model(frame)
-    after = (frame.q, frame.p, frame.image, frame.anchors, frame.proposals[0].masks, frame.banks[0].read())
-    for a, b in zip(before[:5], after[:5], strict=True):
-        assert torch.equal(a, b)
-    assert torch.equal(before[5][1], after[5][1]) and before[5][2] == after[5][2]
-    assert torch.equal(first.masks, second.masks)
 
 
 @pytest.mark.parametrize("edge_iou", ["box", "mask"])
@@ -86,45 +66,6 @@ def test_number_of_steps_reaches_the_layer():
     assert spread[0] > spread[1] > spread[2] > spread[3] and float(spread[3]) < 1e-3
 
 
-@pytest.mark.parametrize("name", ["mask_propagation", "MaskPropagation", "Mask-Propagation", "symmetric", "gru"])
-def test_number_of_steps_reaches_every_own_layer_that_has_steps(name):
-    assert tiny(STGConfig().replace({"spatial.num_steps": 5, "spatial.conv": name})).spatial_conv.num_steps == 5
-
-
-@torch.no_grad()
-def test_without_the_spatial_graph_nodes_are_the_proposals():
-    for config in (STGConfig(), GATED):
-        model, plain = tiny(config), tiny(config.replace("spatial.enabled", False))
-        frame = frame_input(model)
-        full, output = model(frame), plain(frame)
-        assert torch.equal(output.nodes, torch.cat([part.masks for part in frame.proposals]))
-        assert torch.equal(output.gate, full.gate) and torch.equal(output.graphs.feat, full.graphs.feat)
-        assert not torch.allclose(full.nodes, output.nodes, atol=1e-3)
-        assert not torch.allclose(output.masks, output.chosen, atol=1e-3)
-
-
-@torch.no_grad()
-def test_without_the_temporal_graph_masks_are_the_chosen():
-    for config in (STGConfig(), GATED):
-        model, plain = tiny(config), tiny(config.replace("temporal.enabled", False))
-        frame = frame_input(model)
-        full, output = model(frame), plain(frame)
-        assert torch.equal(output.masks, output.chosen)
-        for name in ("chosen", "nodes", "scores", "selected", "gate", "keys", "windows"):
-            assert torch.equal(getattr(output, name), getattr(full, name)), name
-        assert not torch.allclose(full.masks, full.chosen, atol=1e-3)
-
-
-def test_motion_option_changes_the_motion_model_alone():
-    with_motion, without = tiny(), tiny(STGConfig().replace({"motion.enabled": False}))
-    assert isinstance(with_motion.motion, MotionModel) and with_motion.motion.n == 10
-    assert tiny(STGConfig().replace({"motion.steps": 3})).motion.n == 3
-    assert isinstance(without.motion, LastBox)
-    frame = frame_input(with_motion)
-    with torch.no_grad():
-        assert torch.equal(with_motion(frame).masks, without(frame).masks)
-
-
 @torch.no_grad()
 def test_masks_are_refined_from_the_memory():
     model = tiny(STGConfig().replace({"selection.thr": 0.5}))
@@ -153,19 +94,6 @@ def test_gated_refinement_keeps_what_is_outside_of_the_window():
     frame.proposals = [Proposals.empty(HEIGHT, WIDTH)]
     output = model(frame)
     assert torch.equal(output.masks[0, 44:, 60:], output.chosen[0, 44:, 60:])
-
-
-@torch.no_grad()
-def test_best_proposal_is_selected():
-    model = tiny(STGConfig().replace({"spatial.enabled": False, "temporal.enabled": False}))
-    frame = frame_input(model)
-    for part in frame.proposals:
-        part.masks = part.masks.flip(0)
-        part.boxes = part.boxes.flip(0)
-    output = model(frame)
-    assert output.selected.tolist() == [2, 4]
-    assert torch.equal(output.masks, frame.q)
-    torch.testing.assert_close(output.scores[output.selected], torch.ones(2))
 
 
 @torch.no_grad()
@@ -222,17 +150,6 @@ def test_object_without_proposals_is_carried_by_q(config, counts):
             assert torch.equal(output.chosen[k], output.nodes[output.selected[k]])
 
 
-@torch.no_grad()
-def test_absent_object_stays_absent():
-    for config in (STGConfig(), GATED):
-        model = tiny(config)
-        frame = frame_input(model, counts=(0, 2))
-        frame.q[0] = 0
-        output = model(frame)
-        check_output(output, frame)
-        assert not output.masks[0].any() and output.masks[1].any()
-
-
 @pytest.mark.parametrize(
     "config", [STGConfig(), GATED, STGConfig().replace({"spatial.enabled": False})], ids=["paper", "gated", "row"]
 )
@@ -249,27 +166,6 @@ def test_objects_together_equal_one_by_one(config, counts, with_scatter):
         torch.testing.assert_close(alone.nodes, together.nodes[nodes], atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(alone.scores, together.scores[nodes], atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(alone.keys[0], together.keys[k], atol=1e-5, rtol=1e-4)
-
-
-@torch.no_grad()
-def test_order_of_proposals_does_not_matter():
-    model = tiny(GATED)
-    frame = frame_input(model, (FIRST,), (3,))
-    expected = model(frame)
-    order = [2, 0, 1]
-    frame.proposals = [frame.proposals[0].select(order)]
-    output = model(frame)
-    torch.testing.assert_close(output.nodes, expected.nodes[order], atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(output.masks, expected.masks, atol=1e-5, rtol=1e-4)
-
-
-@torch.no_grad()
-def test_bool_masks_of_proposals():
-    model = tiny(GATED)
-    frame = frame_input(model, counts=(1, 1))
-    expected = model(frame).masks
-    frame.proposals = [Proposals(p.boxes, p.masks > 0.5, p.scores) for p in frame.proposals]
-    torch.testing.assert_close(model(frame).masks, expected)
 
 
 def loss_of(model, frame):
@@ -311,21 +207,6 @@ def test_gradient_of_equation_9_reaches_every_part(update):
         assert total > 0 and total < float("inf"), name
 
 
-def test_training_lowers_equation_9():
-    model = tiny(GATED.replace("loss.gamma", 1.0)).train()
-    frame = frame_input(model)
-    frame.q = torch.stack([box_mask(6, 10, 26, 32), box_mask(36, 16, 60, 42)])
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    losses = []
-    for _ in range(15):
-        loss = loss_of(model, frame)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(float(loss.detach()))
-    assert losses[-1] < losses[0] - 1e-3
-
-
 def test_while_training_the_true_mask_selects():
     model = tiny(STGConfig().replace({"spatial.enabled": False, "temporal.enabled": False}))
     frame = frame_input(model, (FIRST,), (3,))
@@ -361,17 +242,6 @@ def test_spatial_layer_by_instance():
 
 
 @torch.no_grad()
-def test_memory_attention_can_be_replaced():
-    attention = MemoryAttention(normalize_keys=True, temperature=0.5)
-    model = tiny(memory_attention=attention)
-    assert model.memory_attention is attention
-    default = tiny(
-        STGConfig().replace({"temporal.normalize_keys": True, "temporal.temperature": 0.5, "temporal.update": "gated"})
-    ).memory_attention
-    assert (default.normalize_keys, default.temperature, default.update_rule) == (True, 0.5, "gated")
-
-
-@torch.no_grad()
 def test_node_evidence():
     model = tiny(GATED)
     frame = frame_input(model, counts=(3, 1))
@@ -388,35 +258,23 @@ def test_node_evidence():
     torch.testing.assert_close(evidence[:3, 3], soft, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("config", [None, STGConfig.small(), STGConfig()])
+@pytest.mark.parametrize("config", [STGConfig(), GATED], ids=["paper", "gated"])
 @torch.no_grad()
-def test_small_network(config):
-    model = STGNet.small(config, width=8).eval()
-    assert model.config == (config or STGConfig.small())
-    assert model.segmentation is not None
-    frame = frame_input(model, memory=1)
-    check_output(model(frame), frame)
-
-
-def test_small_networks_of_one_seed_are_equal():
-    states = []
-    for _ in range(2):
-        torch.manual_seed(4)
-        states.append(STGNet.small(width=8).state_dict())
-    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
-    fresh = STGNet.small(width=8)
-    fresh.load_state_dict(states[0])
-    assert torch.equal(fresh.key_encoder.positions.weight, states[0]["key_encoder.positions.weight"])
-
-
-@pytest.fixture(scope="module")
-def paper():
-    torch.manual_seed(0)
-    return STGNet.paper(STGConfig.paper().replace("temporal.key_size", 64), grid=8).eval()
+def test_without_one_of_the_graphs(config):
+    model = tiny(config)
+    frame = frame_input(model)
+    full, output = model(frame), tiny(config.replace("spatial.enabled", False))(frame)
+    assert torch.equal(output.nodes, torch.cat([part.masks for part in frame.proposals]))
+    assert torch.equal(output.gate, full.gate) and torch.equal(output.graphs.feat, full.graphs.feat)
+    output = tiny(config.replace("temporal.enabled", False))(frame)
+    assert torch.equal(output.masks, output.chosen) and not torch.allclose(full.masks, full.chosen, atol=1e-3)
+    for name in ("chosen", "nodes", "scores", "selected", "gate", "keys", "windows"):
+        assert torch.equal(getattr(output, name), getattr(full, name)), name
 
 
 @torch.no_grad()
-def test_paper_network_on_proposals_from_outside(paper):
+def test_paper_network_on_proposals_from_outside():
+    paper = STGNet.paper(STGConfig.paper().replace("temporal.key_size", 64), grid=8).eval()
     assert paper.config.selection.thr == 0.2 and paper.segmentation is None and paper.node_gate is None
     assert paper.feature_encoder.mode == "roi" and paper.feature_encoder.out_features == 2048
     assert paper.key_encoder.out_channels == 1024
@@ -424,50 +282,6 @@ def test_paper_network_on_proposals_from_outside(paper):
     output = paper(frame)
     check_output(output, frame)
     assert output.graphs.feat.shape == (5, 2048) and output.graphs.edge_attr.shape[1] == 2
-
-
-@torch.no_grad()
-def test_paper_network_follows_proposals_through_a_video(paper):
-    generator = torch.Generator().manual_seed(0)
-    background = torch.rand(3, HEIGHT, WIDTH, generator=generator)
-    video = VideoSegmenter(paper)
-    for t in range(3):
-        mask = box_mask(8 + 3 * t, 10, 28 + 3 * t, 32)
-        image = torch.where(mask > 0.5, 0.9, background)
-        if t == 0:
-            result = video.step(image, masks=5 * mask.byte())
-            assert torch.equal(result.labels, 5 * mask.byte())
-            continue
-        noise = box_mask(50, 36, 62, 46)
-        result = video.step(image, Proposals.from_masks(torch.stack([noise, mask, mask.roll(2, dims=1)])))
-        assert result.obj_ids == [5] and set(result.labels.unique().tolist()) == {0, 5}
-        assert [len(part) for part in result.frame.proposals] == [2]
-        assert float(result.labels[mask > 0.5].float().mean()) > 0.9 * 5
-        assert not result.labels[40:, 54:].any()
-
-
-class EdgeColumns(nn.Module):
-    """Notes the edges that it is given."""
-
-    def forward(self, x, edge_index, edge_weight=None, batch=None, edge_attr=None, boxes=None):
-        self.seen = edge_attr, boxes
-        return x
-
-
-@pytest.mark.parametrize("config", [STGConfig(), STGConfig.small()], ids=["paper", "small"])
-@torch.no_grad()
-def test_layers_get_the_cosine_and_the_iou_of_the_configuration(config):
-    model = tiny(config.replace("spatial.min_edge_iou", 0.0), spatial_conv=EdgeColumns())
-    frame = frame_input(model, (FIRST,), (3,))
-    (part,) = frame.proposals
-    part.masks = part.masks * (part.masks.cumsum(dim=2) > 6)  # other IoUs than those of the boxes
-    graphs = model(frame).graphs
-    edge_attr, boxes = model.spatial_conv.seen
-    source, target = graphs.edge_index
-    iou = box_iou(part.boxes, part.boxes) if config.spatial.edge_iou == "box" else soft_mask_iou(part.masks)
-    expected = torch.stack([F.cosine_similarity(graphs.feat[target], graphs.feat[source]), iou[target, source]], dim=1)
-    torch.testing.assert_close(edge_attr, expected)
-    assert torch.equal(boxes, part.boxes)
 
 
 @torch.no_grad()

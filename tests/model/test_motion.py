@@ -51,21 +51,6 @@ def test_equals_the_printed_sums(n, extra, seed):
     assert torch.equal(MotionModel(n).predict(boxes), MotionModel(n).predict(boxes[-n - 1 :]))
 
 
-@settings(max_examples=30, deadline=None)
-@given(
-    st.integers(1, 20),
-    st.integers(1, 12),
-    st.tuples(st.integers(-9, 9), st.integers(-9, 9)),
-    st.tuples(st.integers(-99, 99), st.integers(-99, 99), st.integers(1, 40), st.integers(1, 40)),
-)
-def test_extrapolates_linear_tracks(length, n, velocity, start):
-    x, y, w, h = start
-    track = [[x + velocity[0] * t, y + velocity[1] * t] for t in range(length + 1)]
-    boxes = torch.tensor([[a, b, a + w, b + h] for a, b in track], dtype=torch.float64)
-    expected = boxes[-1] if length > 1 else boxes[0]
-    torch.testing.assert_close(MotionModel(n).predict(boxes[:-1]), expected)
-
-
 @pytest.mark.parametrize("model", [MotionModel(4), LastBox()])
 def test_contract(model):
     histories = [torch.rand(t, 4) * 50 for t in (1, 3, 7)]

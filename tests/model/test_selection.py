@@ -32,21 +32,9 @@ def halves(dtype=torch.float32):
     return masks
 
 
-@pytest.mark.parametrize("dtype", [*FLOATS, torch.bool])
-def test_mask_iou_by_hand(dtype):
-    iou = mask_iou(halves(dtype), halves(dtype)[[0, 2, 3]])
-    expected = torch.tensor([[1, 0.5, 0], [4 / 12, 0.5, 0], [0.5, 1, 0], [0, 0, 0]])
-    torch.testing.assert_close(iou, expected, check_dtype=False)
-    assert iou.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
-
-
 def test_mask_iou_of_soft_masks():
     a, b = torch.full((1, 2, 2), 0.5), torch.full((1, 2, 2), 0.25)
     torch.testing.assert_close(mask_iou(a, b), torch.tensor([[0.5 / (2 + 1 - 0.5)]]))
-
-
-def test_mask_iou_without_masks():
-    assert mask_iou(torch.zeros(0, 3, 3), torch.zeros(2, 3, 3)).shape == (0, 2)
 
 
 def test_mask_iou_is_not_reduced_in_precision_by_autocast_or_half_masks():
@@ -96,13 +84,6 @@ def test_lambda1_is_a_share(lambda1):
         selection_score(halves(), torch.zeros(4, 4), torch.zeros(4), halves()[0], lambda1)
 
 
-def test_no_nodes():
-    empty = torch.zeros(0, 4, 4)
-    assert selection_score(empty, torch.zeros(0, 4), torch.zeros(4), torch.zeros(4, 4)).shape == (0,)
-    batch = torch.zeros(0, dtype=torch.long)
-    assert selection_scores_batched(empty, torch.zeros(0, 4), torch.zeros(0, 4), empty, batch).shape == (0,)
-
-
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("batch", [[0, 0, 2, 2, 2], [2, 0, 1, 0, 2], [1, 1, 1, 1, 1]])
 def test_batched_equals_one_graph_after_the_other(dtype, batch):
@@ -118,15 +99,6 @@ def test_batched_equals_one_graph_after_the_other(dtype, batch):
         torch.testing.assert_close(scores[mine], selection_score(masks[mine], boxes[mine], p[g], q[g], 0.3))
 
 
-def test_shape_and_batch_errors():
-    with pytest.raises(ValueError, match="cannot be compared"):
-        paired_mask_iou(torch.zeros(1, 2, 3), torch.zeros(1, 3, 2), torch.tensor([0]))
-    with pytest.raises(ValueError, match="cannot be compared"):
-        mask_iou(torch.zeros(1, 2, 3), torch.zeros(1, 3, 2))
-    with pytest.raises(ValueError, match=r"batch must be in \[0, 1\)"):
-        paired_mask_iou(torch.zeros(2, 2, 3), torch.zeros(1, 2, 3), torch.tensor([0, 1]))
-
-
 @pytest.mark.parametrize("batch", [[0, 0, 1], [1, 0, 1]])
 def test_gradcheck(batch):
     generator = torch.Generator().manual_seed(2)
@@ -136,35 +108,11 @@ def test_gradcheck(batch):
     assert torch.autograd.gradcheck(mask_iou, (masks, q))
 
 
-def test_gradient_of_empty_masks_is_finite():
-    masks = torch.zeros(1, 3, 3, requires_grad=True)
-    mask_iou(masks, torch.zeros(1, 3, 3)).sum().backward()
-    assert torch.equal(masks.grad, torch.zeros(1, 3, 3))
-
-
-@pytest.mark.parametrize("dtype", FLOATS)
-def test_select_best(backend, dtype):
-    scores = torch.tensor([0.1, 0.9, 0.3, 0.2, 0.7], dtype=dtype, requires_grad=True)
-    best = select_best(scores, torch.tensor([0, 0, 2, 2, 2]), 4)
-    assert best.dtype == torch.long
-    assert best.tolist() == [1, -1, 4, -1]
-
-
-def test_select_best_takes_the_lowest_of_equal_nodes(backend):
-    scores = torch.tensor([0.5, 0.5, 0.0, 0.0, 0.2, 0.2])
-    assert select_best(scores, torch.tensor([0, 0, 1, 1, 0, 2]), 3).tolist() == [0, 2, 5]
-
-
 def test_select_best_of_bad_scores(backend):
     nan, inf = float("nan"), float("inf")
     scores = torch.tensor([nan, -3.0, nan, -inf, -1.0])
     assert select_best(scores, torch.tensor([0, 0, 1, 2, 2]), 3).tolist() == [1, 2, 4]
     assert select_best(torch.tensor([-inf, -inf]), torch.tensor([0, 0]), 1).tolist() == [0]
-
-
-def test_select_best_without_nodes(backend):
-    assert select_best(torch.zeros(0), torch.zeros(0, dtype=torch.long), 2).tolist() == [-1, -1]
-    assert select_best(torch.zeros(0), torch.zeros(0, dtype=torch.long), 0).shape == (0,)
 
 
 @settings(max_examples=50, deadline=None)

@@ -1,25 +1,14 @@
-import functools
-
 import pytest
 import torch
 from torchvision.models import detection
 from torchvision.ops import box_iou, roi_align
 
 from stg_pyg.errors import InputError
-from stg_pyg.nn.detector import coco_models
-from stg_pyg.nn.detector.coco_models import NUM_COCO, coco_model
-from stg_pyg.nn.detector.mask_rcnn import ClassAgnosticHeads, Detector
+from stg_pyg.nn.detector import parts
+from stg_pyg.nn.detector.mask_rcnn import Detector
 from stg_pyg.proposals.base import Proposals
 
 MASK_RCNN = "maskrcnn_resnet50_fpn"
-
-
-@functools.lru_cache
-def coco_state() -> dict[str, torch.Tensor]:
-    """What torchvision's constructor makes, in its names."""
-    torch.manual_seed(5)
-    model = detection.maskrcnn_resnet50_fpn(weights=None, weights_backbone=None)
-    return {name: value.clone() for name, value in model.state_dict().items()}
 
 
 def tiny(voting=0.0, objectness=False, **limits):
@@ -47,8 +36,9 @@ def heads(scores, boxes, **limits):
 
 
 def test_proposals_of_a_frame():
-    image = torch.rand(3, 60, 90)
-    found = loud(tiny(max_detections=7)).detect(image)
+    image, detector = torch.rand(3, 60, 90), loud(tiny(max_detections=7)).train()
+    found = detector.detect(image)
+    assert detector.training and not found.feats.requires_grad
     assert isinstance(found, Proposals) and 0 < len(found) <= 7
     assert found.masks.dtype == torch.bool and found.masks.shape == (len(found), 60, 90)
     assert found.feats.shape == (len(found), 64) and found.origin == ["detector"] * len(found)
@@ -86,13 +76,6 @@ def test_features_are_the_mean_of_the_pyramid_in_the_box():
     assert small.any()
     expected = roi_align(fine, [found.boxes[small]], 7, 1 / 8, sampling_ratio=2).mean(dim=(2, 3))
     torch.testing.assert_close(found.feats[small], expected)
-
-
-def test_detection_leaves_the_mode_and_makes_no_graph():
-    detector = loud(tiny()).train()
-    for _ in range(2):
-        found = detector.detect(torch.rand(3, 48, 64))
-        assert len(found) and detector.training and not found.feats.requires_grad
 
 
 def test_large_frames_are_averaged_before_sampling():
@@ -150,12 +133,6 @@ def test_scores_of_regions():
     torch.testing.assert_close(detector.detect(image).scores, plain.scores)
 
 
-def test_small_detectors_vote_and_mind_the_regions():
-    assert Detector.small(8, 48).objectness and Detector.small(8, 48).model.roi_heads.voting == 0.6
-    paper = Detector(tiny().model)
-    assert not paper.objectness and paper.model.roi_heads.voting == 0
-
-
 def test_losses_reach_every_weight():
     detector = tiny().train()
     masks = torch.zeros(1, 48, 64, dtype=torch.uint8)
@@ -171,20 +148,14 @@ def test_losses_reach_every_weight():
 def test_checkpoint_of_a_small_detector():
     detector = loud(tiny(max_detections=9, confidence=0.2))
     content = detector.to_checkpoint()
-    assert content["network"] == {
-        "name": "small",
-        "width": 8,
-        "size": 48,
-        "voting": 0.0,
-        "objectness": False,
-        "max_detections": 9,
-        "confidence": 0.2,
-    }
-    torch.manual_seed(9)
-    again = Detector.from_checkpoint(content)
-    image = torch.rand(3, 48, 64)
+    made = {"width": 8, "size": 48, "voting": 0.0, "objectness": False, "max_detections": 9, "confidence": 0.2}
+    assert content["network"] == {"name": "small", **made}
+    again, image = Detector.from_checkpoint(content), torch.rand(3, 48, 64)
     a, b = detector.detect(image), again.detect(image)
     assert torch.equal(a.boxes, b.boxes) and torch.equal(a.masks, b.masks) and not again.training
+    default, paper = Detector.small(8, 48), Detector(detector.model)
+    assert default.objectness and default.model.roi_heads.voting == 0.6
+    assert not paper.objectness and paper.model.roi_heads.voting == 0
 
 
 NAN = {"model.roi_heads.box_predictor.cls_score.bias": torch.full((2,), float("nan"))}
@@ -195,9 +166,7 @@ NAN = {"model.roi_heads.box_predictor.cls_score.bias": torch.full((2,), float("n
     [
         ({"network": {"name": "from_checkpoint"}}, "no detector"),
         ({"network": {"name": "small", "depth": 3}}, "no detector"),
-        ({"network": {}}, "no detector"),
         ({"network": {"name": "small", "width": 16, "size": 48}}, "no detector"),
-        ({"weights": {}}, "no detector"),
         ({"weights": None}, "no detector"),
         ({"weights": tiny().state_dict() | NAN}, "not finite"),
     ],
@@ -211,31 +180,27 @@ def test_checkpoints_of_something_else(change, message):
 
 def test_collapsed_and_one_class_from_a_file(tmp_path):
     path = tmp_path / "weights.pth"
-    torch.save(coco_state(), path)
-    collapsed = Detector.collapsed(path, network=MASK_RCNN)
+    torch.save(detection.maskrcnn_resnet50_fpn(weights=None, weights_backbone=None).state_dict(), path)
+    collapsed, source = Detector.collapsed(path, network=MASK_RCNN), torch.load(path)
     collapsed.model.transform.min_size, collapsed.model.transform.max_size = (64,), 96
-    assert type(collapsed.model.roi_heads) is ClassAgnosticHeads
     collapsed.set_limits(confidence=0.0, max_detections=6)  # random weights are sure of nothing
     found = collapsed.detect(torch.rand(3, 64, 96))
     assert len(found) == 6 and found.feats.shape == (6, 256)
 
     one = Detector.one_class(path)
-    state, source = one.model.state_dict(), coco_state()
+    state = one.model.state_dict()
     fresh = {name for name, value in state.items() if name not in source or source[name].shape != value.shape}
-    assert fresh == {
-        f"roi_heads.{part}.{kind}"
-        for part in ("box_predictor.cls_score", "box_predictor.bbox_pred", "mask_predictor.mask_fcn_logits")
-        for kind in ("weight", "bias")
-    }
+    replaced = ("box_predictor.cls_score", "box_predictor.bbox_pred", "mask_predictor.mask_fcn_logits")
+    assert fresh == {f"roi_heads.{part}.{kind}" for part in replaced for kind in ("weight", "bias")}
     assert all(torch.equal(value, source[name]) for name, value in state.items() if name not in fresh)
     used = [i for i, c in enumerate(detection.MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]) if c != "N/A"]
     assert len(used) == 81  # with the background
-    rows = source["roi_heads.box_predictor.bbox_pred.weight"].reshape(NUM_COCO, 4, -1)
+    rows = source["roi_heads.box_predictor.bbox_pred.weight"].reshape(parts.NUM_COCO, 4, -1)
     torch.testing.assert_close(state["roi_heads.box_predictor.bbox_pred.weight"][4:], rows[used[1:]].mean(dim=0))
     mask = source["roi_heads.mask_predictor.mask_fcn_logits.bias"]
     torch.testing.assert_close(state["roi_heads.mask_predictor.mask_fcn_logits.bias"][1], mask[used[1:]].mean())
     kinds = {type(m) for m in one.modules()}
-    assert torch.nn.BatchNorm2d not in kinds and coco_models._Frozen in kinds
+    assert torch.nn.BatchNorm2d not in kinds and parts._Frozen in kinds
     assert not one.model.backbone.body.conv1.weight.requires_grad
     assert one.model.backbone.body.layer4[0].conv1.weight.requires_grad
     again = Detector.from_checkpoint(one.to_checkpoint())
@@ -248,12 +213,12 @@ def test_without_weights_everything_is_trained():
     assert detector.model.roi_heads.box_predictor.cls_score.out_features == 2
     assert detector.to_checkpoint()["network"]["frozen"] is False
     with pytest.raises(InputError, match="'yolo' is unknown"):
-        coco_model("yolo", None)
+        parts.coco_model("yolo", None)
 
 
 def test_the_second_network_has_the_names_of_torchvision():
     with torch.device("meta"):
-        net = coco_model("maskrcnn_resnet50_fpn_v2", None)
+        net = parts.coco_model("maskrcnn_resnet50_fpn_v2", None)
         published = detection.maskrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None)
     shapes = [{name: v.shape for name, v in model.state_dict().items()} for model in (net, published)]
     assert shapes[0] == shapes[1]

@@ -42,18 +42,14 @@ def test_every_pixel_reads_its_most_similar_neighbors(top_k, local):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_shares_of_a_pixel_sum_to_one(dtype):
-    key, keys, labels = frames(2, 13, 26, dtype=dtype)
+def test_shares_of_a_pixel_sum_to_one_and_labels_move_along(dtype):
+    key, keys, labels = frames(2, 13, 26, channels=32, dtype=dtype)
     found = LabelPropagation(top_k=5)(key, keys, labels, torch.tensor([False, True]))
     assert found.dtype == dtype and float(found.min()) >= 0
     torch.testing.assert_close(found.sum(dim=0), torch.ones_like(found[0]))
-
-
-def test_a_frame_that_moved_carries_its_labels_along():
-    key, keys, labels = frames(1, 9, 20, channels=32)
     key, moved = torch.roll(keys[0], 3, dims=2), torch.roll(labels[0], 3, dims=2)
-    found = LabelPropagation(top_k=3, temperature=0.01)(key, keys, labels, torch.tensor([False]))
-    torch.testing.assert_close(found, moved, atol=1e-6, rtol=0)
+    found = LabelPropagation(top_k=3, temperature=0.01)(key, keys, labels, torch.tensor([False, False]))
+    torch.testing.assert_close(found, moved, atol=1e-4, rtol=0)
 
 
 def test_labels_finer_than_keys_are_carried_along():
@@ -70,14 +66,6 @@ def test_every_part_of_a_pixel_reads_as_the_pixel_does():
     fine = labels.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
     whole = layer(key, keys, labels, local)
     torch.testing.assert_close(layer(key, keys, fine, local), whole.repeat_interleave(2, 1).repeat_interleave(2, 2))
-
-
-def test_edges_are_a_graph_of_the_most_similar_pixels():
-    key, keys, _ = frames(2, 4, 5)
-    edge_index, weight = LabelPropagation(top_k=3).neighbors(key, keys, torch.tensor([False, False]))
-    assert edge_index.shape == (2, 3 * 20) and int(edge_index[0].max()) < 2 * 20
-    assert edge_index[1].tolist() == sorted(edge_index[1].tolist())
-    torch.testing.assert_close(weight.view(20, 3).sum(dim=1), torch.ones(20, dtype=weight.dtype))
 
 
 def test_labels_have_gradients():

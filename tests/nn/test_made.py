@@ -23,9 +23,6 @@ TEXTS = {
 def test_texts(text):
     assert parse_layer(text) == TEXTS[text]
     assert format_layer(*TEXTS[text]) == text
-
-
-def test_small_letters_and_words_in_sequences():
     assert parse_layer("X:a=true,b=none,c=(mean, sum)") == ("X", {"a": True, "b": None, "c": ("mean", "sum")})
 
 

@@ -63,9 +63,8 @@ def arrived(x, edge_index, weight):
 
 
 def mean_of_neighbours(x, edge_index, *_):
-    return arrived(x, edge_index, torch.ones_like(edge_index[0]).to(x)) / torch.bincount(
-        edge_index[1], minlength=len(x)
-    ).view(-1, 1, 1, 1)
+    count = torch.bincount(edge_index[1], minlength=len(x)).view(-1, 1, 1, 1)
+    return arrived(x, edge_index, torch.ones_like(edge_index[0]).to(x)) / count
 
 
 class Counting(Own):

@@ -10,7 +10,6 @@ from stg_pyg.ops.boxes import (
     box_iou,
     boxes_from_center_size,
     clip_boxes,
-    expand_boxes,
     masks_to_boxes,
 )
 
@@ -54,8 +53,5 @@ def test_areas_centers_margins_and_borders():
     center, size = box_center_size(boxes)
     assert center.tolist() == [[3, 6]] and size.tolist() == [[4, 8]]
     assert torch.equal(boxes_from_center_size(center, size), boxes)
-    boxes = torch.tensor([[10.0, 20, 20, 40]])
-    torch.testing.assert_close(expand_boxes(boxes, 0.1), torch.tensor([[9.0, 18, 21, 42]]))
-    torch.testing.assert_close(expand_boxes(boxes, 0.1, min_size=16), torch.tensor([[7.0, 18, 23, 42]]))
     clipped = clip_boxes(torch.tensor([[-3.0, -2, 50, 60], [5, 6, 7, 8]]), height=30, width=40)
     assert clipped.tolist() == [[0, 0, 40, 30], [5, 6, 7, 8]]

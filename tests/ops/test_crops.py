@@ -1,13 +1,9 @@
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from stg_pyg.ops.boxes import box_center_size
-from stg_pyg.ops.crops import IMAGE_MEAN, IMAGE_STD, crop_resize, crop_windows, normalize_image, paste
+from stg_pyg.ops.crops import crop_resize, crop_windows, normalize_image, paste
 
-FLOATS = [torch.float32, torch.float64]
 HEIGHT, WIDTH = 48, 64
 
 
@@ -18,11 +14,9 @@ def blob(height, width, x, y, sigma, dtype=torch.float32):
 
 
 def test_normalize_image_by_hand():
-    image = torch.tensor(IMAGE_MEAN)[:, None, None].expand(3, 2, 4)
-    brighter = torch.stack([image, image + torch.tensor(IMAGE_STD)[:, None, None]]).double()
-    expected = torch.tensor([0.0, 1.0], dtype=torch.float64)[:, None, None, None].expand(2, 3, 2, 4)
-    assert_close(normalize_image(brighter), expected, atol=1e-6, rtol=0)
-    assert torch.equal(normalize_image(image), torch.zeros(3, 2, 4))
+    mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[:, :, None, None]
+    for shift in (0, 1, 2):
+        assert_close(normalize_image((mean + shift * std).expand(2, 3, 2, 4)), torch.full((2, 3, 2, 4), float(shift)))
 
 
 @pytest.mark.parametrize(
@@ -42,32 +36,6 @@ def test_windows_by_hand(box, options, window):
     assert crop_windows(torch.zeros(0, 4), *options).shape == (0, 4)
 
 
-@settings(max_examples=50, deadline=None)
-@given(
-    st.lists(st.floats(-50, 150), min_size=2, max_size=2),
-    st.lists(st.floats(0, 120), min_size=2, max_size=2),
-    st.floats(0, 0.5),
-    st.floats(0, 1),
-    st.floats(1, 40),
-)
-def test_windows_hold_their_boxes_and_keep_their_centers(corner, size, margin, aspect, least):
-    box = torch.tensor([[*corner, corner[0] + size[0], corner[1] + size[1]]], dtype=torch.float64)
-    window = crop_windows(box, margin, aspect, least)
-    (center,), (grown,) = box_center_size(window)
-    assert_close(center, box_center_size(box)[0][0])
-    assert bool((window[0, :2] <= box[0, :2] + 1e-9).all() & (window[0, 2:] >= box[0, 2:] - 1e-9).all())
-    assert float(grown.min()) >= least - 1e-9
-    assert float(grown.min()) >= aspect * float(grown.max()) - 1e-9
-
-
-@pytest.mark.parametrize("dtype", FLOATS)
-def test_crop_of_aligned_pixels_is_the_mean_of_its_samples(dtype):
-    image = torch.arange(48, dtype=dtype).view(1, 1, 6, 8)
-    window, expected = torch.tensor([[2.0, 1, 6, 5]]), image[0, 0, 1:5, 2:6]
-    assert_close(crop_resize(image, window, 4)[0, 0], expected)
-    assert_close(crop_resize(image, window, 2)[0, 0], expected.reshape(2, 2, 2, 2).mean(dim=(1, 3)))
-
-
 def test_crop_takes_each_window_from_its_own_image_and_zeros_from_outside():
     images = torch.arange(3.0)[:, None, None, None].expand(3, 2, 32, 32)
     windows = torch.tensor([[1.0, 1, 5, 5], [-16.0, 0, 16, 32], [40.0, 40, 64, 64]])
@@ -78,12 +46,11 @@ def test_crop_takes_each_window_from_its_own_image_and_zeros_from_outside():
     assert crop_resize(images, windows[:0], 16).shape == (0, 2, 16, 16)
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(
     ("window", "center"),
     [
         ([10.3, 5.7, 42.9, 40.2], (26.4, 21.8)),
-        ([0.0, 0, WIDTH, HEIGHT], (26.4, 21.8)),
         ([-12.5, -9.0, 27.5, 23.0], (6.0, 5.0)),
         ([40.0, 30.0, 82.0, 66.0], (58.0, 42.0)),
         ([-20.0, -20.0, 90.0, 70.0], (32.0, 24.0)),
@@ -109,17 +76,6 @@ def test_paste_keeps_to_the_pixels_of_the_window(size):
     for frame, (x0, y0, x1, y1) in zip(pasted, windows.tolist(), strict=True):
         assert not frame[~((rows + 1 > y0) & (rows < y1) & (columns + 1 > x0) & (columns < x1))].any()
     assert pasted[:3].flatten(1).any(dim=1).all()
-
-
-def test_every_crop_fills_its_own_window():
-    crops = torch.stack([torch.full((32, 32), 0.25), torch.full((32, 32), 0.75)])
-    windows = torch.tensor([[10.0, 8, 42, 40], [0.0, 0, 16, 16]])
-    pasted = paste(crops, windows, HEIGHT, WIDTH)
-    assert_close(pasted[0, 8:40, 10:42], crops[0])
-    assert_close(pasted.sum(dim=(1, 2)), torch.tensor([0.25 * 32**2, 0.75 * 16**2]), atol=1e-2, rtol=0)
-    assert pasted[1, 8, 8] == 0.75
-    assert_close(pasted[1:], paste(crops[1:], windows[1:], HEIGHT, WIDTH))
-    assert paste(crops[:0], windows[:0], HEIGHT, WIDTH).shape == (0, HEIGHT, WIDTH)
 
 
 @pytest.mark.parametrize("window", [[2.3, 1.2, 7.9, 6.6], [-3.0, -2.0, 5.5, 4.5]])

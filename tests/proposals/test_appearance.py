@@ -35,18 +35,6 @@ def test_posterior_is_the_share_of_the_colour_among_pixels():
     posterior = ColourModel(image, mask).posterior(image)
     for row, share, other in ((0, 30 / 50, 50 / 110), (3, 20 / 50, 60 / 110)):
         torch.testing.assert_close(posterior[row, 0], torch.tensor(share / (share + other)), atol=1e-3, rtol=0)
-    grey = torch.full((3, 16, 16), 0.4)
-    torch.testing.assert_close(
-        ColourModel(grey, grey[0] * two_colours(4, 16, 16)[1] * 2.5).posterior(grey), grey[0] + 0.1
-    )
-
-
-def test_bool_and_soft_masks():
-    image, mask = two_colours()
-    posterior = ColourModel(image, mask).posterior(image)
-    assert torch.equal(ColourModel(image, mask > 0.5).posterior(image), posterior)
-    soft = ColourModel(image, 0.9 * mask + 0.05 * (1 - mask)).posterior(image)
-    assert float(soft[mask > 0.5].min()) > 0.6 > 0.4 > float(soft[mask < 0.5].max())
 
 
 def test_likeness():
@@ -60,14 +48,8 @@ def test_likeness():
     torch.testing.assert_close(likeness[2], (likeness[0] + likeness[1]) / 2, atol=1e-4, rtol=0)
     torch.testing.assert_close(model.likeness(image, torch.stack([mask, half]) > 0.5), likeness[[0, 2]])
     assert model.likeness(image, mask[None][:0]).shape == (0,)
-    assert float(ColourModel(image, pixel).likeness(image, pixel[None])[0]) > 0.9
-
-
-@pytest.mark.parametrize("value", [0.0, 1.0])
-def test_frame_full_of_object_or_without_it(value):
-    image = torch.rand(3, 16, 16)
-    posterior = ColourModel(image, torch.full((16, 16), value)).posterior(image)
-    assert bool(posterior.isfinite().all()) and bool(((posterior > 0.5) == (value > 0.5)).all())
+    for full in (mask * 0, mask * 0 + 1):  # a frame full of object, or without it
+        assert bool(((ColourModel(image, full).posterior(image) > 0.5) == (full > 0.5)).all())
 
 
 def test_an_image_that_has_changed_is_seen_anew():

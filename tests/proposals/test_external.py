@@ -2,7 +2,14 @@ import pytest
 import torch
 
 from stg_pyg import Proposals, STGConfig
-from stg_pyg.proposals.outside import accepted, assembled, feature_of_mask, joined, proposals_of_objects
+from stg_pyg.proposals.outside import (
+    accepted,
+    assembled,
+    assign_proposals,
+    feature_of_mask,
+    joined,
+    proposals_of_objects,
+)
 from stg_pyg.proposals.rle import EncodedProposals
 
 PAPER = STGConfig.paper()
@@ -28,11 +35,31 @@ def test_each_object_gets_its_proposals_also_of_encoded_ones():
         assert torch.equal(first.masks.float(), right[None]) and torch.equal(second.masks.float(), left[None])
 
 
+PREDICTED = torch.tensor([[0.0, 0, 10, 10], [8, 0, 18, 10]])
+
+
+@pytest.mark.parametrize(
+    ("boxes", "predicted", "expected"),
+    [
+        # The third box meets the objects with 40 / 130 and 50 / 120.
+        ([[0, 0, 10, 10], [9, 0, 18, 10], [6, 0, 13, 10], [30, 30, 40, 40]], PREDICTED, [0, 1, 1, -1]),
+        ([[18, 0, 20, 10]], PREDICTED, [-1]),  # touching is no overlap
+        ([[17.5, 9.5, 500, 500]], PREDICTED, [1]),  # as printed, any overlap is enough
+        ([[0, 0, 10, 10]], PREDICTED[[0, 0]], [0]),  # ties go to the first object
+        ([[0, 0, 10, 10], [8, 0, 18, 10]], torch.zeros(0, 4), [-1, -1]),
+        ([[0, 0, 10, 10], [8, 0, 18, 10]], torch.zeros(2, 4), [-1, -1]),
+        ([], PREDICTED, []),
+    ],
+)
+def test_the_box_rule_by_hand(boxes, predicted, expected):
+    assigned = assign_proposals(torch.tensor(boxes, dtype=torch.float32).view(-1, 4), predicted)
+    assert assigned.dtype == torch.long and assigned.tolist() == expected
+
+
 def test_most_nodes_are_those_nearest_to_p_in_their_order():
     masks = [block(x, 0, x + 10, 10) for x in (8, 0, 4, 2)]
-    (own,) = proposals_of_objects(
-        of(*masks), torch.tensor([[0.0, 0, 10, 10]]), masks[1][None], PAPER.replace("assignment.max_nodes", 2)
-    )
+    config = PAPER.replace("assignment.max_nodes", 2)
+    (own,) = proposals_of_objects(of(*masks), torch.tensor([[0.0, 0, 10, 10]]), masks[1][None], config)
     assert own.boxes[:, 0].tolist() == [0, 2]
 
 

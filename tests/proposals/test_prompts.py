@@ -22,14 +22,6 @@ def test_the_object_in_a_box():
     assert not mask[:, 40:].any(), "nothing outside of the box"
 
 
-def test_q_is_the_box():
-    seen, guided = [], proposer(half_full)
-    guided.net.register_forward_pre_hook(lambda net, inputs: seen.append(inputs[1]))
-    mask_of_box(guided, scene(), torch.tensor([32.0, 24, 64, 56]))
-    assert seen[0].shape == (1, 32, 32)
-    assert float(seen[0].mean()) == pytest.approx(1 / (1 + 2 * 0.25) ** 2, abs=0.03)
-
-
 @pytest.mark.parametrize("box", [(-20.0, -20, 30, 30), (0.0, 0, WIDTH, HEIGHT), (80.0, 50, 200, 200), (5.0, 5, 6, 6)])
 def test_boxes_at_the_border(box):
     mask = mask_of_box(proposer(half_full), scene((square(10, 10, 10), RED)), torch.tensor(box))

@@ -1,21 +1,9 @@
 import pytest
 import torch
-from proposer_cases import (
-    GREEN,
-    HEIGHT,
-    MARGIN,
-    RED,
-    SIZE,
-    WIDTH,
-    box_mask,
-    iou,
-    proposer,
-    repeat_q,
-    scene,
-)
+from proposer_cases import GREEN, HEIGHT, MARGIN, RED, SIZE, WIDTH, box_mask, iou, proposer, repeat_q, scene
 
 from stg_pyg.nn.backbones.segmentation import SmallSegmentationNet
-from stg_pyg.ops.boxes import box_center_size, masks_to_boxes
+from stg_pyg.ops.boxes import masks_to_boxes
 from stg_pyg.ops.crops import crop_resize, crop_windows, paste
 from stg_pyg.proposals.appearance import ColourModel
 from stg_pyg.proposals.guided import Evidence, GuidedProposer, ObjectView, median_size
@@ -64,21 +52,9 @@ def test_look_names_its_evidence(warped, colours, more):
     image = scene(((20, 12, 40, 32), RED))
     evidence = proposer().look(image, view(warped, colours=ColourModel(image, WARPED[1]) if colours else None))
     check(evidence)
-    assert set(evidence.origin) == {"p", "blank", "moved", "first"} | more and len(set(evidence.origin)) == len(
-        evidence.origin
-    )
+    assert sorted(evidence.origin) == sorted({"p", "blank", "moved", "first"} | more)
     if not more:
         assert not of_origin(evidence, "p")[1].any()
-
-
-def test_evidence_of_a_warped_mask_is_that_mask():
-    evidence = proposer().look(scene(), view())
-    for gap, mask in WARPED.items():
-        window, q = of_origin(evidence, f"q{gap}")
-        torch.testing.assert_close(window, crop_windows(masks_to_boxes(mask[None]), MARGIN)[0])
-        assert iou(paste(q[None], window[None], HEIGHT, WIDTH)[0], mask) > 0.9
-    soft = of_origin(proposer().look(scene(), view({1: 0.75 * WARPED[1]})), "q1")[1]
-    torch.testing.assert_close(soft[SIZE // 2, SIZE // 2], torch.tensor(0.75))
 
 
 def test_evidence_at_the_predicted_box():
@@ -91,20 +67,20 @@ def test_evidence_at_the_predicted_box():
     assert not of_origin(evidence, "blank")[1].any()
     coloured = paste(of_origin(evidence, "colour")[1][None], window[None], HEIGHT, WIDTH)[0]
     assert iou(coloured, box_mask(*box)) > 0.85
+    for name, mask in (("q1", WARPED[1]), ("q2", WARPED[2])):
+        own, q = of_origin(evidence, name)
+        torch.testing.assert_close(own, crop_windows(masks_to_boxes(mask[None]), MARGIN)[0])
+        assert iou(paste(q[None], own[None], HEIGHT, WIDTH)[0], mask) > 0.9
     for name, mask in (("moved", LAST), ("first", FIRST)):
         own = crop_windows(masks_to_boxes(mask[None]), MARGIN)
         torch.testing.assert_close(of_origin(evidence, name)[1], crop_resize(mask[None, None], own, SIZE)[0, 0])
 
 
-@pytest.mark.parametrize("box", [(0, 0, 1, 1), (95, 63, 96, 64), (0, 0, WIDTH, HEIGHT), (40, 0, 41, HEIGHT)])
+@pytest.mark.parametrize("box", [(95, 63, 96, 64), (0, 0, WIDTH, HEIGHT), (40, 0, 41, HEIGHT)])
 def test_look_at_odd_objects(box):
     mask, image = box_mask(*box), scene((box, RED))
-    evidence = proposer().look(
-        image, ObjectView(masks_to_boxes(mask[None])[0], {1: mask}, mask, mask, ColourModel(image, mask))
-    )
-    check(evidence)
-    (found,) = proposer().propose(image, [evidence])
-    assert bool(found.masks.isfinite().all())
+    seen = ObjectView(masks_to_boxes(mask[None])[0], {1: mask}, mask, mask, ColourModel(image, mask))
+    check(proposer().look(image, seen))
     check(proposer().look(scene(), view(p=(120.0, 80, 140, 100))))  # outside of the frame
 
 
@@ -176,16 +152,6 @@ def test_objects_together_equal_one_by_one(net):
         torch.testing.assert_close(found.boxes, alone.boxes)
 
 
-def test_mixed_precision_gives_nearly_the_same(net):
-    image = scene((OBJECT, RED))
-    evidence = proposer().look(image, view())
-    masks, scores = GuidedProposer(net, SIZE, MARGIN).segment(image, evidence)
-    low_masks, low_scores = GuidedProposer(net, SIZE, MARGIN, mixed_precision=True).segment(image, evidence)
-    assert low_masks.dtype == low_scores.dtype == torch.float32
-    torch.testing.assert_close(low_masks, masks, atol=0.05, rtol=0)
-    torch.testing.assert_close(low_scores, scores, atol=0.05, rtol=0)
-
-
 def test_evidence_in_order_and_median_size():
     parts = [Evidence(torch.full((n, 4), float(n)), torch.full((n, 2, 2), float(n)), [str(n)] * n) for n in (2, 1)]
     merged = Evidence.cat(parts)
@@ -194,5 +160,4 @@ def test_evidence_in_order_and_median_size():
     kept = merged.only(["1", "3"])
     assert kept.origin == ["1"] and kept.windows.tolist() == [[1.0] * 4] and kept.q.shape == (1, 2, 2)
     boxes = [torch.tensor([0.0, 0, 4, 10]), torch.tensor([5.0, 5, 11, 7]), torch.tensor([9.0, 0, 19, 6])]
-    assert median_size(boxes).tolist() == [6, 6]
-    assert median_size(boxes[:1]).tolist() == box_center_size(boxes[0])[1].tolist() == [4, 10]
+    assert median_size(boxes).tolist() == [6, 6] and median_size(boxes[:1]).tolist() == [4, 10]

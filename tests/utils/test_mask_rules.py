@@ -56,6 +56,8 @@ PHOTO = np.random.default_rng(0).integers(0, 256, (*ONE.shape, 3), dtype=np.uint
 RED, GREEN, BLACK, PURE_RED = (128, 0, 0), (0, 128, 0), (0, 0, 0), (255, 0, 0)
 TURNED = np.array([2, 1, 0], np.uint8)[TWO]
 """Index 2 is the background, 1 and 0 are the objects."""
+VOID = ONE.copy()
+VOID[2:4, 2:4], VOID[20:] = 7, 255
 
 
 @pytest.mark.parametrize(
@@ -79,6 +81,14 @@ TURNED = np.array([2, 1, 0], np.uint8)[TWO]
         (indexed(TWO, BLACK, RED, RED), TWO),
         (np.array([0, 85, 255], np.uint8)[TWO], np.array([0, 85, 255])[TWO]),
         (np.array([0, 1, 255], np.uint8)[TWO], np.array([0, 1, 255])[TWO]),
+        (VOID, VOID),  # a tiny object beside the void
+        (TWO, TWO),
+        (TWO.astype(np.uint16), TWO),
+        (Image.fromarray(WHITE).convert("1"), ONE),
+        (ONE.astype(np.uint16) * 65535, ONE),
+        (np.full_like(ONE, 255), np.ones_like(ONE)),
+        (indexed(WHITE, *[(i, i, i) for i in range(256)]), ONE),
+        (davis_palette()[VOID], VOID),
     ],
 )
 def test_objects_that_can_be_told(tmp_path, picture, expected):
@@ -97,10 +107,13 @@ def test_objects_that_can_be_told(tmp_path, picture, expected):
         (layers(255 - WHITE, 255 - WHITE, 255 - WHITE, WHITE), "its colours show objects where it is transparent"),
         (np.array([100, 180, 255], np.uint8)[TWO], "none of them dark"),
         (
-            layers(0, 0, 0, np.tile(np.arange(0, 256, 8, dtype=np.uint8), (24, 1))),
-            "its transparency is not that of one",
+            layers(0, 0, 0, np.uint8(8) * np.tile(np.arange(32, dtype=np.uint8), (24, 1))),
+            "its transparency is not that",
         ),
         (np.random.default_rng(0).integers(0, 200, ONE.shape, dtype=np.uint8), "grey levels"),
+        (np.arange(256, dtype=np.uint8).reshape(16, 16), "256 grey levels.*threshold"),
+        (TWO.astype(np.uint16) * 150, "from 0 to 300"),
+        (PHOTO, r"is an RGB picture with \d+ colours.*indexed PNG"),
         (np.where(TWO == 2, np.uint8(120), soft()), "grey levels, so it looks like a black and white mask with soft"),
     ],
 )
@@ -114,23 +127,18 @@ def test_objects_that_cannot_be_told(tmp_path, picture, words):
 @pytest.mark.parametrize(
     "values",
     [
-        soft(),
-        soft(2),
-        soft(4),
-        soft(high=254),
-        soft(2, high=235),
-        soft(2, low=16, high=235),
-        np.where(ONE > 0, np.uint8(235), np.uint8(16)),
-        cv2.GaussianBlur(WHITE, (0, 0), 1),
+        *[soft(), soft(2), soft(4), soft(high=254), soft(2, high=235), soft(2, low=16, high=235)],
+        *[np.where(ONE > 0, np.uint8(235), np.uint8(16)), cv2.GaussianBlur(WHITE, (0, 0), 1)],
     ],
 )
 def test_soft_masks_are_one_object(tmp_path, values, form):
+    levels, indices = np.unique(values, return_inverse=True)
     picture = {
-        "grey": lambda: values,
-        "rgb": lambda: layers(values, values, values),
-        "indexed": lambda: indexed(np.unique(values, return_inverse=True)[1].reshape(values.shape), *greys_of(values)),
-        "16 bits": lambda: values.astype(np.uint16) * 257,
-    }[form]()
+        "grey": values,
+        "rgb": layers(values, values, values),
+        "indexed": indexed(indices.reshape(values.shape), *[(v, v, v) for v in levels.tolist()]),
+        "16 bits": values.astype(np.uint16) * 257,
+    }[form]
     mask = read_mask(save(tmp_path / "a.png", picture))
     low, high = int(values.min()), int(values.max())
     np.testing.assert_array_equal(mask.labels, values > (low + high) / 2)
@@ -139,27 +147,17 @@ def test_soft_masks_are_one_object(tmp_path, values, form):
         read_label_map(tmp_path / "a.png")
 
 
-def greys_of(values: np.ndarray) -> list[tuple[int, int, int]]:
-    return [(int(v), int(v), int(v)) for v in np.unique(values)]
-
-
-def test_small_objects_beside_void_stay_ids(tmp_path):
-    labels = ONE.copy()
-    labels[2:4, 2:4], labels[20:, :] = 7, 255
-    np.testing.assert_array_equal(read_label_map(save(tmp_path / "a.png", labels)), labels)
-
-
 @pytest.mark.parametrize("suffix", ["bmp", "tif", "gif", "webp", "ppm"])
 def test_other_formats(tmp_path, suffix):
+    with pytest.raises(InputError, match="is a JPEG"):
+        read_label_map(save(tmp_path / "a.jpg", WHITE))
     path = save(tmp_path / f"a.{suffix}", WHITE, **({"lossless": True} if suffix == "webp" else {}))
     np.testing.assert_array_equal(read_label_map(path), ONE)
 
 
 def test_black_and_white_among_ids(tmp_path):
-    ids = save(tmp_path / "ids.png", np.array([0, 85, 255], np.uint8)[TWO])
-    one = save(tmp_path / "one.png", ONE)
-    two = save(tmp_path / "two.png", TWO)
-    white, black = save(tmp_path / "white.png", WHITE), save(tmp_path / "black.png", ONE * 0)
+    pictures = {"ids": np.array([0, 85, 255], np.uint8)[TWO], "one": ONE, "two": TWO, "white": WHITE, "black": 0 * ONE}
+    ids, one, two, white, black = (save(tmp_path / f"{name}.png", p) for name, p in pictures.items())
 
     def read(*others: Path) -> tuple[list[int], str]:
         maps = LabelMaps([white, black, *others])

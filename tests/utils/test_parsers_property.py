@@ -7,42 +7,65 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from coco_files import box_mask
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from strategies import anything, damaged, few, nearly, parses, some, texts, to_json
 
+from experiments.common import checkpoints
+from experiments.runs.store import Records
+from experiments.segment.given.masks import GivenMasks
+from experiments.segment.resume import SavedRun, Stand
+from stg_pyg.config import STGConfig
 from stg_pyg.flow.flo_files import read_flo, write_flo
-from stg_pyg.proposals.coco import read_coco_results, write_coco_results
-from stg_pyg.proposals.rle import EncodedProposals, decode_masks, encode_masks, find_fault
+from stg_pyg.proposals.rle import EncodedProposals
 from stg_pyg.proposals.store import ProposalWriter, open_proposals
-from stg_pyg.utils.images import is_inside
+from stg_pyg.utils.images import is_inside, read_image, read_label_map, write_image, write_label_map
+from stg_pyg.video.frames import open_source
 
 SIZE = (12, 16)
-MASK = box_mask(2, 3, 9, 12)[:12, :16].astype(bool)
-RLE = encode_masks(torch.from_numpy(MASK)[None])[0].decode()
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("parsers")
-
-
-@some
-@given(texts | st.lists(texts, max_size=4).map("/".join))
-def test_names_that_are_inside_stay_inside(name):
-    if is_inside(name):
-        path = (Path("/out") / name).resolve()
-        assert Path("/out") in path.parents
-
-
-# Proposals as COCO results.
-
+RLE = "P6"  # of a mask full of background
 ENTRIES = [
     {"image_id": "car/00001", "bbox": [1, 2, 3, 4], "score": 0.5, "segmentation": {"size": [12, 16], "counts": RLE}},
     {"image_id": "car/00002.png", "category_id": 1, "segmentation": {"size": [12, 16], "counts": [10, 5, 177]}},
     {"image_id": "a/b/c", "bbox": [1.5, 2, 3, 4]},
 ]
+META = {"format": "stg_pyg-proposals-1", "settings": {"score": 0.5}, "feature_size": 3, "sizes": {"car": list(SIZE)}}
+FLO = b"PIEH" + np.array([4, 3], "<i4").tobytes() + np.arange(24, dtype="<f4").tobytes()
+RECORD = {"settings": {"a": 1}, "result": {"b": [1]}}
+NET = torch.nn.Linear(3, 2)
+
+
+def picture(kind: str) -> bytes:
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 255, (12, 16, 3), dtype=np.uint8))
+    options: dict[str, Any] = {}
+    if kind == "palette":
+        image = Image.fromarray(rng.integers(0, 4, (12, 16), dtype=np.uint8))
+        image.putpalette(bytes(range(256)) * 3)
+    elif kind == "sixteen bits":
+        image = Image.fromarray(rng.integers(0, 300, (12, 16), dtype=np.uint16))
+    elif kind == "turned":
+        options["exif"] = Image.Exif()
+        options["exif"][0x0112] = 6
+    buffer = io.BytesIO()
+    image.save(buffer, format={"jpeg": "JPEG", "turned": "WEBP", "bitmap": "BMP"}.get(kind, "PNG"), **options)
+    return buffer.getvalue()
+
+
+PICTURES = [picture(kind) for kind in ("jpeg", "turned", "colours", "palette", "sixteen bits", "bitmap")]
+BROKEN_CAMERA_NOTE = PICTURES[1].replace(b"MM\0*", b"MM\0\xff")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With stored proposals, and two frames of a video."""
+    folder = tmp_path_factory.mktemp("parsers")
+    encoded = EncodedProposals(torch.tensor([[1.0, 2, 3, 4]]), torch.ones(1), [RLE.encode()], SIZE, torch.zeros(1, 3))
+    ProposalWriter(folder / "store", {"score": 0.5}).write("car", "00001", encoded)
+    for t in range(2):
+        write_image(folder / "frames" / f"{t}.png", np.zeros((12, 16, 3), np.uint8))
+    return folder
 
 
 def use_results(path: Path) -> None:
@@ -54,147 +77,127 @@ def use_results(path: Path) -> None:
             source.frame(sequence, stem, SIZE).select(slice(None))
 
 
-@some
-@given(nearly(ENTRIES).map(to_json) | damaged(to_json(ENTRIES)) | st.binary(max_size=40) | anything.map(to_json))
-def test_coco_results(folder, content):
-    (folder / "results.json").write_bytes(content)
-    parses(use_results, folder / "results.json")
-
-
-@st.composite
-def proposals(draw: st.DrawFn) -> EncodedProposals:
-    n = draw(st.integers(0, 4))
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    corners = rng.uniform(-5, 12, (n, 2)).astype(np.float32)
-    boxes = np.concatenate([corners, corners + rng.uniform(0.1, 9, (n, 2)).astype(np.float32)], axis=1)
-    masks = torch.from_numpy(rng.random((n, *SIZE)) < rng.uniform(0, 1, (n, 1, 1)))
-    counts = [item if rng.random() < 0.7 else None for item in encode_masks(masks)]
-    feats = torch.from_numpy(rng.normal(size=(n, 3)).astype(np.float16)).float()
-    return EncodedProposals(torch.from_numpy(boxes), torch.from_numpy(rng.random(n, np.float32)), counts, SIZE, feats)
-
-
-def assert_same(a: EncodedProposals, b: EncodedProposals) -> None:
-    assert torch.equal(a.boxes, b.boxes) and torch.equal(a.scores, b.scores) and a.counts == b.counts
-
-
-@few
-@given(st.lists(proposals(), min_size=1, max_size=3))
-def test_coco_results_round_trip(folder, frames):
-    written = {"car": {f"{t:05d}": encoded for t, encoded in enumerate(frames) if len(encoded)}}
-    write_coco_results(folder / "round.json", written)
-    found = read_coco_results(folder / "round.json").get("car", {})
-    assert list(found) == list(written["car"])
-    for stem, encoded in written["car"].items():
-        assert_same(found[stem], encoded)
-
-
-# Run-length codes.
-
-
-@some
-@given(
-    st.binary(max_size=16) | st.binary(max_size=16).map(lambda b: bytes(48 + c % 64 for c in b)) | damaged(RLE.encode())
-)
-def test_run_length_codes(content):
-    if find_fault([content], SIZE) is None:
-        assert decode_masks([content], SIZE).shape == (1, *SIZE)
-    else:
-        assert parses(decode_masks, [content], SIZE) is None
-
-
-@few
-@given(st.integers(1, 20), st.integers(1, 20), st.integers(0, 2**32 - 1), st.floats(0, 1))
-def test_run_length_codes_round_trip(height, width, seed, share):
-    masks = torch.from_numpy(np.random.default_rng(seed).random((2, height, width)) < share)
-    assert torch.equal(decode_masks(encode_masks(masks), (height, width)), masks)
-
-
-# The folder of experiments.proposals.
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("store")
-    encoded = EncodedProposals(torch.tensor([[1.0, 2, 3, 4]]), torch.ones(1), [RLE.encode()], SIZE, torch.zeros(1, 3))
-    ProposalWriter(folder, {"score": 0.5}).write("car", "00001", encoded)
-    return folder
-
-
-def use_store(folder: Path) -> None:
-    source = open_proposals(folder)
+def use_store(path: Path) -> None:
+    source = open_proposals(path.parent)
     assert all(is_inside(name) for name in source.sequences)
     source.check("car", ["00001"])
     source.frame("car", "00001", SIZE).select(slice(None))
-    ProposalWriter(folder, {"score": 0.5}).merge()
+    ProposalWriter(path.parent, {"score": 0.5}).merge()
 
 
-META = {"format": "stg_pyg-proposals-1", "settings": {"score": 0.5}, "feature_size": 3, "sizes": {"car": list(SIZE)}}
+def use_flow(path: Path) -> None:
+    flow = read_flo(path)
+    assert (flow.ndim, flow.shape[2], flow.dtype) == (3, 2, np.float32)
+
+
+def use_picture(path: Path) -> None:
+    image, labels = parses(read_image, path), parses(read_label_map, path)
+    assert image is None or (image.ndim, image.shape[2], image.dtype) == (3, 3, np.uint8)
+    assert labels is None or (labels.ndim, labels.dtype) == (2, np.uint8)
+
+
+def use_masks(path: Path) -> None:
+    given_masks = GivenMasks(path.parent, open_source(path.parents[1] / "frames"))
+    assert all(1 <= i <= 255 for i in given_masks.object_ids)
+    assert all(given_masks.at(frame).any() for frame in given_masks.frames)
+
+
+def use_checkpoint(path: Path) -> None:
+    checkpoints.load_weights(NET, checkpoints.load(path, "graph")["graph"], path)
+
+
+def use_record(path: Path) -> None:
+    found = Records(path.parent, {"a": 1}).load(path.stem)
+    assert found is None or isinstance(found, dict)
+
+
+def nearly_json(value: Any) -> st.SearchStrategy[bytes]:
+    return nearly(value).map(to_json) | damaged(to_json(value)) | anything.map(to_json)
+
+
+READERS = {
+    "results.json": (use_results, nearly_json(ENTRIES)),
+    "store/meta.json": (use_store, nearly_json(META)),
+    "x.flo": (use_flow, damaged(FLO) | st.binary(max_size=16).map(lambda b: b"PIEH" + b)),
+    "x.png": (use_picture, st.sampled_from(PICTURES).flatmap(damaged)),
+    "masks/0.png": (use_masks, st.sampled_from(PICTURES[2:5]).flatmap(damaged)),
+    "masks/object.png": (use_masks, st.sampled_from(PICTURES[2:5]).flatmap(damaged)),
+    "car.json": (use_record, nearly_json(RECORD)),
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+@some
+@given(data=st.data())
+def test_any_content_is_read_or_refused_in_one_line(folder, name, data):
+    use, contents = READERS[name]
+    path = folder / name
+    path.parent.mkdir(exist_ok=True)
+    before = path.read_bytes() if path.exists() else None
+    path.write_bytes(data.draw(contents | st.binary(max_size=40)))
+    try:
+        parses(use, path)
+    finally:
+        path.unlink() if before is None else path.write_bytes(before)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("store/meta.json", to_json({key: value for key, value in META.items() if key != "feature_size"})),
+        ("store/meta.json", to_json({**META, "sizes": {"car": list(SIZE), "../../elsewhere": [4, 4]}})),
+        ("x.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"),
+    ],
+)
+def test_what_was_once_misread(folder, name, content):
+    before = (folder / name).read_bytes() if (folder / name).exists() else b""
+    (folder / name).write_bytes(content)
+    parses(READERS[name][0], folder / name)
+    (folder / name).write_bytes(before)
+
+
+def test_a_broken_camera_note_does_not_spoil_the_picture(folder):
+    assert PICTURES[1] != BROKEN_CAMERA_NOTE
+    for content, shape in ((PICTURES[1], (16, 12, 3)), (BROKEN_CAMERA_NOTE, (12, 16, 3))):
+        (folder / "note.webp").write_bytes(content)
+        assert read_image(folder / "note.webp").shape == shape
 
 
 @some
-@given(nearly(META).map(to_json) | damaged(to_json(META)) | st.binary(max_size=40) | anything.map(to_json))
-@example(to_json({name: value for name, value in META.items() if name != "feature_size"}))
-@example(to_json({**META, "sizes": {"car": list(SIZE), "../../elsewhere": [4, 4]}}))
-def test_meta_of_stored_proposals(store, content):
-    before = (store / "meta.json").read_bytes()
-    try:
-        (store / "meta.json").write_bytes(content)
-        parses(use_store, store)
-    finally:
-        (store / "meta.json").write_bytes(before)
-
-
-def array_file(value: Any) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, value)
-    return buffer.getvalue()
-
-
-@some
-@given(st.data())
-def test_stored_proposals(store, data):
-    path = store / "car" / "00001.npz"
-    before = path.read_bytes()
-    with np.load(path) as arrays:
-        plain = io.BytesIO()
-        np.savez(plain, **arrays)
-    kinds = [damaged(before), damaged(plain.getvalue()), damaged(array_file(np.zeros(3))), st.binary(max_size=40)]
-    try:
-        path.write_bytes(data.draw(st.one_of(kinds)))
-        parses(use_store, store)
-    finally:
-        path.write_bytes(before)
+@given(nearly(STGConfig.small().to_dict()))
+def test_configurations(values):
+    config = parses(STGConfig.from_dict, values) if isinstance(values, dict) else None
+    assert config is None or STGConfig.from_dict(config.to_dict()) == config
 
 
 @few
-@given(proposals())
-def test_stored_proposals_round_trip(folder, encoded):
-    writer = ProposalWriter(folder / "stored", {})
-    (folder / "stored" / "car" / "00001.npz").unlink(missing_ok=True)
-    written = writer.write("car", "00001", encoded)
-    found = open_proposals(folder / "stored").frame("car", "00001", SIZE)
-    assert_same(found, encoded)
-    assert found.feats is None or written.feats is None or torch.equal(found.feats, encoded.feats)
-
-
-# Flow.
-
-FLO = b"PIEH" + np.array([4, 3], "<i4").tobytes() + np.arange(24, dtype="<f4").tobytes()
+@given(st.data())
+def test_files_of_torch(tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp("torch")
+    checkpoints.save(folder / "graph.pt", {"kind": "graph", "clip": 3, "graph": NET.state_dict()})
+    run = SavedRun(folder / "run", {"video": "a"})
+    run.save_stand(Stand(position=3, scores={1: [0.5, None]}))
+    for path in (folder / "graph.pt", run.folder / "stream.pt"):
+        path.write_bytes(data.draw(damaged(path.read_bytes()) | st.binary(max_size=40)))
+    parses(use_checkpoint, folder / "graph.pt")
+    assert isinstance(run.load_stand(), Stand), "it counts as none where it cannot be read"
 
 
 @some
-@given(damaged(FLO) | st.binary(max_size=40) | st.binary(max_size=16).map(lambda b: b"PIEH" + b))
-def test_flow(folder, content):
-    (folder / "x.flo").write_bytes(content)
-    flow = parses(read_flo, folder / "x.flo")
-    assert flow is None or (flow.ndim, flow.shape[2], flow.dtype) == (3, 2, np.float32)
+@given(texts | st.lists(texts, max_size=4).map("/".join))
+def test_names_that_are_inside_stay_inside(name):
+    if is_inside(name):
+        assert Path("/out") in (Path("/out") / name).resolve().parents
 
 
 @few
 @given(st.integers(1, 9), st.integers(1, 9), st.data())
-def test_flow_round_trip(folder, height, width, data):
+def test_flow_and_label_maps_round_trip(folder, height, width, data):
     count = 2 * height * width
     values = data.draw(st.lists(st.floats(width=32), min_size=count, max_size=count))
     flow = np.array(values, np.float32).reshape(height, width, 2)
     write_flo(folder / "round.flo", flow)
     np.testing.assert_array_equal(read_flo(folder / "round.flo", (height, width)), flow)
+    labels = np.array(data.draw(st.lists(st.integers(0, 255), min_size=count, max_size=count)), np.uint8)
+    write_label_map(folder / "round.png", labels.reshape(height, -1))
+    np.testing.assert_array_equal(read_label_map(folder / "round.png"), labels.reshape(height, -1))

@@ -21,11 +21,6 @@ def threads():
     return [thread for thread in threading.enumerate() if thread.name.startswith("read-ahead")]
 
 
-def wait_for(ahead):
-    """Until the thread has made all that it may."""
-    ahead._pool.submit(lambda: None).result()
-
-
 def faulty(count):
     yield from range(count)
     raise InputError("00002.jpg: cannot be decoded")
@@ -42,14 +37,13 @@ def endless(closed):
 def no_thread_is_left():
     assert not threads()
     yield
-    if threads():
-        gc.collect()
+    gc.collect()
     for thread in threads():
         thread.join(timeout=60)
     assert not threads()
 
 
-@pytest.mark.parametrize("depth", [0, 1, 2, 5])
+@pytest.mark.parametrize("depth", [0, 1, 5])
 @pytest.mark.parametrize("items", [[], [None], [[], 0], [str(n) for n in range(7)]])
 def test_all_items_in_order_from_one_thread(items, depth):
     makers = set()
@@ -59,7 +53,7 @@ def test_all_items_in_order_from_one_thread(items, depth):
     assert len(makers) == min(len(items), 1) and (threading.current_thread() in makers) == (depth == 0 and items != [])
 
 
-@pytest.mark.parametrize("depth", [0, 1, 2, 3])
+@pytest.mark.parametrize("depth", [0, 1, 3])
 def test_no_more_items_are_held_than_asked_for(depth):
     made = []
 
@@ -72,7 +66,7 @@ def test_no_more_items_are_held_than_asked_for(depth):
 
     with ReadAhead(items(), depth) as ahead:
         for taken, item in enumerate(itertools.islice(ahead, 10), start=1):
-            wait_for(ahead)
+            ahead._pool.submit(lambda: None).result()  # the thread has made all that it may
             assert len(made) == taken + depth
             assert sum(ref() is not None for ref in made) == depth + 1
             del item
@@ -81,36 +75,25 @@ def test_no_more_items_are_held_than_asked_for(depth):
 @pytest.mark.parametrize("depth", [0, 1, 4])
 def test_an_error_comes_in_its_turn_with_its_traceback(depth):
     ahead = ReadAhead(faulty(2), depth)
-    assert [next(ahead), next(ahead)] == [0, 1]
+    peeked = [ahead.peek(), ahead.peek(), next(ahead), ahead.peek(), next(ahead), ahead.peek()]
+    assert peeked == ([0, 0, 0, 1, 1, None] if depth else [None, None, 0, None, 1, None])
     with pytest.raises(InputError, match="cannot be decoded") as caught:
         next(ahead)
     assert "faulty" in [frame.name for frame in traceback.extract_tb(caught.tb)]
-    assert next(ahead, "end") == "end" and not threads()
-
-
-def test_peek_tells_what_comes_and_keeps_errors():
-    ahead = ReadAhead(faulty(2))
-    assert (ahead.peek(), ahead.peek(), next(ahead), ahead.peek(), next(ahead)) == (0, 0, 0, 1, 1)
-    assert ahead.peek() is None
-    with pytest.raises(InputError):
-        next(ahead)
-    assert ahead.peek() is None
-    with ReadAhead([5]) as ahead:
-        assert (ahead.peek(), next(ahead), ahead.peek()) == (5, 5, None)
-    with pytest.raises(ValueError, match="depth"):
-        ReadAhead([1], -1)
+    assert ahead.peek() is None and next(ahead, "end") == "end" and not threads()
 
 
 @pytest.mark.parametrize("depth", [0, 1])
 def test_stopping_early_ends_the_thread_and_closes_the_items(depth):
     closed = []
     with ReadAhead(endless(closed), depth) as ahead:
-        assert ahead.peek() == (0 if depth else None) and [next(ahead), next(ahead)] == [0, 1]
-        assert len(threads()) == depth
+        assert [next(ahead), next(ahead)] == [0, 1] and len(threads()) == depth
     assert closed == [True] and not threads()
     with pytest.raises(ZeroDivisionError), ReadAhead(endless(closed), depth) as ahead:
         1 / next(ahead)
     assert len(closed) == 2 and not threads()
+    with pytest.raises(ValueError, match="depth"):
+        ReadAhead([1], -1)
 
 
 def test_forgetting_it_ends_the_thread():
@@ -124,7 +107,7 @@ def test_forgetting_it_ends_the_thread():
     assert not thread.is_alive() and closed == [True]
 
 
-@pytest.mark.parametrize("ending, status", [("pass", 0), ("raise SystemExit(3)", 3), ("raise KeyboardInterrupt", -2)])
+@pytest.mark.parametrize("ending, status", [("raise SystemExit(3)", 3), ("raise KeyboardInterrupt", -2)])
 def test_the_program_ends_while_an_item_is_made(ending, status):
     """The module alone: what the package imports takes seconds."""
     program = (

@@ -4,7 +4,7 @@ import pytest
 import torch
 from proposer_cases import GREEN, RED, box_mask, colour_rule, iou, proposer, scene
 from stream_cases import HEIGHT as STREAM_HEIGHT
-from stream_cases import PLAIN, RedRule, label_map, nothing, picture, segmenter
+from stream_cases import PLAIN, RedRule, label_map, picture, segmenter
 from stream_cases import WIDTH as STREAM_WIDTH
 from stream_cases import iou as label_iou
 
@@ -61,17 +61,6 @@ def test_what_is_taken_and_what_is_refused(things, options, seen):
     assert found is None if seen is None else iou(found.masks[0], seen) > 0.9
 
 
-def test_windows_around_a_part():
-    guided = proposer(size=16, margin=0.0)
-    evidence = guided.around(box_mask(40, 20, 50, 50), torch.tensor([40.0, 30.0]))
-    middle, left_end, right_end = (25.0, 20, 65, 50), (40.0, 20, 80, 50), (10.0, 20, 50, 50)
-    torch.testing.assert_close(evidence.windows, torch.tensor([middle, left_end, right_end] * 2))
-    assert evidence.origin == ["around"] * 6
-    assert evidence.q[:3].flatten(1).any(dim=1).all() and not evidence.q[3:].any()
-    nearly_whole = guided.around(box_mask(40, 20, 72, 50), torch.tensor([40.0, 30.0]))
-    assert len(nearly_whole.windows) == 2
-
-
 # In a video
 
 
@@ -97,15 +86,6 @@ def test_an_object_that_comes_out_behind_something_is_whole_again(complete):
     result, both = pass_behind(segmenter(PLAIN.replace("recovery.complete", complete), RedRule()))
     share = label_iou(result.labels == 1, both)
     assert share > 0.9 if complete else share < 0.4
-
-
-def test_proposals_from_outside_are_left_alone():
-    video = segmenter(PLAIN.replace("recovery.complete", True), RedRule())
-    whole = bar((4, 44))
-    video.step(picture(whole), masks=label_map(o1=whole))
-    video.objects[0].masks[0] = bar((4, 12))  # what Q is made of
-    result = video.step(picture(whole), nothing())
-    assert torch.equal(result.labels > 0, bar((4, 12)) > 0.5)
 
 
 def test_parts_are_not_learned_from(monkeypatch):

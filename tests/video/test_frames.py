@@ -1,7 +1,5 @@
 import os
 import struct
-import subprocess
-import sys
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -17,7 +15,6 @@ from stg_pyg.errors import InputError
 from stg_pyg.utils.images import write_image
 from stg_pyg.video.frames import PictureFolder, VideoFile, open_source
 
-ROOT = Path(__file__).resolve().parents[2]
 HEIGHT, WIDTH = 48, 64
 
 
@@ -92,7 +89,7 @@ def error(path: Path) -> str:
 
 
 def test_folder_in_natural_order(tmp_path):
-    names = ["f2.png", "f10.bmp", "f9.jpg", "f11.TIFF", "f1.webp", "f30.jpeg", "f20.tif"]
+    names = ["f2.png", "f10.bmp", "f9.jfif", "f11.TIFF", "f1.webp", "f30.jpe", "f20.ppm", "f31.gif"]
     folder = make_folder(tmp_path / "clip", sorted(names, key=lambda n: int(n[1:].split(".")[0])))
     (folder / "._f3.jpg").write_bytes(b"finder")
     (folder / "notes.txt").write_text("not a frame")
@@ -100,44 +97,13 @@ def test_folder_in_natural_order(tmp_path):
     source = open_source(folder)
     assert source.note == f"{folder} has 1 file that is no frame, notes.txt"
     assert isinstance(source, PictureFolder)
-    assert (source.name, source.size, source.num_frames, source.fps) == ("clip", (HEIGHT, WIDTH), 7, None)
+    assert (source.name, source.size, source.num_frames, source.fps) == ("clip", (HEIGHT, WIDTH), 8, None)
     for _ in range(2):
         frames = list(source)
-        assert [name for name, _ in frames] == ["f1", "f2", "f9", "f10", "f11", "f20", "f30"]
-        assert [level(frame) for _, frame in frames] == list(range(7))
+        assert [name for name, _ in frames] == ["f1", "f2", "f9", "f10", "f11", "f20", "f30", "f31"]
+        assert [level(frame) for _, frame in frames] == list(range(8))
         assert all(frame.shape == (HEIGHT, WIDTH, 3) and frame.dtype == np.uint8 for _, frame in frames)
-    assert (source.position("f10"), source.position("f4"), source.frame_name(3), source.count()) == (3, None, "f10", 7)
-
-
-def test_every_nth_picture(tmp_path):
-    source = open_source(make_folder(tmp_path, [f"{t}.png" for t in range(7)]), every=3)
-    assert [name for name, _ in source] == ["0", "3", "6"]
-    assert (source.num_frames, source.count()) == (3, 7)
-
-
-def test_pictures_with_an_orientation(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.fromarray(picture(0)).save(tmp_path / "0.jpg", exif=exif)
-    source = open_source(tmp_path)
-    assert source.size == (WIDTH, HEIGHT)
-    ((_, frame),) = source
-    assert frame.shape[:2] == (WIDTH, HEIGHT) and frame[2, HEIGHT // 2, 0] > 150, "the left side is on top"
-
-
-@pytest.mark.parametrize("suffix", ["jfif", "jpe", "ppm", "pgm", "gif"])
-def test_other_forms_of_pictures(tmp_path, suffix):
-    source = open_source(make_folder(tmp_path / "clip", [f"{t}.{suffix}" for t in range(3)]))
-    assert [(name, level(frame)) for name, frame in source] == [("0", 0), ("1", 1), ("2", 2)] and not source.note
-
-
-def test_what_has_the_name_of_a_frame_is_one(tmp_path):
-    folder = make_folder(tmp_path / "clip", ["0.png", "1.png"])
-    (folder / "2.png").symlink_to(folder / "nowhere.png")
-    assert f"{folder / '2.png'}: has the name of a frame and is a broken link" in error(folder)
-    (folder / "2.png").unlink()
-    (folder / "2.png").mkdir()
-    assert f"{folder / '2.png'}: has the name of a frame and is a folder" in error(folder)
+    assert (source.position("f10"), source.position("f4"), source.frame_name(3), source.count()) == (3, None, "f10", 8)
 
 
 @pytest.mark.parametrize("suffix", ["tif", "gif", "webp", "png"])
@@ -184,15 +150,12 @@ def test_folder_errors(tmp_path):
     (folder / "1.png").write_bytes(b"")
     assert str(folder / "1.png") in error(folder)
     assert "is one picture" in error(folder / "0.png")
-
-
-def test_a_picture_cut_short_shows_when_it_is_reached(tmp_path):
-    folder = make_folder(tmp_path, ["0.png", "1.png"])
-    (folder / "1.png").write_bytes((folder / "1.png").read_bytes()[:-30])
-    frames = iter(open_source(folder))
-    assert next(frames)[0] == "0"
-    with pytest.raises(InputError, match=r"1\.png.*cut short"):
-        next(frames)
+    (folder / "1.png").unlink()
+    (folder / "1.png").symlink_to(folder / "nowhere.png")
+    assert f"{folder / '1.png'}: has the name of a frame and is a broken link" in error(folder)
+    (folder / "1.png").unlink()
+    (folder / "1.png").mkdir()
+    assert f"{folder / '1.png'}: has the name of a frame and is a folder" in error(folder)
 
 
 @pytest.mark.parametrize(("code", "suffix"), [("MJPG", "avi"), ("mp4v", "mp4")])
@@ -210,22 +173,11 @@ def test_video(tmp_path, code, suffix):
     assert (source.position("00004"), source.position("4"), source.position("x"), source.count()) == (4, None, None, 6)
 
 
-def test_every_nth_frame_of_a_video(tmp_path):
-    source = open_source(make_video(tmp_path / "clip.avi"), every=4)
-    frames = list(source)
-    assert [(name, level(frame)) for name, frame in frames] == [("00000", 0), ("00004", 4)]
-    assert (source.num_frames, source.count()) == (2, 6)
-    assert source.fps == pytest.approx(25 / 4)
-
-
 MATRICES = {
-    "upright": (1, 0, 0, 1, "left"),
     "turned to the right": (0, 1, -1, 0, "top"),
     "on its head": (-1, 0, 0, -1, "right"),
     "turned to the left": (0, -1, 1, 0, "bottom"),
     "mirrored": (-1, 0, 0, 1, "right"),
-    "upside down": (1, 0, 0, -1, "left"),
-    "mirrored and turned to the right": (0, 1, 1, 0, "top"),
     "mirrored and turned to the left": (0, -1, -1, 0, "bottom"),
 }
 
@@ -255,19 +207,6 @@ def test_videos_are_upright(tmp_path, name):
     assert blue[2] > 150 and blue[0] < 60
 
 
-def test_frames_that_last_differently(tmp_path):
-    """Frames are named by their place, none is repeated or left out, and the rate is that of the whole."""
-    milliseconds = [100, 500, 100, 100, 900, 100]
-    pictures = [Image.fromarray(picture(t)) for t in range(6)]
-    path = tmp_path / "clip.gif"
-    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=milliseconds)
-    source = open_source(path)
-    frames = list(source)
-    assert [name for name, _ in frames] == [f"{t:05d}" for t in range(6)]
-    assert [level(frame) for _, frame in frames] == list(range(6))
-    assert len(frames) / source.fps == pytest.approx(sum(milliseconds) / 1000, rel=0.01)
-
-
 @pytest.mark.parametrize("every", [1, 2])
 @pytest.mark.parametrize("kind", ["folder", "video"])
 def test_frames_from_further_on(tmp_path, kind, every):
@@ -275,6 +214,8 @@ def test_frames_from_further_on(tmp_path, kind, every):
     path = make_folder(tmp_path / "clip", [f"{n}.png" for n in names]) if kind == "folder" else None
     source = open_source(path or make_video(tmp_path / "clip.mp4", code="mp4v"), every)
     whole = list(source)
+    assert (source.num_frames, source.count()) == (6 // every, 6)
+    assert source.fps == (None if kind == "folder" else pytest.approx(25 / every))
     for start in range(len(whole) + 2):
         rest = list(source.frames(start))
         assert [name for name, _ in rest] == names[::every][start:]
@@ -357,14 +298,6 @@ def test_names_that_mean_something_elsewhere(tmp_path, name):
     assert [level(frame) for _, frame in open_source(path)] == [0, 1, 2]
 
 
-def test_frames_are_not_kept(tmp_path):
-    """Reading goes along with iterating: what is not asked for is not decoded."""
-    frames = iter(open_source(make_video(tmp_path / "clip.avi")))
-    first = next(frames)[1]
-    second = next(frames)[1]
-    assert level(first) == 0 and level(second) == 1 and not np.shares_memory(first, second)
-
-
 @pytest.mark.parametrize("content", [b"", b"just a text\n" * 40, "été\n".encode() * 2000, bytes(range(256)) * 40])
 @pytest.mark.parametrize("name", ["clip.mp4", "notes.txt"])
 def test_not_a_video(tmp_path, name, content):
@@ -373,14 +306,9 @@ def test_not_a_video(tmp_path, name, content):
     assert str(tmp_path / name) in message and "video" in message
 
 
-def test_one_line_is_all_there_is_about_a_broken_video(tmp_path):
+def test_one_line_is_all_there_is_about_a_broken_video(tmp_path, capfd):
     path = make_video(tmp_path / "clip.mp4", code="mp4v")
     path.write_bytes(path.read_bytes()[:200])
+    capfd.readouterr()
     assert str(path) in error(path)
-    program = "import pathlib, sys; from experiments.common import cli; from stg_pyg.video import frames as f\n"
-    program += "cli.run(lambda: f.open_source(pathlib.Path(sys.argv[1])))"
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", program, path], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 1 and done.stderr.startswith(f"error: {path}")
+    assert capfd.readouterr() == ("", ""), "FFmpeg says nothing itself"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from stg_pyg import InputError, Proposals, STGConfig, STGNet, VideoSegmenter
+from stg_pyg import InputError, STGConfig, STGNet, VideoSegmenter
 from stg_pyg.graph.memory import MemoryBank
 from stg_pyg.ops.boxes import masks_to_boxes
 from stg_pyg.ops.crops import crop_resize, crop_windows
@@ -80,20 +80,6 @@ def test_a_layer_that_does_not_say_what_it_retrieves(model):
     stream.step(image, masks=labels)
     with pytest.raises(InputError, match=r"proposals.recall: MeanMemory"):
         stream.step(image)
-
-
-def test_objects_compete_for_a_proposal(model):
-    torch.manual_seed(0)
-    anchors = torch.nn.functional.normalize(torch.randn(3, model.segmentation.out_features), dim=1)
-    masks = torch.zeros(3, *SIZE)
-    masks[:, 8:20, 8:20] = 1
-    own = Proposals.from_masks(masks, torch.tensor([0.9, 0.8, 0.7]), feats=anchors)
-    proposer = VideoSegmenter(model).proposer
-    scores = proposer.compared(own, anchors, 1).scores
-    assert scores[1] == own.scores[1], "what resembles its own object most keeps its score"
-    assert (scores[[0, 2]] < 0.2 * own.scores[[0, 2]]).all()
-    plain = Proposals.from_masks(masks)
-    assert proposer.compared(plain, anchors, 1) is plain
 
 
 @pytest.mark.parametrize("compete", [False, True])

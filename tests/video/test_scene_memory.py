@@ -3,11 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from stream_state_cases import through_a_file
 
 from stg_pyg import Proposals, STGConfig, STGNet, VideoSegmenter
-from stg_pyg.video.grouped import GroupedSegmenter
-from stg_pyg.video.snapshot import restore_stream, stream_state
 
 SIZE = (64, 96)
 CHANGES = {
@@ -49,15 +46,6 @@ def run(stream, frames, start=0):
         return [stream.step(picture(t)[0], masks=picture(0)[1] if t == 0 else None) for t in range(start, frames)]
 
 
-def test_objects_and_background_share_every_cell(model):
-    stream = VideoSegmenter(model)
-    run(stream, 3)
-    keys, shares, local = stream.scene.read(3)
-    assert shares.shape[:2] == (3, 3) and local.tolist() == [False, True, True]
-    torch.testing.assert_close(shares.sum(dim=1), torch.ones_like(shares[:, 0]))
-    torch.testing.assert_close(keys.norm(dim=1), torch.ones_like(keys[:, 0]))
-
-
 def test_the_memory_knows_who_is_who_where_objects_have_changed_places(model):
     stream = VideoSegmenter(model)
     run(stream, 1)
@@ -86,25 +74,6 @@ def test_its_weight_counts_in_the_result(model):
     assert float((heard - alone)[sure].max()) <= 0.01 and float((heard - alone).abs().max()) > 0.1
 
 
-@pytest.mark.parametrize("grouped", [False, True])
-def test_a_stream_goes_on_as_if_never_stopped(model, grouped):
-    def make():
-        return GroupedSegmenter(model, max_objects=1) if grouped else VideoSegmenter(model)
-
-    expected = run(make(), 5)
-    first, second = make(), make()
-    run(first, 3)
-    restore_stream(second, through_a_file(stream_state(first)))
-    for one, other in zip(expected[3:], run(second, 5, start=3), strict=True):
-        assert torch.equal(one.labels, other.labels) and torch.equal(one.masks, other.masks)
-
-
-def test_groups_of_objects_compete_as_all_at_once(model):
-    together, apart = run(VideoSegmenter(model), 3), run(GroupedSegmenter(model, max_objects=1), 3)
-    for one, other in zip(together, apart, strict=True):
-        torch.testing.assert_close(one.masks, other.masks, atol=1e-3, rtol=0)
-
-
 def test_an_object_that_comes_later_joins(model):
     stream = VideoSegmenter(model)
     image, labels = picture(0)
@@ -122,9 +91,3 @@ def test_a_failed_step_leaves_it_as_it_was(model):
         stream.step(picture(2)[0], proposals=Proposals.from_masks(torch.full((1, *SIZE), torch.nan)))
     one, two = run(stream, 3, start=2)[0], run(other, 3, start=2)[0]
     assert torch.equal(one.masks, two.masks)
-
-
-def test_networks_without_keys_go_without():
-    small = STGNet.small(STGConfig.small().replace("scene.enabled", True), width=8).eval()
-    assert not small.sees_scenes and VideoSegmenter(small, crop_size=32).scene is None
-    assert VideoSegmenter(make_model(scene__enabled=False)).scene is None

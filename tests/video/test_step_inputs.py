@@ -4,19 +4,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from stream_cases import HEIGHT, PLAIN, WIDTH, RedRule, Shift, picture, segmenter, square, tiny
-from torch import nn
+from stream_cases import HEIGHT, WIDTH, RedRule, Shift, nothing, picture, proposals, segmenter, square, tiny
 
 from stg_pyg import InputError, Proposals, STGConfig, STGNet, VideoSegmenter
-from stg_pyg.learning.first_frame import learn_online
-from stg_pyg.lucid.samples import LucidConfig
-from stg_pyg.nn.backbones.segmentation import SmallSegmentationNet
 from stg_pyg.video.grouped import GroupedSegmenter
 
 MASK = square(20, 10)
 LABELS = (3 * MASK).numpy().astype(np.uint8)
 IMAGE = picture(MASK)
 EXPECTED = 3 * MASK.byte()
+TENSOR = torch.from_numpy(IMAGE).permute(2, 0, 1).float() / 255
 
 
 def indexed(labels):
@@ -25,23 +22,64 @@ def indexed(labels):
     return mask
 
 
+def mirrored(array):
+    """The same array, of another layout in memory."""
+    return np.ascontiguousarray(array[:, ::-1])[:, ::-1]
+
+
 @pytest.mark.parametrize(
-    "masks",
-    [Image.fromarray(LABELS), indexed(LABELS), LABELS.astype(np.uint16), LABELS.astype(np.float64), LABELS.tolist()],
-    ids=["grey", "indexed", "uint16", "float", "list"],
+    ("image", "masks", "expected"),
+    [
+        (Image.fromarray(IMAGE), Image.fromarray(LABELS), EXPECTED),
+        (IMAGE, indexed(LABELS), EXPECTED),
+        (IMAGE, LABELS.astype(np.uint16), EXPECTED),
+        (TENSOR, torch.from_numpy(LABELS).long(), EXPECTED),
+        (TENSOR.double(), LABELS.astype(np.float64), EXPECTED),
+        (mirrored(IMAGE), mirrored(LABELS), EXPECTED),
+        (IMAGE, LABELS.tolist(), EXPECTED),
+        (IMAGE, LABELS > 0, MASK.byte()),
+        (IMAGE, Image.fromarray(LABELS > 0), MASK.byte()),
+        (IMAGE, torch.from_numpy(85 * LABELS), 255 * MASK.byte()),
+    ],
 )
-def test_pictures_and_arrays_are_read_alike(masks):
+def test_pictures_arrays_and_tensors_are_read_alike(image, masks, expected):
     stream = segmenter(segmentation=RedRule())
-    assert torch.equal(stream.step(Image.fromarray(IMAGE), masks=masks).labels, EXPECTED)
-    assert torch.equal(stream.step(Image.fromarray(IMAGE)).labels, EXPECTED)
+    result = stream.step(image, masks=masks)
+    assert torch.equal(result.labels, expected) and result.labels.dtype == torch.uint8
+    assert torch.equal(result.masks, MASK[None]) and result.output is None and result.frame is None
+    assert torch.equal(stream.step(image).labels, expected)
 
 
-def test_a_bool_mask_and_a_picture_of_one_bit_are_object_1():
-    for masks in (LABELS > 0, Image.fromarray(LABELS > 0), torch.from_numpy(LABELS > 0)):
-        assert torch.equal(segmenter().step(IMAGE, masks=masks).labels, MASK.byte())
+BAD_IMAGES = [
+    (IMAGE.astype(np.float32), "must be RGB, uint8"),
+    (IMAGE[..., 0], "must be RGB, uint8"),
+    (Image.fromarray(IMAGE).convert("RGBA"), "must be RGB, uint8"),
+    ((TENSOR * 255).byte(), "must be float"),
+    (TENSOR.permute(1, 2, 0), "must be float"),
+    (TENSOR[None], "must be float"),
+    *((TENSOR * scale + shift, "divide by 255") for scale, shift in ((255, 0), (2, -1), (1, 0.1), (float("nan"), 0))),
+]
+BAD_MASKS = [
+    (np.full((HEIGHT, WIDTH), "1"), "a mask must be"),
+    (np.ones((WIDTH, HEIGHT), np.uint8), f"mask is {WIDTH} x {HEIGHT} and the image {HEIGHT} x {WIDTH}"),
+    (Image.fromarray(IMAGE), f"mask is {HEIGHT} x {WIDTH} x 3"),
+    (None, "first frame needs a mask"),
+    (0 * LABELS, "first frame needs a mask"),
+]
 
 
-@pytest.mark.parametrize("value", [float("nan"), 1.3, -1.0, 256.0, 0.5, float("inf")])
+@pytest.mark.parametrize(
+    ("image", "masks", "message"),
+    [(image, LABELS, message) for image, message in BAD_IMAGES] + [(IMAGE, *bad) for bad in BAD_MASKS],
+)
+def test_what_cannot_be_meant_is_refused_and_the_video_begins_after_it(image, masks, message):
+    stream = segmenter()
+    with pytest.raises(InputError, match=message):
+        stream.step(image, masks=masks)
+    assert torch.equal(stream.step(IMAGE, masks=LABELS).labels, EXPECTED) and stream.frame_idx == 0
+
+
+@pytest.mark.parametrize("value", [float("nan"), 1.3, -1.0, 256.0, 70000.0, float("inf")])
 @pytest.mark.parametrize("form", [np.asarray, torch.from_numpy])
 def test_values_of_a_mask_that_are_no_ids(value, form):
     labels = LABELS.astype(np.float32)
@@ -50,56 +88,51 @@ def test_values_of_a_mask_that_are_no_ids(value, form):
         segmenter().step(IMAGE, masks=form(labels))
 
 
-@pytest.mark.parametrize("masks", [np.full((HEIGHT, WIDTH), "1"), Image.fromarray(IMAGE), None])
-def test_what_is_no_mask(masks):
-    with pytest.raises(InputError, match="mask"):
-        segmenter().step(IMAGE, masks=masks)
-
-
-@pytest.mark.parametrize("mode", ["L", "RGBA", "1"])
-def test_pictures_that_are_not_rgb_are_refused(mode):
-    with pytest.raises(InputError, match="must be RGB, uint8"):
-        segmenter().step(Image.fromarray(IMAGE).convert(mode), masks=LABELS)
-
-
-def as_tensor(scale):
-    return torch.from_numpy(IMAGE).permute(2, 0, 1).float() / 255 * scale
-
-
-@pytest.mark.parametrize("change", [lambda x: x * 255, lambda x: x * 2 - 1, lambda x: x / 0 - x / 0, lambda x: x + 0.1])
-def test_image_tensors_of_another_range_are_refused(change):
-    assert segmenter().step(as_tensor(1), masks=LABELS).labels.any()
-    with pytest.raises(InputError, match=r"must be in \[0, 1\], not in \[.*divide by 255"):
-        segmenter().step(change(as_tensor(1)), masks=LABELS)
-
-
-@pytest.mark.parametrize("value", [float("nan"), 255.0, -0.2])
-def test_proposals_of_another_range_are_refused(value):
+def of_values(value):
     masks = torch.stack([MASK, MASK])
     masks[1, 0, 0] = value
+    return Proposals(torch.tensor([[20.0, 10, 34, 24]] * 2), masks, torch.ones(2))
+
+
+@pytest.mark.parametrize(
+    ("image", "given", "message"),
+    [
+        (np.zeros((HEIGHT, WIDTH + 2, 3), np.uint8), nothing(), f"the frame is {WIDTH + 2} x {HEIGHT}"),
+        (IMAGE, None, "no proposals were given"),
+        (IMAGE, Proposals.from_masks(torch.ones(1, HEIGHT + 2, WIDTH)), "the proposals are for frames of"),
+        *((IMAGE, of_values(x), r"must be bool or in \[0, 1\]") for x in (float("nan"), 255.0, -0.2)),
+    ],
+)
+def test_a_video_goes_on_after_a_refused_frame(image, given, message):
     stream = segmenter()
     stream.step(IMAGE, masks=LABELS)
-    with pytest.raises(InputError, match=r"masks of proposals must be bool or in \[0, 1\]"):
-        stream.step(IMAGE, Proposals(torch.tensor([[20.0, 10, 34, 24]] * 2), masks, torch.ones(2)))
-    assert stream.frame_idx == 0  # as if it had not been asked for
+    with pytest.raises(InputError, match=message):
+        stream.step(image, given)
+    assert stream.frame_idx == 0
+    assert torch.equal(stream.step(IMAGE, nothing()).labels, EXPECTED)
+
+
+def test_what_the_caller_gave_is_neither_changed_nor_needed_later():
+    flow, buffer, labels = Shift(), IMAGE.copy(), LABELS.copy()
+    found, second = proposals(square(22, 10), square(40, 30)), picture(square(20, 20))
+    before = found.masks.clone()
+    stream = segmenter(flow=flow)
+    stream.step(buffer, masks=labels)
+    buffer[:] = second
+    stream.step(buffer, found)
+    current, previous = flow.calls[0]
+    assert np.array_equal(current, second) and np.array_equal(previous, IMAGE)
+    assert np.array_equal(buffer, second) and np.array_equal(labels, LABELS) and torch.equal(found.masks, before)
 
 
 def run(updates, frames=5):
     torch.manual_seed(0)
-    config = STGConfig.small().replace(
-        {
-            "temporal.key_size": 32,
-            "warping.gaps": (1,),
-            "online.update_every": 2 if updates else 0,
-            "online.update_steps": 1,
-            "online.trusted_quality": -1.0,
-            "online.trusted_agreement": -1.0,
-        }
-    )
-    model = STGNet.small(config, width=8).eval()
+    changes = {"temporal.key_size": 32, "warping.gaps": (1,), "online.update_every": 2 if updates else 0}
+    trusting = {"online.update_steps": 1, "online.trusted_quality": -1.0, "online.trusted_agreement": -1.0}
+    model = STGNet.small(STGConfig.small().replace(changes | trusting), width=8).eval()
     stream = VideoSegmenter(model, None, 32)
     results = [stream.step(IMAGE, masks=LABELS)]
-    results += [stream.step(as_tensor(1) if t == 2 else np.roll(IMAGE, t, axis=1)) for t in range(1, frames)]
+    results += [stream.step(TENSOR if t == 2 else np.roll(IMAGE, t, axis=1)) for t in range(1, frames)]
     return stream, results
 
 
@@ -113,23 +146,6 @@ def test_inference_mode_gives_the_same(updates):
         assert torch.equal(a.labels, b.labels) and torch.equal(a.masks, b.masks)
     learned = stream.updates is not None and bool(stream.updates.state()["optimizer"]["state"])
     assert learned == updates
-
-
-def test_online_learning_in_inference_mode():
-    net, options = SmallSegmentationNet(4).eval(), {"steps": 1, "batch_size": 2, "peak": 1e-3}
-    common = (net, IMAGE, LABELS, LucidConfig(size=32))
-    expected = learn_online(*common, device=torch.device("cpu"), **options)
-    with torch.inference_mode():
-        found = learn_online(*common, device=torch.device("cpu"), **options)
-    assert all(torch.equal(a, b) for a, b in zip(found.parameters(), expected.parameters(), strict=True))
-
-
-def test_gradients_flow_outside_of_inference_mode():
-    stream = segmenter(PLAIN, RedRule())
-    stream.step(IMAGE, masks=LABELS)
-    scale = nn.Parameter(torch.ones(()))
-    stream.proposer.segment = lambda image, evidence: (evidence.q * scale, evidence.q.mean(dim=(1, 2)))
-    assert stream.step(IMAGE).masks.requires_grad
 
 
 class FailingOnce(Shift):

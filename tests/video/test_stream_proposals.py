@@ -10,7 +10,6 @@ from stream_cases import (
     RedRule,
     iou,
     label_map,
-    nothing,
     picture,
     proposals,
     segmenter,
@@ -32,70 +31,6 @@ def test_proposals_are_assigned_to_the_object_they_overlap():
     assert result.output.batch.tolist() == [0, 0, 1, 1]
 
 
-def test_proposals_of_one_object_may_all_be_rejected():
-    video = segmenter()
-    video.step(picture(), masks=label_map(o3=square(4, 4)))
-    result = video.step(picture(), proposals(square(40, 26), square(30, 30)))
-    assert [len(part) for part in result.frame.proposals] == [0]
-    assert torch.equal(result.labels, 3 * square(4, 4).byte())
-
-
-def test_boxes_that_hardly_overlap_can_be_rejected():
-    counts = []
-    for least in (0.0, 0.5):
-        video = segmenter(PLAIN.replace("assignment.min_box_iou", least))
-        video.step(picture(), masks=label_map(o3=square(4, 4)))
-        result = video.step(picture(), proposals(square(14, 14), square(5, 4)))
-        counts.append(len(result.frame.proposals[0]))
-    assert counts == [2, 1]
-
-
-def test_masks_that_hardly_overlap_can_be_rejected():
-    video = segmenter(PLAIN.replace("assignment.min_mask_iou", 0.5))
-    video.step(picture(), masks=label_map(o3=square(4, 4)))
-    frame_of_box = square(4, 4) - square(5, 5, 12)
-    result = video.step(picture(), proposals(frame_of_box, square(5, 4)))
-    assert torch.equal(result.frame.proposals[0].masks, square(5, 4)[None])
-
-
-def test_no_proposals_in_any_frame():
-    video = segmenter(PLAIN.replace({"temporal.enabled": True, "temporal.update": "gated"}))
-    video.step(picture(square(4, 4)), masks=label_map(o1=square(4, 4)))
-    for _ in range(6):
-        result = video.step(picture(square(4, 4)), nothing())
-        assert result.output.nodes.shape[0] == 0 and result.output.selected.tolist() == [-1]
-    assert iou(result.labels == 1, square(4, 4) > 0.5) > 0.6
-
-
-def test_neither_proposals_nor_a_network_that_makes_them():
-    video = segmenter()
-    video.step(picture(square(4, 4)), masks=label_map(o1=square(4, 4)))
-    with pytest.raises(InputError, match="no proposals were given"):
-        video.step(picture(square(4, 4)))
-
-
-def test_video_goes_on_after_a_refused_frame():
-    video = segmenter()
-    video.step(picture(square(4, 4)), masks=label_map(o1=square(4, 4)))
-    with pytest.raises(InputError):
-        video.step(picture(square(4, 4)))
-    assert video.frame_idx == 0
-    assert torch.equal(video.step(picture(square(4, 4)), nothing()).labels, square(4, 4).byte())
-
-
-def test_proposals_of_another_size():
-    video = segmenter()
-    video.step(picture(square(4, 4)), masks=label_map(o1=square(4, 4)))
-    with pytest.raises(InputError, match="proposals"):
-        video.step(picture(square(4, 4)), Proposals.from_masks(torch.ones(1, HEIGHT + 2, WIDTH)))
-
-
-@pytest.mark.parametrize("gaps", [(), (2,), (2, 4), (1, 0)])
-def test_gaps_without_a_q_are_refused(gaps):
-    with pytest.raises(InputError, match="gaps"):
-        PLAIN.replace("warping.gaps", gaps)
-
-
 def foreign(*masks, feats=None):
     return Proposals.from_masks(torch.stack(masks), feats=feats)
 
@@ -109,8 +44,9 @@ def test_own_proposals_join_foreign_ones_with_features():
     assert origins[:2] == ["", ""] and "q1" in origins[2:]
 
 
-def test_a_box_without_a_mask_is_segmented_and_a_mask_kept():
-    stream, mask = segmenter(PLAIN, RedRule()), square(10, 10)
+@pytest.mark.parametrize("again", [False, True])
+def test_a_box_without_a_mask_is_segmented_and_a_mask_kept_unless_all_are_segmented_again(again):
+    stream, mask = segmenter(PLAIN.replace("proposals.resegment", again), RedRule()), square(10, 10)
     stream.step(picture(mask), masks=mask.numpy().astype(np.uint8))
     given = Proposals(
         torch.tensor([[8.0, 8, 26, 26], [8.0, 8, 26, 26]]),
@@ -119,14 +55,7 @@ def test_a_box_without_a_mask_is_segmented_and_a_mask_kept():
         has_mask=torch.tensor([False, True]),
     )
     masks = stream.step(picture(mask), given).frame.proposals[0].masks
-    assert iou(masks[0] > 0.5, mask > 0.5) > 0.9 and torch.equal(masks[1], square(9, 9, 16))
-
-
-def test_all_boxes_are_segmented_again_on_demand():
-    stream, mask = segmenter(PLAIN.replace("proposals.resegment", True), RedRule()), square(10, 10)
-    stream.step(picture(mask), masks=mask.numpy().astype(np.uint8))
-    masks = stream.step(picture(mask), foreign(square(8, 8, 18))).frame.proposals[0].masks
-    assert iou(masks[0] > 0.5, mask > 0.5) > 0.9
+    assert iou(masks[0] > 0.5, mask > 0.5) > 0.9 and torch.equal(masks[1], square(9, 9, 16)) != again
 
 
 def test_given_features_are_x_and_the_likest_proposal_is_the_anchor():

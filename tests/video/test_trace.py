@@ -151,16 +151,6 @@ def test_a_run_that_goes_on_writes_the_same(traced, tmp_path):
         assert (tmp_path / f"{name}.npz").read_bytes() == (traced[0] / f"{name}.npz").read_bytes()
 
 
-def test_no_spatial_and_no_temporal_graph(tmp_path):
-    model = tiny(PLAIN.replace("spatial.enabled", False), RedRule())
-    stream = VideoSegmenter(model, Shift(), crop_size=32)
-    with torch.no_grad(), Tracer(model, tmp_path) as tracer:
-        stream.step(VIDEO.image(0), masks=VIDEO.labels(0))
-        tracer.write("0", stream.step(VIDEO.image(1)))
-    trace = read_trace(tmp_path / "0.npz")
-    assert trace.edge_index.shape == (2, 0) and len(trace.memory_frame) == 0 and len(trace.total) > 0
-
-
 @pytest.mark.parametrize("what", ["missing", "text", "cut", "pickle", "other", "short"])
 def test_broken_files(traced, tmp_path, what):
     source, path = traced[0] / f"{NAMES[2]}.npz", tmp_path / "x.npz"

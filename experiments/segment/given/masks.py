@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from experiments.segment.given.names import frames_of_masks, position_in_name
@@ -21,19 +20,15 @@ MOST_COVERED = 0.85  # of a frame, beyond which a mask is asked about
 
 
 class Given(ABC):
-    """What somebody gives of the objects of a video.
-
-    Attributes:
-        path: of the file or folder.
-        frames: names of the frames with given objects, in the order of the video.
-        object_ids: all ids, ascending.
-        notes: what the reader should know of how it was understood.
-    """
+    """What somebody gives of the objects of a video."""
 
     path: Path
     frames: list[str]
+    """Names of the frames with given objects, in the order of the video."""
     object_ids: list[int]
+    """All ids, ascending."""
     notes: list[str]
+    """What the reader should know of how it was understood."""
 
     @abstractmethod
     def at(self, name: str) -> UInt8Array | None:
@@ -63,81 +58,82 @@ class GivenMasks(Given):
         if not path.exists():
             raise InputError(f"{path}: no such file or folder; give the mask of the first frame with --masks")
         self._by_frame: dict[str, Path] = {}
-        self._objects: list[Path] = []
-        first = source.frame_name(0)
-        if path.is_dir():
-            self._sort_files(path)
-        else:
-            self._refuse_later_name(path)
+        first, objects = source.frame_name(0), self._sort_files(path) if path.is_dir() else []
+        if not path.is_dir():
+            position = position_in_name(path.stem, source)
+            if position and not self._is_frame(path):
+                raise InputError(
+                    f"{path}: has the name of a later frame, {source.frame_name(position)}, and one file is taken for "
+                    f"the first frame ({first}); give its folder instead to go by names, or rename it"
+                )
             self._by_frame[first] = path
-        self._maps = LabelMaps(self._objects or self._by_frame.values(), soft=True)
-        self._refuse_frames()
-        if self._objects:
-            self._ids = {first: set(range(1, len(self._objects) + 1))}
-            self._merge_objects()
-        else:
-            self._ids = {name: _ids(self._read(file)) for name, file in self._by_frame.items()}
-            if first in self._ids and not self._ids[first]:
-                raise InputError(f"{self._by_frame[first]}: is all background; the first frame needs an object")
-        self.frames = [name for name, ids in self._ids.items() if ids]
+        files = objects or list(self._by_frame.values())
+        for file in files:
+            if self._is_frame(file):
+                raise InputError(f"{file}: is a frame of {source.path} too; keep masks in another folder")
+        self._maps = LabelMaps(files, soft=True)
+        self._merged = self._merge(objects) if objects else None
+        found = {name: _ids(self._read(file)) for name, file in self._by_frame.items()}
+        if self._merged is not None:
+            found = {first: _ids(self._merged)}
+        elif not found.get(first, {0}):
+            raise InputError(f"{self._by_frame[first]}: is all background; the first frame needs an object")
+        self.frames = [name for name, ids in found.items() if ids]
         if not self.frames:
             raise InputError(f"{path}: all masks are background; mark at least one object")
-        self.object_ids = sorted(set().union(*self._ids.values()))
+        self.object_ids = sorted(set().union(*found.values()))
         self._add_notes()
 
     def at(self, name: str) -> UInt8Array | None:
-        if name not in self._ids or not self._ids[name]:
+        if name not in self.frames:
             return None
-        return self._merge_objects() if self._objects else self._read(self._by_frame[name])
+        return self._read(self._by_frame[name]) if self._merged is None else self._merged
 
-    def _sort_files(self, folder: Path) -> None:
+    def _sort_files(self, folder: Path) -> list[Path]:
+        """Finds out which frames the masks of a folder are of; those of one object each are returned."""
         entries = sorted(folder.iterdir(), key=lambda f: natural_sort_key(f.name))
-        files = _mask_files([entry for entry in entries if not entry.name.startswith(".")])
-        if not files:
+        entries = [entry for entry in entries if not entry.name.startswith(".")]
+        files: dict[str, Path] = {}
+        for entry in entries:
+            if entry.suffix.lower() in MASK_SUFFIXES:
+                if not entry.is_file():
+                    raise InputError(f"{entry}: is a folder or a broken link and no mask; rename or remove it")
+                other = files.setdefault(entry.stem, entry)
+                if other is not entry:
+                    raise InputError(f"{entry}: has the name of {other.name}; keep one mask of that name in the folder")
+        masks = list(files.values())
+        if not masks:
             raise InputError(f"{folder}: has no masks; name a label map as its frame, or give one PNG an object")
-        others = [entry for entry in entries if entry not in set(files) and not entry.name.startswith(".")]
+        others = [entry for entry in entries if entry not in set(masks)]
         if others:
             self.notes.append(f"{len(others)} in {folder} are no pictures and not read, {others[0].name} among them")
-        named = frames_of_masks(files, self.source)
-        first = self.source.frame_name(0)
+        named = frames_of_masks(masks, self.source)
         if named:
             self._take_frames(named)
-        elif len(files) == 1:
-            self._by_frame[first] = files[0]
-        elif len(files) > MOST_OBJECTS:
-            raise InputError(f"{folder}: has {len(files)} masks of objects, and ids reach to {MOST_OBJECTS} only")
-        else:
-            self._objects = files
-            self.notes.append(f"no mask is named as a frame: one object a file, from {files[0].name} (id 1) on")
+        elif len(masks) == 1:
+            self._by_frame[self.source.frame_name(0)] = masks[0]
+        if self._by_frame:
+            return []
+        if len(masks) > MOST_OBJECTS:
+            raise InputError(f"{folder}: has {len(masks)} masks of objects, and ids reach to {MOST_OBJECTS} only")
+        self.notes.append(f"no mask is named as a frame: one object a file, from {masks[0].name} (id 1) on")
+        return masks
 
     def _take_frames(self, named: dict[Path, int]) -> None:
-        source = self.source
+        every, renamed = self.source.every, []
         for file, position in sorted(named.items(), key=lambda item: item[1]):
-            if position % source.every:
-                raise InputError(
-                    f"{file}: the frame is left out by --every {source.every}; remove the mask or choose another N"
-                )
-            self._by_frame[source.frame_name(position)] = file
-        renamed = [(name, file) for name, file in self._by_frame.items() if file.stem != name]
+            if position % every:
+                raise InputError(f"{file}: the frame is left out by --every {every}; remove it or choose another N")
+            name = self.source.frame_name(position)
+            self._by_frame[name] = file
+            if file.stem != name:
+                renamed.append(f"{file.name} is of frame {name}")
         if renamed:
-            which = ", ".join(f"{file.name} is of frame {name}" for name, file in renamed[:3])
-            self.notes.append(f"masks belong to frames by their numbers: {which}{', ...' * (len(renamed) > 3)}")
-        if source.frame_name(0) not in self._by_frame:
-            start = next(iter(self._by_frame))
+            more = ", ..." * (len(renamed) > 3)
+            self.notes.append(f"masks belong to frames by their numbers: {', '.join(renamed[:3])}{more}")
+        start = next(iter(self._by_frame))
+        if start != self.source.frame_name(0):
             self.notes.append(f"the frames before {start} have no mask and get empty results")
-
-    def _refuse_later_name(self, path: Path) -> None:
-        position = position_in_name(path.stem, self.source)
-        if position and not self._is_frame(path):
-            raise InputError(
-                f"{path}: has the name of a later frame, {self.source.frame_name(position)}, and one file is taken for "
-                f"the first frame ({self.source.frame_name(0)}); give its folder instead to go by names, or rename it"
-            )
-
-    def _refuse_frames(self) -> None:
-        for file in self._objects or self._by_frame.values():
-            if self._is_frame(file):
-                raise InputError(f"{file}: is a frame of {self.source.path} too; keep masks in another folder")
 
     def _is_frame(self, file: Path) -> bool:
         folder = self.source.path
@@ -150,11 +146,10 @@ class GivenMasks(Given):
         if len(notes) > MOST_NOTES:
             self.notes.append(f"and so are {len(notes) - MOST_NOTES} more masks in {self.path}")
         start = self.frames[0]
-        labels = self.at(start)
-        if labels is not None and labels.all():
+        share = float(np.mean(self.at(start) != 0))
+        if share == 1:
             self.notes.append(f"objects cover all of frame {start}, where nothing is background (0)")
-        elif labels is not None and np.count_nonzero(labels) > MOST_COVERED * labels.size:
-            share = np.count_nonzero(labels) / labels.size
+        elif share > MOST_COVERED:
             self.notes.append(f"objects cover {share:.0%} of frame {start}; is the mask inverted?")
         if 255 in self.object_ids and len(self.object_ids) > 1:
             self.notes.append("255 is taken for an object; where it is to be void, save it as background (0)")
@@ -166,9 +161,9 @@ class GivenMasks(Given):
             raise InputError(f"{file}: is {pixels(labels.shape)} and {frames}; save the mask at the size of the frames")
         return labels
 
-    def _merge_objects(self) -> UInt8Array:
+    def _merge(self, objects: list[Path]) -> UInt8Array:
         merged = np.zeros(self.source.size, np.uint8)
-        for obj_id, file in enumerate(self._objects, start=1):
+        for obj_id, file in enumerate(objects, start=1):
             labels = self._read(file)
             found = len(_ids(labels))
             if found != 1:
@@ -178,51 +173,10 @@ class GivenMasks(Given):
                     f"name label maps as frames ({self.source.frame_name(0)}.png)"
                 )
             merged[labels > 0] = obj_id
-        missing = sorted(set(range(1, len(self._objects) + 1)) - _ids(merged))
-        if missing:
-            file = self._objects[missing[0] - 1]
-            raise InputError(f"{file}: is hidden by the masks that come after it; rename it to come later")
+        for obj_id, file in enumerate(objects, start=1):
+            if not (merged == obj_id).any():
+                raise InputError(f"{file}: is hidden by the masks that come after it; rename it to come later")
         return merged
-
-
-def reduce_labels(labels: UInt8Array, size: tuple[int, int], what: str) -> UInt8Array:
-    """Object ids [H, W] at a smaller size; a pixel goes to the id, 0 among them, that covers most of it.
-
-    Raises:
-        InputError: an object of ``what`` has no pixel left.
-    """
-    if labels.shape == size:
-        return labels
-    share = np.full(size, -1.0, np.float32)
-    reduced = np.zeros(size, np.uint8)
-    ids = np.flatnonzero(np.bincount(labels.ravel()))
-    for obj_id in ids:
-        cover = cv2.resize((labels == obj_id).astype(np.float32), size[::-1], interpolation=cv2.INTER_AREA)
-        # Of two ids with equal shares the greater one wins, which leaves objects their pixels against background.
-        reduced[cover >= share] = obj_id
-        share = np.maximum(share, cover)
-    lost = sorted({int(i) for i in ids} - {int(i) for i in np.unique(reduced)} - {0})
-    if lost:
-        raise InputError(f"{what}: object {lost[0]} vanishes at {pixels(size)}; give a larger --max-size")
-    return reduced
-
-
-def _mask_files(entries: list[Path]) -> list[Path]:
-    """Those that are called like pictures, one by stem.
-
-    Raises:
-        InputError: one of them is no file, or two have one stem.
-    """
-    files: dict[str, Path] = {}
-    for entry in entries:
-        if entry.suffix.lower() not in MASK_SUFFIXES:
-            continue
-        if not entry.is_file():
-            raise InputError(f"{entry}: is a folder or a broken link and no mask; rename or remove it")
-        other = files.setdefault(entry.stem, entry)
-        if other is not entry:
-            raise InputError(f"{entry}: has the name of {other.name}; keep one mask of that name in the folder")
-    return list(files.values())
 
 
 def _ids(labels: UInt8Array) -> set[int]:

@@ -16,8 +16,7 @@ def frames_of_masks(files: Sequence[Path], source: FrameSource) -> dict[Path, in
     A mask is of the frame of its very name, or else of the frame whose number it carries with other padding, a prefix
     or a suffix: ``000005.png`` or ``00005_mask.png`` of frame ``00005``. Objects are numbered too, so this holds for
     numbers that are written like those of frames (as many digits, or zeros in front up to four and more), and for
-    others where they have the first frame's among them and leave gaps. ``obj1.png``, ``obj2.png``, ... is an object
-    each, unless the first frame is number 1.
+    others where they have the first frame's among them and leave gaps: ``obj1.png``, ``obj2.png`` is an object each.
 
     Raises:
         InputError: some names are of frames and others are not, two are of one frame, or numbers may mean either.

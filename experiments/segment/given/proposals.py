@@ -52,14 +52,13 @@ def resize_proposals(proposals: EncodedProposals, size: tuple[int, int]) -> Enco
     """The proposals for the same frame at another size (H, W); masks are decoded one at a time."""
     if proposals.size == size:
         return proposals
-    (height, width), (old_height, old_width) = size, proposals.size
-    factors = torch.tensor([width / old_width, height / old_height] * 2)
+    factors = torch.tensor([size[1] / proposals.size[1], size[0] / proposals.size[0]] * 2)
     counts: list[bytes | None] = []
     for n, known in enumerate(proposals.has_mask.tolist()):
-        if not known:
+        if known:
+            mask = proposals.select(n).masks[0].numpy().astype(np.float32)
+            reduced = cv2.resize(mask, size[::-1], interpolation=cv2.INTER_AREA) > 0.5
+            counts += encode_masks(torch.from_numpy(reduced)[None])
+        else:
             counts.append(None)
-            continue
-        mask = proposals.select(n).masks[0].numpy().astype(np.float32)
-        reduced = cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA) > 0.5
-        counts += encode_masks(torch.from_numpy(reduced)[None])
     return replace(proposals, boxes=proposals.boxes * factors, counts=counts, size=size)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from experiments.segment.given.masks import MOST_OBJECTS, Given
 from stg_pyg.errors import InputError
@@ -18,8 +15,8 @@ from stg_pyg.utils.images import UInt8Array, load_json
 from stg_pyg.video.frames import FrameSource, pixels
 from stg_pyg.video.merge import merge_objects
 
-Row = tuple[int, list[float]]
 _LARGEST = 1e6
+_COUNTS = {"boxes": 4, "points": 2}
 _FORMS = {
     "boxes": 'a JSON file {"1": [x0, y0, x1, y1], ...}, or lines "id x0 y0 x1 y1", in pixels',
     "points": 'a JSON file {"1": [[x, y], ...], ...}, or lines "id x y", in pixels',
@@ -31,30 +28,29 @@ class GivenShapes(Given):
 
     Args:
         source: the video.
-        boxes, points: files, at least one of them; see :func:`read_boxes` and :func:`read_points`.
+        boxes, points: files, at least one of them; see :func:`read_shapes`.
 
     Raises:
         InputError: a file is broken, an object is in both, or lies outside of the frame.
     """
 
     def __init__(self, source: FrameSource, boxes: Path | None, points: Path | None):
-        path = boxes or points
-        assert path is not None
-        self.path = path
-        self._first, self._size = source.frame_name(0), source.size
-        self._boxes = {} if boxes is None else read_boxes(boxes)
-        self._points = {} if points is None else read_points(points)
-        both = sorted(set(self._boxes) & set(self._points))
-        if both:
-            raise InputError(f"{points}: object {both[0]} has a box in {boxes} too; keep one of them")
-        self._files = dict.fromkeys(self._boxes, boxes) | dict.fromkeys(self._points, points)
-        for obj_id, numbers in self._boxes.items():
-            self._refuse_outside(obj_id, numbers)
-        for obj_id, places in self._points.items():
-            for x, y in places:
-                self._refuse_outside(obj_id, [x, y, x, y])
-        self.object_ids, self.frames = sorted(self._files), [self._first]
-        how = f"masks of the first frame are made from {self._what()}"
+        files = {kind: path for kind, path in (("boxes", boxes), ("points", points)) if path is not None}
+        self.path = next(iter(files.values()))
+        self._shapes: dict[int, list[list[float]]] = {}
+        self._files: dict[int, Path] = {}
+        height, width = source.size
+        for kind, path in files.items():
+            for obj_id, rows in read_shapes(path, kind).items():
+                if obj_id in self._files:
+                    raise InputError(f"{path}: object {obj_id} has a box in {boxes} too; keep one of them")
+                self._shapes[obj_id], self._files[obj_id] = rows, path
+                for row in rows:
+                    if row[0] >= width or row[1] >= height or row[-2] < 0 or row[-1] < 0:
+                        frame = f"the frame, which is {pixels(source.size)} pixels"
+                        raise InputError(f"{path}: object {obj_id} lies outside of {frame}")
+        self.object_ids, self.frames = sorted(self._files), [source.frame_name(0)]
+        how = f"masks of the first frame are made from {' and '.join(files)}"
         self.notes = [f"{how}; a mask that somebody drew does better"]
         self._labels: UInt8Array | None = None
 
@@ -67,114 +63,69 @@ class GivenShapes(Given):
         image = torch.from_numpy(frame).to(device).permute(2, 0, 1).float() / 255
         masks = []
         for obj_id in self.object_ids:
-            if obj_id in self._boxes:
-                masks.append(mask_of_box(proposer, image, image.new_tensor(self._boxes[obj_id])))
-            else:
-                masks.append(mask_of_points(proposer, image, image.new_tensor(self._points[obj_id])))
-        self._labels = self._merged(torch.stack(masks))
+            shape = image.new_tensor(self._shapes[obj_id])
+            is_box = shape.shape[1] == _COUNTS["boxes"]
+            masks.append(mask_of_box(proposer, image, shape[0]) if is_box else mask_of_points(proposer, image, shape))
+        labels: UInt8Array = merge_objects(torch.stack(masks), self.object_ids).cpu().numpy()
+        for obj_id in self.object_ids:
+            if not (labels == obj_id).any():
+                remedy = "draw its mask and give it with --masks"
+                raise InputError(f"{self._files[obj_id]}: nothing is found there of object {obj_id}; {remedy}")
+        self._labels = labels
 
     def at(self, name: str) -> UInt8Array | None:
-        return self._labels if name == self._first else None
-
-    def _merged(self, masks: Tensor) -> UInt8Array:
-        labels: UInt8Array = merge_objects(masks, self.object_ids).cpu().numpy()
-        missing = set(self.object_ids) - {int(i) for i in np.unique(labels)}
-        if missing:
-            obj_id = min(missing)
-            remedy = "draw its mask and give it with --masks"
-            raise InputError(f"{self._files[obj_id]}: nothing is found there of object {obj_id}; {remedy}")
-        return labels
-
-    def _what(self) -> str:
-        return " and ".join(name for name, shapes in (("boxes", self._boxes), ("points", self._points)) if shapes)
-
-    def _refuse_outside(self, obj_id: int, box: list[float]) -> None:
-        height, width = self._size
-        x0, y0, x1, y1 = box
-        if x0 >= width or y0 >= height or x1 < 0 or y1 < 0:
-            frame = f"the frame, which is {pixels(self._size)} pixels"
-            raise InputError(f"{self._files[obj_id]}: object {obj_id} lies outside of {frame}")
+        return self._labels if name == self.frames[0] else None
 
 
-def read_boxes(path: Path) -> dict[int, list[float]]:
-    """Boxes (x0, y0, x1, y1) in pixels by object id: JSON ``{"1": [x0, y0, x1, y1]}`` or lines ``1 x0 y0 x1 y1``.
+def read_shapes(path: Path, kind: str) -> dict[int, list[list[float]]]:
+    """Shapes in pixels by object id: ``boxes``, one (x0, y0, x1, y1) an object, or ``points``, some (x, y) an object.
+
+    JSON is ``{"1": [x0, y0, x1, y1]}`` or ``{"1": [[x, y], ...]}``, text has lines ``1 x0 y0 x1 y1`` or ``1 x y``.
 
     Raises:
         InputError: one line with the file, the fault and the form.
     """
-    boxes: dict[int, list[float]] = {}
-    for obj_id, box in _read(path, "boxes", _boxes_of_json, 4):
-        if obj_id in boxes:
-            raise _error(path, f"object {obj_id} has two boxes; keep one", "boxes")
-        if not (box[0] < box[2] and box[1] < box[3]):
-            raise _error(path, f"the box of object {obj_id} has no extent, x0 < x1 and y0 < y1", "boxes")
-        boxes[obj_id] = box
-    return boxes
-
-
-def read_points(path: Path) -> dict[int, list[list[float]]]:
-    """Points (x, y) in pixels by object id: JSON ``{"1": [[x, y], ...]}`` or lines ``1 x y``, several an object.
-
-    Raises:
-        InputError: one line with the file, the fault and the form.
-    """
-    points: dict[int, list[list[float]]] = {}
-    for obj_id, point in _read(path, "points", _points_of_json, 2):
-        points.setdefault(obj_id, []).append(point)
-    return points
-
-
-def _read(path: Path, kind: str, of_json: Callable[[Any], list[tuple[Any, Any]]], count: int) -> list[Row]:
     try:
         text = path.read_text("utf-8-sig")
+        rows = _of_json(load_json(text), kind) if text.lstrip()[:1] in ("{", "[") else _of_lines(text)
+        return _checked(rows, kind)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; give {_FORMS[kind]}") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); give {_FORMS[kind]}") from error
-    except ValueError as error:
-        raise _error(path, "is no text", kind) from error
-    try:
-        rows = of_json(load_json(text)) if text.lstrip()[:1] in ("{", "[") else _of_lines(text)
     except (ValueError, RecursionError) as error:
-        raise _error(path, f"cannot be understood ({error})", kind) from error
-    if not rows:
-        raise _error(path, "is empty", kind)
-    return [_checked(path, kind, obj_id, numbers, count) for obj_id, numbers in rows]
+        fault = "is no text" if isinstance(error, UnicodeDecodeError) else " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: {fault}; give {_FORMS[kind]}") from error
 
 
-def _of_lines(text: str) -> list[tuple[Any, Any]]:
-    rows: list[tuple[Any, Any]] = []
-    for line in text.splitlines():
-        words = line.partition("#")[0].replace(",", " ").split()
-        if words:
-            rows.append((words[0], [float(word) for word in words[1:]]))
-    return rows
+def _of_lines(text: str) -> list[tuple[str, Any]]:
+    lines = [line.partition("#")[0].replace(",", " ").split() for line in text.splitlines()]
+    return [(words[0], [float(word) for word in words[1:]]) for words in lines if words]
 
 
-def _boxes_of_json(content: Any) -> list[tuple[Any, Any]]:
+def _of_json(content: Any, kind: str) -> list[tuple[str, Any]]:
     if not isinstance(content, dict):
         raise ValueError("a list does not say which object is which")
-    return list(content.items())
-
-
-def _points_of_json(content: Any) -> list[tuple[Any, Any]]:
-    rows: list[tuple[Any, Any]] = []
-    for obj_id, points in _boxes_of_json(content):
-        if not isinstance(points, list) or not points:
-            raise ValueError(f"object {obj_id} has no list of points")
-        rows += [(obj_id, point) for point in (points if isinstance(points[0], list) else [points])]
+    rows: list[tuple[str, Any]] = []
+    for obj_id, value in content.items():
+        several = kind == "points" and isinstance(value, list) and value and isinstance(value[0], list)
+        rows += [(obj_id, row) for row in (value if several else [value])]
     return rows
 
 
-def _checked(path: Path, kind: str, obj_id: str, numbers: Any, count: int) -> Row:
-    if not (obj_id.isascii() and obj_id.isdecimal() and len(obj_id) <= 4 and 1 <= int(obj_id) <= MOST_OBJECTS):
-        raise _error(path, f"{obj_id[:20]!r} is no object id of 1 to {MOST_OBJECTS}", kind)
-    fine = isinstance(numbers, list) and len(numbers) == count
-    if not fine or not all(type(n) in (int, float) and abs(n) < _LARGEST for n in numbers):
-        raise _error(path, f"object {obj_id} needs {count} numbers", kind)
-    return int(obj_id), [float(n) for n in numbers]
-
-
-def _error(path: Path, fault: str, kind: str) -> InputError:
-    fault = " ".join(fault.split())[:200]
-    return InputError(f"{path}: {fault}; give {_FORMS[kind]}")
+def _checked(rows: list[tuple[str, Any]], kind: str) -> dict[int, list[list[float]]]:
+    if not rows:
+        raise ValueError("is empty")
+    shapes: dict[int, list[list[float]]] = {}
+    for name, row in rows:
+        if not (name.isascii() and name.isdecimal() and len(name) <= 4 and 1 <= int(name) <= MOST_OBJECTS):
+            raise ValueError(f"{name[:20]!r} is no object id of 1 to {MOST_OBJECTS}")
+        fine = isinstance(row, list) and len(row) == _COUNTS[kind]
+        if not fine or not all(type(n) in (int, float) and abs(n) < _LARGEST for n in row):
+            raise ValueError(f"object {name} needs {_COUNTS[kind]} numbers")
+        if kind == "boxes" and int(name) in shapes:
+            raise ValueError(f"object {name} has two boxes; keep one")
+        if kind == "boxes" and not (row[0] < row[2] and row[1] < row[3]):
+            raise ValueError(f"the box of object {name} has no extent, x0 < x1 and y0 < y1")
+        shapes.setdefault(int(name), []).append([float(n) for n in row])
+    return shapes

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,8 @@ from experiments.train import process_group
 from experiments.train.stages.detector_samples import Batch, DetectionBatches, DetectionConfig, targets_of
 from experiments.train.trainer import Log, Stage, Trainer
 from stg_pyg.errors import InputError
-from stg_pyg.evaluation.recall import RecallTable, box_recall
-from stg_pyg.learning.steps import Part, optimisation_step
+from stg_pyg.evaluation.recall import box_recall
+from stg_pyg.learning.steps import optimisation_step
 from stg_pyg.lucid.samples import AnnotatedVideo
 from stg_pyg.nn.detector.mask_rcnn import Detector
 
@@ -56,22 +55,21 @@ def train_detector(
         replica = process_group.replicated(detector)
 
         def step_of(step: int) -> dict[str, float]:
-            first = trainer.seed + step * 1_000_003 + process_group.rank() * trainer.accumulate
-            return process_group.total(detection_step(replica, optimizer, next(drawn), device, first, scaler))
+            seeds = itertools.count(trainer.seed + step * 1_000_003 + process_group.rank() * trainer.accumulate)
+
+            def losses_of(batch: Batch) -> dict[str, Tensor]:
+                torch.manual_seed(next(seeds))  # of what Mask R-CNN samples
+                images = [image.to(device).float().div_(255) for image, _ in batch]
+                losses = replica(images, [targets_of(labels.to(device)) for _, labels in batch])
+                return {"loss": torch.stack(list(losses.values())).sum(), **losses}
+
+            losses = optimisation_step(replica, optimizer, next(drawn), losses_of, max_norm=5.0, scaler=scaler)
+            return process_group.total(losses)
 
         return step_of
 
-    stage = Stage(
-        "detector",
-        detector,
-        optimizer,
-        steps,
-        preset.detector_learning_rate,
-        batch_size,
-        begin,
-        average_as="weights",
-        content=detector.to_checkpoint(),
-    )
+    about: dict[str, Any] = {"average_as": "weights", "content": detector.to_checkpoint()}
+    stage = Stage("detector", detector, optimizer, steps, preset.detector_learning_rate, batch_size, begin, **about)
     return trainer.fit(stage, videos, preset, path)
 
 
@@ -87,31 +85,6 @@ def make_optimizer(detector: nn.Module, preset: Preset) -> torch.optim.Optimizer
     return torch.optim.SGD(groups, lr=preset.detector_learning_rate, momentum=0.9)
 
 
-def detection_step(
-    net: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    parts: Sequence[Part[Batch]],
-    device: torch.device,
-    seed: int,
-    scaler: torch.amp.GradScaler | None = None,
-) -> dict[str, float]:
-    """One optimisation step on the parts of a batch; returns the losses, their sum as ``loss``.
-
-    Args:
-        net: a :class:`Detector`, or its ``DistributedDataParallel``.
-        seed: of what Mask R-CNN samples of the first part; the others have the numbers after it.
-    """
-    seeds = itertools.count(seed)
-
-    def losses_of(batch: Batch) -> dict[str, Tensor]:
-        torch.manual_seed(next(seeds))
-        images = [image.to(device).float().div_(255) for image, _ in batch]
-        losses = net(images, [targets_of(labels.to(device)) for _, labels in batch])
-        return {"loss": torch.stack(list(losses.values())).sum(), **losses}
-
-    return optimisation_step(net, optimizer, parts, losses_of, max_norm=5.0, scaler=scaler)
-
-
 def load_detector(path: Path) -> Detector:
     """The detector of a checkpoint of this stage, finished or not, with its averaged weights.
 
@@ -125,44 +98,15 @@ def load_detector(path: Path) -> Detector:
         raise InputError(f"{path}: {error}") from error
 
 
-@dataclass(frozen=True)
-class DetectorScores:
-    """What the proposals of a set of videos cover."""
+def evaluate_detector(detector: Detector, videos: Sequence[Any], every: int = 5) -> tuple[dict[str, Any], str]:
+    """Recall of the proposals in every ``every``-th annotated frame of the videos, and the IoU of the best mask.
 
-    boxes: RecallTable
-    mask_iou: float
-    """Mean over the objects of the IoU of the best mask in their frame, in [0, 1]: J of an oracle's choice."""
-    proposals: float
-    """Mean number of proposals a frame."""
-    seconds: float
-    """Mean time a frame."""
-    videos: dict[str, float]
-    """Recall of boxes at the lowest threshold with all proposals, by video."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, recall and IoU in percent."""
-        return {
-            **self.boxes.to_dict(),
-            "mask_iou": 100 * self.mask_iou,
-            "proposals": self.proposals,
-            "seconds": self.seconds,
-            "videos": {name: 100 * value for name, value in self.videos.items()},
-        }
-
-    def to_markdown(self) -> str:
-        """The table of recall and a line about the masks."""
-        return (
-            f"{self.boxes.to_markdown()}\n\n{self.boxes.num_boxes} objects, {self.proposals:.1f} proposals a frame, "
-            f"IoU of the best mask {100 * self.mask_iou:.1f}, {self.seconds:.2f} s a frame"
-        )
-
-
-def evaluate_detector(detector: Detector, videos: Sequence[Any], every: int = 5) -> DetectorScores:
-    """Recall of the proposals in every ``every``-th annotated frame of the videos, and the IoU of the best mask."""
-    names: list[str] = []
-    boxes: list[Tensor] = []
-    scores: list[Tensor] = []
-    truths: list[Tensor] = []
+    Returns:
+        Plain values for JSON and a table in Markdown: recall by threshold and number of proposals and by video (boxes
+        at the lowest threshold, all proposals), ``mask_iou``, the mean over objects of the best IoU of a mask in their
+        frame, in percent, and ``proposals`` and ``seconds`` a frame.
+    """
+    frames: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {}
     best: list[Tensor] = []
     spent = 0.0
     for video in tqdm(videos, desc="recall", unit="video", dynamic_ncols=True, disable=None):
@@ -175,23 +119,25 @@ def evaluate_detector(detector: Detector, videos: Sequence[Any], every: int = 5)
             found = detector.detect(image.to(next(detector.parameters()).device)).to("cpu")
             spent += time.perf_counter() - start
             truth = targets_of(torch.from_numpy(labels.astype(np.int32)))
-            names.append(video.name)
-            boxes.append(found.boxes)
-            scores.append(found.scores)
-            truths.append(truth["boxes"])
+            frames.setdefault(video.name, []).append((found.boxes, found.scores, truth["boxes"]))
             best.append(_best_mask_iou(found.masks, truth["masks"] > 0))
-    by_video = {}
-    for name in dict.fromkeys(names):
-        own = [i for i, other in enumerate(names) if other == name]
-        parts = ([column[i] for i in own] for column in (boxes, scores, truths))
-        by_video[name] = box_recall(*parts).recall[0][-1]  # type: ignore[arg-type]
-    count = max(len(names), 1)
-    return DetectorScores(
-        boxes=box_recall(boxes, scores, truths),
-        mask_iou=float(torch.cat([*best, torch.zeros(0)]).mean()),
-        proposals=sum(len(frame) for frame in boxes) / count,
-        seconds=spent / count,
-        videos=by_video,
+    seen = [frame for own in frames.values() for frame in own]
+    count = max(len(seen), 1)
+    table = box_recall(*([frame[i] for frame in seen] for i in range(3)))  # type: ignore[arg-type]
+    by_video = {
+        name: 100 * box_recall(*map(list, zip(*own, strict=True))).recall[0][-1]  # type: ignore[arg-type]
+        for name, own in frames.items()
+    }
+    scores = {
+        **table.to_dict(),
+        "mask_iou": 100 * float(torch.cat([*best, torch.zeros(0)]).mean()),
+        "proposals": sum(len(boxes) for boxes, _, _ in seen) / count,
+        "seconds": spent / count,
+        "videos": by_video,
+    }
+    return scores, (
+        f"{table.to_markdown()}\n\n{table.num_boxes} objects, {scores['proposals']:.1f} proposals a frame, "
+        f"IoU of the best mask {scores['mask_iou']:.1f}, {scores['seconds']:.2f} s a frame"
     )
 
 

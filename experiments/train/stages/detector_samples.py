@@ -50,7 +50,10 @@ def draw_picture(
     scale = min(config.size / min(height, width), config.size * 16 / 9 / max(height, width))
     size = (max(round(height * scale), 1), max(round(width * scale), 1))
     matrix = _draw_view(rng, (height, width), size, config)
-    image, labels = _warp(image, matrix, size, PADDING_COLOUR), _warp_labels(labels, matrix, size)
+    image = _warp(image, matrix, size, PADDING_COLOUR)
+    values = labels.astype(np.float32)  # of the types with 256 values and more, OpenCV warps only floats
+    values = np.asarray(cv2.warpAffine(values, _of_pixel_centres(matrix), size[::-1], flags=cv2.INTER_NEAREST))
+    labels = values.astype(np.int32)
     if rng.random() < config.paste_share:
         for _ in range(int(rng.integers(1, config.max_pasted + 1))):
             image, labels = _paste(rng, image, labels, videos[int(rng.integers(len(videos)))], config)
@@ -93,13 +96,6 @@ def _warp(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int], border: 
     return np.asarray(cv2.warpAffine(image, _of_pixel_centres(matrix), size[::-1], borderValue=border))
 
 
-def _warp_labels(labels: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    values = labels.astype(np.float32)  # of the types with 256 values and more, OpenCV warps only floats
-    return np.asarray(cv2.warpAffine(values, _of_pixel_centres(matrix), size[::-1], flags=cv2.INTER_NEAREST)).astype(
-        np.int32
-    )
-
-
 def _of_pixel_centres(matrix: np.ndarray) -> np.ndarray:
     """For OpenCV, whose pixel centres are at integers and not at halves."""
     matrix = matrix.copy()
@@ -139,11 +135,8 @@ def targets_of(labels: Tensor) -> dict[str, Tensor]:
     boxes = masks_to_boxes(masks)
     large = (boxes[:, 2:] - boxes[:, :2]).amin(dim=1) >= 3
     masks, boxes = masks[large], boxes[large]
-    return {
-        "boxes": boxes,
-        "labels": torch.ones_like(ids[: len(boxes)], dtype=torch.long),
-        "masks": masks.to(torch.uint8),
-    }
+    ones = torch.ones(len(boxes), dtype=torch.long, device=boxes.device)
+    return {"boxes": boxes, "labels": ones, "masks": masks.to(torch.uint8)}
 
 
 Batch = list[tuple[Tensor, Tensor]]
@@ -151,15 +144,8 @@ Batch = list[tuple[Tensor, Tensor]]
 
 
 class DetectionBatches(Dataset[Batch]):
-    """Batch ``step`` of a training run, the same whenever and by whichever worker it is drawn.
-
-    Args:
-        videos: annotated videos.
-        config: how pictures are drawn.
-        batch_size: pictures a batch.
-        steps: first and one past the last step.
-        seed: of the run.
-    """
+    """Batch ``step`` of a training run, the same whenever and by whichever worker it is drawn: see
+    :class:`~stg_pyg.learning.steps.LucidBatches`."""
 
     def __init__(
         self,

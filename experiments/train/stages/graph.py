@@ -35,7 +35,7 @@ TERMS = ("loss", "distance", "bce", "gate", "frames")
 
 
 def train_graph(model: STGNet, videos: Sequence[VideoSequence], preset: Preset, path: Path, **options: Any) -> Log:
-    """Trains everything but the segmentation network of ``model``, in place.
+    """Trains everything but the segmentation network of ``model``, in place; logs :data:`TERMS` every 10 steps.
 
     Of the clips of a step every process takes some, one after the other. The graph is trained in float32; of
     ``precision`` is the segmentation network that makes its proposals, if that is bfloat16. Batch normalisation of the
@@ -44,9 +44,6 @@ def train_graph(model: STGNet, videos: Sequence[VideoSequence], preset: Preset, 
 
     Args:
         options: of :class:`~experiments.train.trainer.Trainer`.
-
-    Returns:
-        One entry {"step", "loss", "distance", "bce", "gate"} every 10 steps, means over their frames.
     """
     digest = model.segmentation and weights_digest(model.segmentation)
     trainer = Trainer(**{**options, "origin": {"networks": options.get("origin"), "segmentation": digest}})
@@ -54,15 +51,13 @@ def train_graph(model: STGNet, videos: Sequence[VideoSequence], preset: Preset, 
     model.to(device)
     optimizer = torch.optim.AdamW(parameter_groups(model), weight_decay=1e-3)
     trained = [p for group in optimizer.param_groups for p in group["params"]]
-    batch_size = preset.graph_batch_size
+    batch_size, steps = preset.graph_batch_size, preset.graph_steps // (CLIP_FRAMES * preset.graph_batch_size)
     seen: list[Tensor] = []
 
-    def begin(start: int, scaler: torch.amp.GradScaler) -> Callable[[int], dict[str, float]]:
+    def begin(*_: object) -> Callable[[int], dict[str, float]]:
         if (count := process_group.size()) > batch_size and process_group.is_main():
-            print(
-                f"graph: {batch_size} of {count} processes have a clip in a step; raise --graph-batch-size",
-                file=sys.stderr,
-            )
+            few = f"graph: {batch_size} of {count} processes have a clip in a step; raise --graph-batch-size"
+            print(few, file=sys.stderr)
         return step_of
 
     def step_of(step: int) -> dict[str, float]:
@@ -79,29 +74,16 @@ def train_graph(model: STGNet, videos: Sequence[VideoSequence], preset: Preset, 
         totals = process_group.total(sums)
         return {name: totals[name] / totals["frames"] for name in TERMS if name != "frames"}
 
-    stage = Stage(
-        "graph",
-        model,
-        optimizer,
-        preset.graph_steps // (CLIP_FRAMES * batch_size),
-        preset.graph_learning_rate,
-        batch_size,
-        begin,
-        averaged=False,
-        left_out="segmentation.",
-        picture=lambda _: rows_of(*seen),
-        warmup=10,
-        log_every=10,
-    )
+    about: dict[str, Any] = {"averaged": False, "left_out": "segmentation.", "warmup": 10, "log_every": 10}
+    about["picture"] = lambda _: rows_of(*seen)
+    stage = Stage("graph", model, optimizer, steps, preset.graph_learning_rate, batch_size, begin, **about)
     return trainer.fit(stage, videos, preset, path)
 
 
 def parameter_groups(model: STGNet) -> list[dict[str, Any]]:
     """Everything but the segmentation network; the gates, of a few dozen weights each, learn ten times as fast."""
     encoders = [*model.feature_encoder.parameters(), *model.key_encoder.parameters()]
-    known = {id(p) for p in encoders}
-    segmentation = () if model.segmentation is None else model.segmentation.parameters()
-    known |= {id(p) for p in segmentation}
+    known = {id(p) for p in (*encoders, *(() if model.segmentation is None else model.segmentation.parameters()))}
     heads = [p for p in model.parameters() if id(p) not in known]
     groups = [{"params": encoders, "factor": 1.0}, {"params": heads, "factor": 10.0}]
     return [group for group in groups if group["params"]]
@@ -115,8 +97,8 @@ def train_clip(
     Every frame weighs the same, however long the clips of a step are.
 
     Returns:
-        The sums of :data:`TERMS` over the frames, and the last one for :func:`experiments.board.rows_of`: the image
-        once for each of K objects, Q, the result and the true mask [K, H, W].
+        The sums of :data:`TERMS` over the frames, and the last one for :func:`experiments.train.board.rows_of`: the
+        image once for each of K objects, Q, the result and the true mask [K, H, W].
     """
     images, labels = draw_clip(videos, rng, preset.graph_frame_size)
     model.train()

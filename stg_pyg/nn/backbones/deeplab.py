@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.segmentation.deeplabv3 import ASPP
 
-from stg_pyg.nn.backbones.segmentation import ResidualBlock, SegmentationOutput, conv_relu
+from stg_pyg.nn.backbones.segmentation import ResidualBlock, SegmentationOutput, conv_relu, mean_inside
 from stg_pyg.utils.pretrained import load_torchvision
 
 
@@ -32,11 +32,8 @@ class DeepLabV3Plus(nn.Module):
 
     Args:
         backbone: [N, 4, S, S] -> {"low": [N, low_channels, S/4, S/4], "out": [N, out_channels, S/stride, S/stride]}.
-        low_channels: channels of the features of stride 4.
-        out_channels: channels of the last features.
         rates: atrous rates of the pyramid.
-        channels: of the pyramid and of the decoder.
-        reduced: channels that the features of stride 4 are reduced to.
+        channels: of the pyramid and of the decoder, to which features of stride 4 come ``reduced``.
         dropout: share of the pyramid dropped in training.
 
     Shapes:
@@ -99,10 +96,8 @@ class DeepLabV3Plus(nn.Module):
 
     @classmethod
     def small(cls, width: int = 32) -> DeepLabV3Plus:
-        """A network of a few million parameters for crops of 64 to 128 pixels, from random initialisation.
-
-        The rates are 1, 2 and 4, since the last features of such crops are maps of 4 x 4 to 8 x 8.
-        """
+        """A network of a few million parameters, from random initialisation, for crops of 64 to 128 pixels, whose last
+        features are maps of 4 x 4 to 8 x 8."""
         rates = (1, 2, 4)
         return cls(_SmallResidual(width), 2 * width, 6 * width, rates, 4 * width, max(3 * width // 2, 1), dropout=0.1)
 
@@ -113,8 +108,7 @@ class DeepLabV3Plus(nn.Module):
         coarse = self.mask_head(y)
         logits = _resize(coarse.float(), images)[:, 0]
         # The quality judges the mask that came out, so it pools the decoder inside of it.
-        inside = coarse.detach().sigmoid()
-        detail = (y * inside).sum(dim=(2, 3)) / inside.sum(dim=(2, 3)).clamp(min=1.0)
+        detail = mean_inside(y, coarse.detach().sigmoid())
         quality = self.quality_head(torch.cat([pyramid.mean(dim=(2, 3)), detail], dim=1))[:, 0].float()
         return SegmentationOutput(logits, quality)
 
@@ -126,17 +120,10 @@ class _SmallResidual(nn.Module):
         super().__init__()
         w1, w2, w3, w4 = width, 2 * width, 4 * width, 6 * width
         self.low = nn.Sequential(
-            conv_relu(4, w1, stride=2),
-            ResidualBlock(w1, w1),
-            ResidualBlock(w1, w2, stride=2),
-            ResidualBlock(w2, w2),
+            conv_relu(4, w1, 2), ResidualBlock(w1, w1), ResidualBlock(w1, w2, 2), ResidualBlock(w2, w2)
         )
-        self.out = nn.Sequential(
-            ResidualBlock(w2, w3, stride=2),
-            ResidualBlock(w3, w3),
-            ResidualBlock(w3, w4, stride=2),
-            ResidualBlock(w4, w4),
-        )
+        steps = ((w2, w3, 2), (w3, w3, 1), (w3, w4, 2), (w4, w4, 1))
+        self.out = nn.Sequential(*(ResidualBlock(*step) for step in steps))
 
     def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
         low = self.low(x.contiguous(memory_format=torch.channels_last))
@@ -152,9 +139,8 @@ class _PooledBatchNorm(nn.BatchNorm2d):
         return super().forward(input)
 
 
-def _with_fourth_channel(conv: nn.Module) -> nn.Conv2d:
+def _with_fourth_channel(conv: nn.Conv2d) -> nn.Conv2d:
     """The first convolution of a ResNet for RGB and Q, which it ignores until it is trained."""
-    assert isinstance(conv, nn.Conv2d)
     wider = nn.Conv2d(4, conv.out_channels, 7, stride=2, padding=3, bias=False)
     with torch.no_grad():
         wider.weight.zero_()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import torch
@@ -11,7 +10,7 @@ import torchvision
 from torch import Tensor, nn
 
 from stg_pyg.nn.backbones.guided_unet import GuidedUNet
-from stg_pyg.nn.backbones.segmentation import ResidualBlock, conv_relu
+from stg_pyg.nn.backbones.segmentation import ResidualBlock, conv_relu, group_norm, mean_inside
 from stg_pyg.ops.crops import crop_resize, crop_resize_masks, crop_windows
 from stg_pyg.utils.pretrained import load_torchvision
 
@@ -28,18 +27,14 @@ class SmallBackbone(nn.Module):
         super().__init__()
         self.out_channels = out_channels
         self.layers = nn.Sequential(
-            conv_relu(3, width, 2, _group_norm),
-            ResidualBlock(width, 2 * width, 2, _group_norm),
-            ResidualBlock(2 * width, out_channels, 2, _group_norm),
-            ResidualBlock(out_channels, out_channels, 1, _group_norm),
+            conv_relu(3, width, 2, group_norm),
+            ResidualBlock(width, 2 * width, 2, group_norm),
+            ResidualBlock(2 * width, out_channels, 2, group_norm),
+            ResidualBlock(out_channels, out_channels, 1, group_norm),
         )
 
     def forward(self, images: Tensor) -> Tensor:
         return self.layers(images.contiguous(memory_format=torch.channels_last))
-
-
-def _group_norm(channels: int) -> nn.Module:
-    return nn.GroupNorm(math.gcd(8, channels), channels)
 
 
 class ResNetBackbone(nn.Module):
@@ -72,10 +67,7 @@ class ResNetBackbone(nn.Module):
         self.stem = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool)
         self.stages = nn.Sequential(*[getattr(net, f"layer{i}") for i in range(1, stage)])
         self.stride = 2 ** (stage - dilated)
-        with torch.no_grad():
-            was_training = self.training
-            self.out_channels = self.eval()(torch.zeros(1, 3, 64, 64)).shape[1]
-            self.train(was_training)
+        self.out_channels = net.fc.in_features // 2 ** (5 - stage)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.stages(self.stem(images))
@@ -128,11 +120,7 @@ class ProposalEncoder(nn.Module):
         if self.pool == "avg":
             return self.project(maps.mean(dim=(2, 3)))
         inside = crop_resize_masks(masks, windows, maps.shape[-1])
-        return self.project(torch.cat([_mean(maps, inside), _mean(maps, 1 - inside)], dim=1))
-
-
-def _mean(maps: Tensor, weight: Tensor) -> Tensor:
-    return (maps * weight).sum(dim=(2, 3)) / weight.sum(dim=(2, 3)).clamp(min=1e-3)
+        return self.project(torch.cat([mean_inside(maps, part, 1e-3) for part in (inside, 1 - inside)], dim=1))
 
 
 class SharedFeatures(nn.Module):
@@ -145,8 +133,7 @@ class SharedFeatures(nn.Module):
         margin: of the crops, share of the box.
 
     Shapes:
-        - input: image [3, H, W] normalised; boxes [N, 4]; masks [N, H, W].
-        - output: [N, F] of length 1.
+        - as :class:`ProposalEncoder`; features have length 1.
     """
 
     def __init__(self, net: GuidedUNet, size: int = 128, margin: float = 0.25):
@@ -185,11 +172,7 @@ class SharedKeys(nn.Module):
 
     def of_maps(self, maps: list[Tensor]) -> Tensor:
         """The keys of crops whose maps are known."""
-        (net,) = self._net
-        keys = net.keys(maps)
-        if keys.shape[-2:] != (self.grid, self.grid):
-            keys = F.interpolate(keys, (self.grid, self.grid), mode="bilinear", align_corners=False)
-        return keys
+        return _on_grid(self._net[0].keys(maps), self.grid)
 
 
 class KeyEncoder(nn.Module):
@@ -211,12 +194,16 @@ class KeyEncoder(nn.Module):
         self.positions = nn.Conv2d(4, self.out_channels, 1, bias=False) if positions else None
 
     def forward(self, crops: Tensor) -> Tensor:
-        keys = self.project(self.backbone(crops)).to(crops.dtype)
-        if keys.shape[-2:] != (self.grid, self.grid):
-            keys = F.interpolate(keys, (self.grid, self.grid), mode="bilinear", align_corners=False)
+        keys = _on_grid(self.project(self.backbone(crops)).to(crops.dtype), self.grid)
         if self.positions is None:
             return keys
         line = torch.linspace(-1, 1, self.grid, device=keys.device, dtype=keys.dtype)
         y, x = torch.meshgrid(line, line, indexing="ij")
         code = torch.stack([x, y, torch.cos(torch.pi * x), torch.cos(torch.pi * y)])
         return keys + self.positions(code[None])
+
+
+def _on_grid(keys: Tensor, grid: int) -> Tensor:
+    if keys.shape[-2:] == (grid, grid):
+        return keys
+    return F.interpolate(keys, (grid, grid), mode="bilinear", align_corners=False)

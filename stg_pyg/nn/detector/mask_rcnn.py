@@ -15,8 +15,7 @@ from torchvision.models.detection.mask_rcnn import MaskRCNN, MaskRCNNHeads, Mask
 from torchvision.ops import MultiScaleRoIAlign
 
 from stg_pyg.errors import InputError
-from stg_pyg.nn.detector.coco_models import coco_model, make_one_class
-from stg_pyg.nn.detector.parts import ClassAgnosticHeads, ScoredRegions, SmallPyramid
+from stg_pyg.nn.detector.parts import ClassAgnosticHeads, ScoredRegions, SmallPyramid, coco_model, make_one_class
 from stg_pyg.proposals.base import Proposals
 from stg_pyg.utils.pretrained import load_torchvision
 
@@ -135,19 +134,10 @@ class Detector(nn.Module):
         frozen: bool | None = None,
         **limits: Any,
     ) -> Detector:
-        """The paper's detector: two outputs, background and object, to be trained.
+        """The paper's detector: two outputs, background and object, to be trained; arguments as of :meth:`collapsed`.
 
         COCO weights load into everything but the classifier. The box regressor and the mask of the one class start as
-        the mean over COCO's classes.
-
-        Args:
-            weights: see :func:`stg_pyg.utils.pretrained.load_torchvision`; ``none`` for random initialisation.
-            network: ``maskrcnn_resnet50_fpn`` or ``maskrcnn_resnet50_fpn_v2``.
-            frozen: whether batch normalisation keeps its statistics; none: when there are weights.
-            limits: arguments of the constructor.
-
-        Raises:
-            InputError: as for :meth:`collapsed`.
+        the mean over COCO's classes. ``frozen`` batch normalisation keeps its statistics; none: when there are weights.
         """
         state = load_torchvision(network, weights)
         frozen = state is not None if frozen is None else frozen
@@ -168,9 +158,9 @@ class Detector(nn.Module):
         channels, hidden = 64, 256
         sizes = ((16, 32), (64, 96), (144, 216))
         ratios = ((0.33, 0.6, 1.0, 1.7, 3.0),) * len(sizes)
-        names = ["0", "1", "2"]
         box_pool, mask_pool = (
-            MultiScaleRoIAlign(names, output_size=cells, sampling_ratio=2, canonical_scale=112) for cells in (7, 14)
+            MultiScaleRoIAlign(["0", "1", "2"], output_size=cells, sampling_ratio=2, canonical_scale=112)
+            for cells in (7, 14)
         )
         model = MaskRCNN(
             SmallPyramid(width, channels),
@@ -208,8 +198,7 @@ class Detector(nn.Module):
         try:
             recipe = dict(content["network"])
             name = {"small", "one_class", "collapsed"}.intersection([recipe.pop("name")]).pop()
-            weights = {} if name == "small" else {"weights": "none"}
-            detector: Detector = getattr(cls, name)(**weights, **recipe)
+            detector: Detector = getattr(cls, name)(**({} if name == "small" else {"weights": "none"}), **recipe)
             detector.load_state_dict(content["weights"])
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise InputError("the checkpoint holds no detector of this version; train the detector again") from error
@@ -225,16 +214,10 @@ class Detector(nn.Module):
         voting: float | None = None,
     ) -> None:
         """Changes the limits that are given."""
-        heads = self.model.roi_heads
-        limits = {
-            "score_thresh": confidence,
-            "nms_thresh": nms,
-            "detections_per_img": max_detections,
-            "voting": voting,
-        }
+        limits = {"score_thresh": confidence, "nms_thresh": nms, "detections_per_img": max_detections, "voting": voting}
         for name, value in limits.items():
             if value is not None:
-                setattr(heads, name, value)
+                setattr(self.model.roi_heads, name, value)
 
     def _made_by(self, name: str, **options: Any) -> Detector:
         self._recipe = {"name": name, **options}

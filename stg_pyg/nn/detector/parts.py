@@ -1,18 +1,77 @@
-"""Parts of the detector: what becomes of regions and detections, and a pyramid for a CPU."""
+"""Parts of the detector: networks for COCO, what becomes of regions and detections, a pyramid for a CPU."""
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchvision.models import detection
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
+from torchvision.models.detection.mask_rcnn import MaskRCNN, MaskRCNNPredictor
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork
-from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d
 from torchvision.ops import boxes as box_ops
 
-from stg_pyg.nn.backbones.segmentation import ResidualBlock, conv_relu
+from stg_pyg.errors import InputError
+from stg_pyg.nn.backbones.segmentation import ResidualBlock, conv_relu, group_norm
+
+NUM_COCO = 91
+"""Outputs of COCO's models: the background and the ids up to 90, of which 80 are used."""
+
+
+def coco_model(network: str, state: dict[str, Tensor] | None, frozen: bool = True) -> MaskRCNN:
+    """The network with 91 outputs.
+
+    Args:
+        network: ``maskrcnn_resnet50_fpn`` or ``maskrcnn_resnet50_fpn_v2``.
+        state: its weights; none for random ones.
+        frozen: whether batch normalisation keeps its statistics and the first stages their weights, as torchvision
+            has it for pretrained weights; the second network is not made for that.
+
+    Raises:
+        InputError: the network is unknown.
+    """
+    if network == "maskrcnn_resnet50_fpn_v2":
+        model = detection.maskrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None, num_classes=NUM_COCO)
+    elif network == "maskrcnn_resnet50_fpn":
+        norm = _Frozen if frozen else nn.BatchNorm2d
+        backbone = resnet_fpn_backbone(
+            backbone_name="resnet50", weights=None, norm_layer=norm, trainable_layers=3 if frozen else 5
+        )
+        model = MaskRCNN(backbone, NUM_COCO)
+    else:
+        raise InputError(f"network {network!r} is unknown; use maskrcnn_resnet50_fpn or maskrcnn_resnet50_fpn_v2")
+    if state is not None:
+        model.load_state_dict(state)
+    return model
+
+
+class _Frozen(FrozenBatchNorm2d):
+    """With the epsilon that torchvision's first COCO weights were converted with."""
+
+    def __init__(self, num_features: int):
+        super().__init__(num_features, eps=0.0)
+
+
+@torch.no_grad()
+def make_one_class(model: MaskRCNN) -> None:
+    """Replaces the predictors of COCO's classes by those of one: a new classifier, the mean of the boxes and masks."""
+    categories = detection.MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
+    used = [i for i, name in enumerate(categories) if i > 0 and name != "N/A"]  # the others were never trained
+    old_box, old_mask = model.roi_heads.box_predictor, model.roi_heads.mask_predictor
+    box = FastRCNNPredictor(old_box.cls_score.in_features, 2)
+    mask = MaskRCNNPredictor(old_mask.conv5_mask.in_channels, old_mask.conv5_mask.out_channels, 2)
+    mask.conv5_mask.load_state_dict(old_mask.conv5_mask.state_dict())
+    for name in ("weight", "bias"):
+        rows = getattr(old_box.bbox_pred, name).unflatten(0, (NUM_COCO, 4))
+        getattr(box.bbox_pred, name).copy_(torch.cat([rows[0], rows[used].mean(dim=0)]))
+        rows = getattr(old_mask.mask_fcn_logits, name)
+        getattr(mask.mask_fcn_logits, name).copy_(torch.stack([rows[0], rows[used].mean(dim=0)]))
+    model.roi_heads.box_predictor, model.roi_heads.mask_predictor = box, mask
 
 
 class ScoredRegions(RegionProposalNetwork):
@@ -20,14 +79,8 @@ class ScoredRegions(RegionProposalNetwork):
 
     scores: list[Tensor]
 
-    def filter_proposals(
-        self,
-        proposals: Tensor,
-        objectness: Tensor,
-        image_shapes: list[tuple[int, int]],
-        num_anchors_per_level: list[int],
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        boxes, self.scores = super().filter_proposals(proposals, objectness, image_shapes, num_anchors_per_level)
+    def filter_proposals(self, *args: Any) -> tuple[list[Tensor], list[Tensor]]:
+        boxes, self.scores = super().filter_proposals(*args)
         return boxes, self.scores
 
 
@@ -73,7 +126,7 @@ class SmallPyramid(nn.Module):
         super().__init__()
         self.out_channels = out_channels
         w1, w2, w3, w4, w5 = width, 2 * width, 4 * width, 6 * width, 8 * width
-        self.stem = nn.Sequential(conv_relu(3, w1, 2, _group_norm), ResidualBlock(w1, w2, 2, _group_norm))
+        self.stem = nn.Sequential(conv_relu(3, w1, 2, group_norm), ResidualBlock(w1, w2, 2, group_norm))
         self.stage3 = _stage(w2, w3)
         self.stage4 = _stage(w3, w4)
         self.stage5 = _stage(w4, w5)
@@ -89,9 +142,5 @@ class SmallPyramid(nn.Module):
 
 
 def _stage(in_channels: int, out_channels: int) -> nn.Sequential:
-    first = ResidualBlock(in_channels, out_channels, 2, _group_norm)
-    return nn.Sequential(first, ResidualBlock(out_channels, out_channels, 1, _group_norm))
-
-
-def _group_norm(channels: int) -> nn.Module:
-    return nn.GroupNorm(math.gcd(8, channels), channels)
+    first = ResidualBlock(in_channels, out_channels, 2, group_norm)
+    return nn.Sequential(first, ResidualBlock(out_channels, out_channels, 1, group_norm))

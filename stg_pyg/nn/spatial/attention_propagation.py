@@ -11,7 +11,6 @@ from torch_geometric.utils import softmax
 
 from stg_pyg.nn.made import keeps_arguments
 from stg_pyg.nn.spatial.mask_propagation import MaskPropagation
-from stg_pyg.ops.regions import MaskRegions, RegionLayout
 
 ATTENTIONS = ("gat", "gatv2", "transformer")
 
@@ -81,21 +80,30 @@ class AttentionPropagation(MaskPropagation):
     def reset_parameters(self) -> None:
         r"""Resets the projections and the score."""
         super().reset_parameters()
-        if hasattr(self, "score"):
-            self.key.reset_parameters()
-            self.query.reset_parameters()
-            if self.score is not None:
-                torch.nn.init.xavier_uniform_(self.score)
+        self.key.reset_parameters()
+        self.query.reset_parameters()
+        if self.score is not None:
+            torch.nn.init.xavier_uniform_(self.score)
 
-    def weights(self, feat: OptTensor, edge_index: Tensor) -> Tensor:
-        r"""The edge weights :math:`(|\mathcal{E}|)`; those of all edges into a node add up to 1."""
+    def weights(
+        self,
+        x: Tensor,
+        edge_index: Tensor,
+        edge_weight: OptTensor = None,
+        edge_attr: OptTensor = None,
+        feat: OptTensor = None,
+    ) -> Tensor:
+        r"""The edge weights :math:`(|\mathcal{E}|)`; those of all edges into a node add up to 1.
+
+        Raises:
+            ValueError: :obj:`feat` is missing.
+        """
         if feat is None:
             raise ValueError("AttentionPropagation needs the node features 'feat'")
         source, target = edge_index[0], edge_index[1]
         query = self.query(feat).unflatten(1, (self.heads, self.hidden_channels))[target]
         key = self.key(feat).unflatten(1, (self.heads, self.hidden_channels))[source]
-        scores = self._scores(query, key)
-        return softmax(scores, target, num_nodes=len(feat), dim=0).mean(dim=1)
+        return softmax(self._scores(query, key), target, num_nodes=len(feat), dim=0).mean(dim=1)
 
     def _scores(self, query: Tensor, key: Tensor) -> Tensor:
         """Scores [E, heads] of queries and keys [E, heads, d]."""
@@ -104,37 +112,6 @@ class AttentionPropagation(MaskPropagation):
         if self.attention == "gat":
             return F.leaky_relu((torch.cat([query, key], dim=2) * self.score).sum(dim=2), self.negative_slope)
         return (F.leaky_relu(query + key, self.negative_slope) * self.score).sum(dim=2)
-
-    def forward(
-        self,
-        x: Tensor,
-        edge_index: Tensor,
-        edge_weight: OptTensor = None,
-        batch: OptTensor = None,
-        edge_attr: OptTensor = None,
-        boxes: OptTensor = None,
-        feat: OptTensor = None,
-    ) -> Tensor:
-        r"""Runs the propagation; see :meth:`MaskPropagation.forward`.
-
-        Raises:
-            ValueError: :obj:`feat` is missing.
-        """
-        return super().forward(x, edge_index, self.weights(feat, edge_index), batch, boxes=boxes)
-
-    def regions(
-        self,
-        x: Tensor,
-        edge_index: Tensor,
-        edge_weight: OptTensor = None,
-        batch: OptTensor = None,
-        boxes: OptTensor = None,
-        layout: RegionLayout | None = None,
-        edge_attr: OptTensor = None,
-        feat: OptTensor = None,
-    ) -> MaskRegions:
-        r"""Runs the propagation inside windows; see :meth:`MaskPropagation.regions` and :meth:`forward`."""
-        return super().regions(x, edge_index, self.weights(feat, edge_index), batch, boxes, layout)
 
     def __repr__(self) -> str:
         return (

@@ -26,13 +26,11 @@ def call_spatial_conv(
     Args:
         conv: the layer.
         x: [N, *] masks.
-        edge_index: [2, E].
-        edge_weight: [E].
-        edge_attr: [E, D].
+        edge_index, edge_weight, edge_attr: [2, E], [E] and [E, D].
         batch: [N] sorted graph of every node.
         **extras: ``feat`` [N, F], the features of the nodes, ``boxes`` [N, 4], or whatever own layers ask for.
     """
-    taken = _parameters_of(type(conv).forward)
+    taken = _taken(type(conv), "forward")
     extras = {key: value for key, value in extras.items() if key in taken}
     return conv(x, edge_index, edge_weight=edge_weight, edge_attr=edge_attr, batch=batch, **extras)
 
@@ -64,10 +62,12 @@ def call_spatial_regions(
         nodes = call_spatial_conv(conv, x, edge_index, **extras)
         whole = RegionLayout.whole(layout.sizes, x.size(-2), x.size(-1))
         return MaskRegions.cropped(nodes, whole, graphs_of(batch, whole))
-    regions: Callable[..., MaskRegions] = conv.regions  # type: ignore[assignment]
-    taken = _parameters_of(type(conv).regions)  # type: ignore[attr-defined]
+    taken = _taken(type(conv), "regions")
     extras = {key: value for key, value in extras.items() if key in taken}
-    return regions(x, edge_index, edge_weight, batch, layout=layout, edge_attr=edge_attr, **extras)
+    found: MaskRegions = conv.regions(  # type: ignore[operator]
+        x, edge_index, edge_weight, batch, layout=layout, edge_attr=edge_attr, **extras
+    )
+    return found
 
 
 def computes_regions(cls: type) -> bool:
@@ -79,10 +79,18 @@ def computes_regions(cls: type) -> bool:
 
 def spatial_extras(conv: torch.nn.Module) -> frozenset[str]:
     """What a layer is given by name, beside the masks and edges."""
-    cls = type(conv)
-    return _parameters_of(cls.regions if computes_regions(cls) else cls.forward)  # type: ignore[attr-defined]
+    return _taken(type(conv), "regions" if computes_regions(type(conv)) else "forward")
+
+
+def _taken(cls: type, method: str) -> frozenset[str]:
+    """The arguments that a method names, and those of ``weights`` where it passes others on to that."""
+    named, passes_on = _arguments(getattr(cls, method))
+    weights = getattr(cls, "weights", None) if passes_on else None
+    return named if weights is None else named | _arguments(weights)[0]
 
 
 @functools.lru_cache
-def _parameters_of(forward: Callable[..., Any]) -> frozenset[str]:
-    return frozenset(inspect.signature(forward).parameters)
+def _arguments(function: Callable[..., Any]) -> tuple[frozenset[str], bool]:
+    """Their names, and whether there are any others."""
+    parameters = inspect.signature(function).parameters
+    return frozenset(parameters), any(one.kind is one.VAR_KEYWORD for one in parameters.values())

@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch_geometric.typing import OptTensor
 
 from stg_pyg.errors import InputError
 from stg_pyg.graph.spatial import EDGE_DIM, fully_connected_edge_index
-from stg_pyg.nn.made import line_of
+from stg_pyg.nn.made import line_of, parameter_of
 
 LEAST_WEIGHT = 1e-4
 """Least edge weight that a convolution gets: roots of degrees, and their gradients, stay finite."""
@@ -55,44 +56,37 @@ class ConvAdapter(torch.nn.Module):
         self.conv = conv
         self.share = torch.nn.Parameter(torch.empty(()))
         _check_static_graph(self)
-        like = next((p for p in conv.parameters() if p.is_floating_point()), torch.empty(0))
-        self.to(like)
-        self.reset_share()
-
-    def reset_share(self) -> None:
-        r"""Resets the share :math:`s` to its beginning."""
-        torch.nn.init.constant_(self.share, math.log(_SHARE / (1 - _SHARE)))
+        self.to(parameter_of(conv))
+        self._reset_share()
 
     def reset_parameters(self) -> None:
         r"""Resets the share and the convolution."""
-        self.reset_share()
+        self._reset_share()
         if callable(reset := getattr(self.conv, "reset_parameters", None)):
             reset()
+
+    def _reset_share(self) -> None:
+        torch.nn.init.constant_(self.share, math.log(_SHARE / (1 - _SHARE)))
 
     def forward(
         self,
         x: Tensor,
         edge_index: Tensor,
-        edge_weight: Tensor | None = None,
-        batch: Tensor | None = None,
-        edge_attr: Tensor | None = None,
+        edge_weight: OptTensor = None,
+        batch: OptTensor = None,
+        edge_attr: OptTensor = None,
     ) -> Tensor:
         r"""Runs the convolution on masks ``x`` [N, *]; the output has the same shape."""
         if x.numel() == 0:
             return x
-        candidate = (_SHARPNESS * self.convolve(x, edge_index, edge_weight, batch, edge_attr) - 2).sigmoid()
+        candidate = (_SHARPNESS * self._convolve(x, edge_index, edge_weight, batch, edge_attr) - 2).sigmoid()
         return torch.lerp(x, candidate.to(x.dtype), self.share.sigmoid().to(x.dtype))
 
-    def convolve(
-        self,
-        x: Tensor,
-        edge_index: Tensor,
-        edge_weight: Tensor | None = None,
-        batch: Tensor | None = None,
-        edge_attr: Tensor | None = None,
+    def _convolve(
+        self, x: Tensor, edge_index: Tensor, edge_weight: OptTensor, batch: OptTensor, edge_attr: OptTensor
     ) -> Tensor:
-        r"""What the convolution itself makes of masks ``x`` [N, *]."""
-        kwargs: dict[str, Tensor | None] = {"edge_attr": edge_attr}
+        """What the convolution itself makes of masks ``x`` [N, *]."""
+        kwargs: dict[str, OptTensor] = {"edge_attr": edge_attr}
         if self.edge_argument == "edge_weight":
             kwargs = {"edge_weight": None if edge_weight is None else edge_weight.clamp(min=LEAST_WEIGHT)}
         if self.takes_batch:
@@ -120,15 +114,15 @@ def _check_static_graph(adapter: ConvAdapter) -> None:
     """Runs a copy on two pixels together and one by one; a layer without static graphs fails or mixes them."""
     name = type(adapter.conv).__name__
     trial = copy.deepcopy(adapter).eval()
-    parameter = next(trial.conv.parameters(), torch.empty(0))
-    x = torch.tensor([[0.1, 0.9], [0.4, 0.2], [0.8, 0.3]]).to(parameter)
-    edges = fully_connected_edge_index(3, device=parameter.device)
-    weight = torch.linspace(0.2, 0.9, 6).to(parameter)
+    like = parameter_of(trial.conv)
+    x = torch.tensor([[0.1, 0.9], [0.4, 0.2], [0.8, 0.3]]).to(like)
+    edges = fully_connected_edge_index(3, device=like.device)
+    weight = torch.linspace(0.2, 0.9, 6).to(like)
     inputs = (edges, weight, torch.zeros_like(edges[0, :3]), weight.unsqueeze(1).repeat(1, EDGE_DIM))
     try:
         with torch.no_grad():
-            both = trial.convolve(x, *inputs)
-            single = [trial.convolve(part, *inputs) for part in x.split(1, dim=1)]
+            both = trial._convolve(x, *inputs)
+            single = [trial._convolve(part, *inputs) for part in x.split(1, dim=1)]
     except Exception as error:
         # What a stock layer says of shapes inside of it helps nobody.
         own = "" if type(adapter.conv).__module__.startswith("torch_geometric.") else f" ({line_of(error)})"

@@ -1,14 +1,11 @@
 """Mask propagation with learned edge weights."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 from torch_geometric.typing import OptTensor
 
 from stg_pyg.nn.made import keeps_arguments
 from stg_pyg.nn.spatial.mask_propagation import MaskPropagation
-from stg_pyg.ops.regions import MaskRegions, RegionLayout
 
 
 @keeps_arguments
@@ -43,48 +40,23 @@ class EdgeMLPPropagation(MaskPropagation):
     def reset_parameters(self) -> None:
         r"""Resets the network to constant weights."""
         super().reset_parameters()
-        if hasattr(self, "out"):
-            self.hidden.reset_parameters()
-            torch.nn.init.zeros_(self.out.weight)
-            torch.nn.init.zeros_(self.out.bias)
+        self.hidden.reset_parameters()
+        torch.nn.init.zeros_(self.out.weight)
+        torch.nn.init.zeros_(self.out.bias)
 
-    def weights(self, edge_attr: OptTensor) -> Tensor:
-        r"""The edge weights :math:`(|\mathcal{E}|)`."""
+    def weights(
+        self, x: Tensor, edge_index: Tensor, edge_weight: OptTensor = None, edge_attr: OptTensor = None
+    ) -> Tensor:
+        r"""The edge weights :math:`(|\mathcal{E}|)`.
+
+        Raises:
+            ValueError: :obj:`edge_attr` is missing or has another number of columns.
+        """
         if edge_attr is None:
             raise ValueError("EdgeMLPPropagation needs 'edge_attr'")
         if edge_attr.dim() != 2 or edge_attr.size(1) != self.edge_dim:
             raise ValueError(f"'edge_attr' must be [E, {self.edge_dim}] (got {list(edge_attr.shape)}): set 'edge_dim'")
         return self.out(self.hidden(edge_attr.to(self.hidden.weight.dtype)).relu()).sigmoid().squeeze(1)
-
-    def forward(
-        self,
-        x: Tensor,
-        edge_index: Tensor,
-        edge_weight: OptTensor = None,
-        batch: OptTensor = None,
-        edge_attr: OptTensor = None,
-        boxes: OptTensor = None,
-        sizes: Sequence[int] | None = None,
-    ) -> Tensor:
-        r"""Runs the propagation; see :meth:`MaskPropagation.forward`.
-
-        Raises:
-            ValueError: :obj:`edge_attr` is missing or has another number of columns.
-        """
-        return super().forward(x, edge_index, self.weights(edge_attr), batch, boxes=boxes, sizes=sizes)
-
-    def regions(
-        self,
-        x: Tensor,
-        edge_index: Tensor,
-        edge_weight: OptTensor = None,
-        batch: OptTensor = None,
-        boxes: OptTensor = None,
-        layout: RegionLayout | None = None,
-        edge_attr: OptTensor = None,
-    ) -> MaskRegions:
-        r"""Runs the propagation inside windows; see :meth:`MaskPropagation.regions` and :meth:`forward`."""
-        return super().regions(x, edge_index, self.weights(edge_attr), batch, boxes, layout)
 
     def __repr__(self) -> str:
         return (

@@ -12,10 +12,9 @@ from torch_geometric.typing import OptTensor
 
 from stg_pyg.nn.made import keeps_arguments
 from stg_pyg.nn.spatial.mask_propagation import MaskPropagation
-from stg_pyg.ops.regions import MaskRegions, RegionLayout
 
 EVIDENCE = 6
-"""Columns of the evidence on a node: those of :func:`stg_pyg.model.stgnet.node_evidence` and the logit of its score."""
+"""Columns of the evidence on a node: those of :func:`stg_pyg.model.evidence.node_evidence`, and its score's logit."""
 STEEPEST = 6.0
 """Bound of s, so that no weight leaves the range of half precision."""
 _NODES_OF_A_GRAPH = 12
@@ -35,7 +34,7 @@ class EvidencePropagation(MaskPropagation):
     The given :obj:`edge_weight` is not used. Untrained, all weights are 1.
 
     Args:
-        conv (str): The name of a convolution of :mod:`torch_geometric.nn` that takes node features, or :obj:`"none"`
+        conv (str): The name of a convolution of :mod:`torch_geometric.nn` that takes node features, or :obj:`None`
             for no messages. (default: :obj:`"GATv2Conv"`)
         hidden_channels (int): Channels of the nodes. (default: :obj:`16`)
         num_steps (int): The number of steps :math:`l`. (default: :obj:`1`)
@@ -50,23 +49,24 @@ class EvidencePropagation(MaskPropagation):
         ValueError: there is no such convolution, or it cannot be made for node features.
     """
 
-    def __init__(self, conv: str = "GATv2Conv", hidden_channels: int = 16, num_steps: int = 1, backend: str = "auto"):
+    def __init__(
+        self, conv: str | None = "GATv2Conv", hidden_channels: int = 16, num_steps: int = 1, backend: str = "auto"
+    ):
         super().__init__(num_steps, backend)
         self.conv_name, self.hidden_channels = conv, hidden_channels
         self.embed = nn.Linear(EVIDENCE, hidden_channels)
-        self.conv: Any = None if conv == "none" else make_node_conv(conv, hidden_channels)
+        self.conv: Any = None if conv in (None, "none") else make_node_conv(conv, hidden_channels)
         self.out = nn.Linear(hidden_channels, 1)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         r"""Resets the network to weights of 1."""
         super().reset_parameters()
-        if hasattr(self, "out"):
-            self.embed.reset_parameters()
-            if self.conv is not None:
-                self.conv.reset_parameters()
-            nn.init.zeros_(self.out.weight)
-            nn.init.zeros_(self.out.bias)
+        self.embed.reset_parameters()
+        if self.conv is not None:
+            self.conv.reset_parameters()
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
 
     def scores(self, x: Tensor, edge_index: Tensor, edge_attr: OptTensor, evidence: OptTensor) -> Tensor:
         r"""The :math:`s` of every node :math:`(|\mathcal{V}|)`."""
@@ -79,37 +79,17 @@ class EvidencePropagation(MaskPropagation):
             z = z + self.conv(z, edge_index, **extras)
         return STEEPEST * torch.tanh(self.out(z.relu())[:, 0] / STEEPEST)
 
-    def weights(self, x: Tensor, edge_index: Tensor, edge_attr: OptTensor, evidence: OptTensor) -> Tensor:
+    def weights(
+        self,
+        x: Tensor,
+        edge_index: Tensor,
+        edge_weight: OptTensor = None,
+        edge_attr: OptTensor = None,
+        evidence: OptTensor = None,
+    ) -> Tensor:
         r"""The edge weights :math:`(|\mathcal{E}|)`."""
         s = self.scores(x, edge_index, edge_attr, evidence)
         return torch.exp(s[edge_index[0]] - s[edge_index[1]])
-
-    def forward(
-        self,
-        x: Tensor,
-        edge_index: Tensor,
-        edge_weight: OptTensor = None,
-        batch: OptTensor = None,
-        edge_attr: OptTensor = None,
-        boxes: OptTensor = None,
-        evidence: OptTensor = None,
-    ) -> Tensor:
-        r"""Runs the propagation; see :meth:`MaskPropagation.forward`."""
-        return super().forward(x, edge_index, self.weights(x, edge_index, edge_attr, evidence), batch, boxes=boxes)
-
-    def regions(
-        self,
-        x: Tensor,
-        edge_index: Tensor,
-        edge_weight: OptTensor = None,
-        batch: OptTensor = None,
-        boxes: OptTensor = None,
-        layout: RegionLayout | None = None,
-        edge_attr: OptTensor = None,
-        evidence: OptTensor = None,
-    ) -> MaskRegions:
-        r"""Runs the propagation inside windows; see :meth:`MaskPropagation.regions`."""
-        return super().regions(x, edge_index, self.weights(x, edge_index, edge_attr, evidence), batch, boxes, layout)
 
     def __repr__(self) -> str:
         return f"{self.__class__.__name__}('{self.conv_name}', {self.hidden_channels}, num_steps={self.num_steps})"

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +17,8 @@ from stg_pyg.ops.regions import MaskRegions, RegionLayout, region_product, windo
 BACKENDS = ("auto", "edgewise", "fused", "closed", "region")
 _SMALL_GRAPH = 64
 _STEPS = ("message", "aggregate", "update", "message_and_aggregate")
+_HOOKED = ("message", "aggregate", "message_and_aggregate", "propagate")
+_HOOKS = ("pre_hooks", "hooks")
 
 
 @keeps_arguments
@@ -64,7 +67,6 @@ class MaskPropagation(MessagePassing):
             raise ValueError(f"'backend' must be one of {BACKENDS} (got '{backend}')")
         self.num_steps = num_steps
         self.backend = backend
-        self.reset_parameters()
 
     def forward(
         self,
@@ -75,6 +77,7 @@ class MaskPropagation(MessagePassing):
         edge_attr: OptTensor = None,
         boxes: OptTensor = None,
         sizes: Sequence[int] | None = None,
+        **extras: Any,
     ) -> Tensor:
         r"""Runs the propagation.
 
@@ -83,11 +86,12 @@ class MaskPropagation(MessagePassing):
             edge_index (torch.Tensor or SparseTensor): The edge indices, or the sparse transposed adjacency.
             edge_weight (torch.Tensor, optional): The edge weights :math:`W_{vu}` of an edge list.
             batch (torch.Tensor, optional): The sorted batch vector.
-            edge_attr (torch.Tensor, optional): Not used; taken so that all spatial layers are called alike.
+            edge_attr (torch.Tensor, optional): The edge attributes, for :meth:`weights`.
             boxes (torch.Tensor, optional): See :meth:`regions`; used by :obj:`backend="region"` only.
             sizes (list of int, optional): The number of nodes of each graph, from a caller who knows them, instead of
                 :obj:`batch`: nothing is read back from the device, and
                 :obj:`torch.compile(..., fullgraph=True)` compiles the layer. Edges are not checked then.
+            **extras: What :meth:`weights` of a derived class takes beside these.
 
         Raises:
             ValueError: :obj:`edge_weight` is given next to a sparse adjacency, :obj:`x` is not floating point, an
@@ -95,8 +99,11 @@ class MaskPropagation(MessagePassing):
         """
         edge_index = _plain(edge_index)
         if self.backend == "region":
-            return self._regions(x, edge_index, edge_weight, batch, boxes).to_frame().view(x.shape)
-        _check_weight(edge_index, edge_weight)
+            found = MaskPropagation.regions(
+                self, x, edge_index, edge_weight, batch, boxes, edge_attr=edge_attr, **extras
+            )
+            return found.to_frame().view(x.shape)
+        edge_weight = self._checked_weights(x, edge_index, edge_weight, edge_attr, extras)
         if not x.is_floating_point():
             raise ValueError(f"'x' must be floating point (got {x.dtype}): convert the masks, or use backend='region'")
         h = x.reshape(x.size(0), math.prod(x.shape[1:]))
@@ -118,38 +125,25 @@ class MaskPropagation(MessagePassing):
         boxes: OptTensor = None,
         layout: RegionLayout | None = None,
         edge_attr: OptTensor = None,
+        **extras: Any,
     ) -> MaskRegions:
         r"""Runs the propagation inside one window per graph and returns the windows alone, whatever the backend.
 
         Args:
             x (torch.Tensor): The masks :math:`(|\mathcal{V}|, *, H, W)`, floating point, bool or uint8.
-            edge_index (torch.Tensor or SparseTensor): The edge indices, or the sparse transposed adjacency.
-            edge_weight (torch.Tensor, optional): The edge weights :math:`W_{vu}` of an edge list.
-            batch (torch.Tensor, optional): The sorted batch vector.
+            edge_index, edge_weight, batch, edge_attr, **extras: See :meth:`forward`.
             boxes (torch.Tensor, optional): Boxes of the nodes :math:`(|\mathcal{V}|, 4)`, or else of the graphs
                 :math:`(B, 4)`, as (x0, y0, x1, y1) in pixels. The window of a graph is the one around all its boxes;
                 masks outside of it are taken as 0. By default, windows are found from the pixels that are not 0,
                 which reads all masks. No gradient goes to pixels outside of the windows.
             layout (RegionLayout, optional): Sizes of the graphs that have nodes and their windows, instead of
                 :obj:`boxes`, from a caller who knows them: nothing is read back from the device.
-            edge_attr (torch.Tensor, optional): Not used; taken so that all spatial layers are called alike.
 
         Raises:
             ValueError: as for :meth:`forward`, or the number of boxes is neither that of nodes nor that of graphs.
         """
-        return self._regions(x, edge_index, edge_weight, batch, boxes, layout)
-
-    def _regions(
-        self,
-        x: Tensor,
-        edge_index: Adj,
-        edge_weight: OptTensor,
-        batch: OptTensor,
-        boxes: OptTensor,
-        layout: RegionLayout | None = None,
-    ) -> MaskRegions:
         edge_index = _plain(edge_index)
-        _check_weight(edge_index, edge_weight)
+        edge_weight = self._checked_weights(x, edge_index, edge_weight, edge_attr, extras)
         if not x.is_floating_point() and x.dtype not in (torch.bool, torch.uint8):
             raise ValueError(f"'x' must be floating point, bool or uint8 (got {x.dtype})")
         dtype = x.dtype if x.is_floating_point() else _weight_dtype(edge_index, edge_weight)
@@ -172,11 +166,26 @@ class MaskPropagation(MessagePassing):
             flat = region_product(frames, powers, layout, dtype)
         return MaskRegions(flat, layout, graphs, tail)
 
+    def weights(
+        self, x: Tensor, edge_index: Adj, edge_weight: OptTensor = None, edge_attr: OptTensor = None
+    ) -> OptTensor:
+        r"""The edge weights :math:`(|\mathcal{E}|)`, here those that are given. A layer with others overrides this
+        alone; what it takes beside these arguments, it is given by name."""
+        return edge_weight
+
     def coefficients(self, edge_index: Tensor, edge_weight: Tensor, num_nodes: int) -> tuple[Tensor, Tensor]:
         r"""One step as a matrix: its elements :math:`(|\mathcal{E}|)` at the edges, and those of the nodes themselves
         :math:`(|\mathcal{V}|)`. A layer with another fixed linear step overrides this alone."""
         norm = 1 + scatter(edge_weight, edge_index[1], dim=0, dim_size=num_nodes, reduce="sum")
         return edge_weight / norm[edge_index[1]], norm.reciprocal()
+
+    def _checked_weights(
+        self, x: Tensor, edge_index: Adj, edge_weight: OptTensor, edge_attr: OptTensor, extras: dict[str, Any]
+    ) -> OptTensor:
+        edge_weight = self.weights(x, edge_index, edge_weight, edge_attr, **extras)
+        if is_sparse(edge_index) and edge_weight is not None:
+            raise ValueError("'edge_weight' is ambiguous next to a sparse adjacency: put the weights into its values")
+        return edge_weight
 
     def _observed(self) -> str | None:
         """The backend that calls the hooks of message passing that there are, the explainer, or the steps that a
@@ -184,13 +193,10 @@ class MaskPropagation(MessagePassing):
         overridden = [name for name in _STEPS if getattr(type(self), name) is not getattr(MaskPropagation, name)]
         if overridden:
             return "fused" if overridden == ["message_and_aggregate"] else "edgewise"
-        if self.explain or self._message_forward_pre_hooks or self._message_forward_hooks:
-            return "edgewise"
-        if self._aggregate_forward_pre_hooks or self._aggregate_forward_hooks:
-            return "edgewise"
-        if self._message_and_aggregate_forward_pre_hooks or self._message_and_aggregate_forward_hooks:
+        hooked = [step for step in _HOOKED if any(getattr(self, f"_{step}_forward_{kind}") for kind in _HOOKS)]
+        if hooked[:1] == ["message_and_aggregate"] and not self.explain:
             return "fused"
-        return "edgewise" if self._propagate_forward_pre_hooks or self._propagate_forward_hooks else None
+        return "edgewise" if hooked or self.explain else None
 
     def _choose_backend(self, h: Tensor, edge_index: Adj, batch: OptTensor, sizes: Sequence[int] | None = None) -> str:
         if self.backend != "auto":
@@ -253,11 +259,6 @@ class MaskPropagation(MessagePassing):
 
 def _plain(edge_index: Adj) -> Adj:
     return edge_index.as_tensor() if isinstance(edge_index, EdgeIndex) else edge_index
-
-
-def _check_weight(edge_index: Adj, edge_weight: OptTensor) -> None:
-    if is_sparse(edge_index) and edge_weight is not None:
-        raise ValueError("'edge_weight' is ambiguous next to a sparse adjacency: put the weights into its values")
 
 
 def _weight_dtype(edge_index: Adj, edge_weight: OptTensor) -> torch.dtype:

@@ -70,11 +70,10 @@ class PixelPropagation(MessagePassing):
     def reset_parameters(self) -> None:
         r"""Resets the network to weights of 1."""
         super().reset_parameters()
-        if hasattr(self, "out"):
-            self.look.reset_parameters()
-            self.hear.reset_parameters()
-            for parameter in self.out.parameters():
-                nn.init.zeros_(parameter)
+        self.look.reset_parameters()
+        self.hear.reset_parameters()
+        for parameter in self.out.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(
         self,

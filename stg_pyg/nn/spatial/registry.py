@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import inspect
@@ -108,11 +109,11 @@ def resolve_spatial_conv(query: str | type | torch.nn.Module, **kwargs: Any) -> 
         edge_argument_of(cls.forward, cls.__name__)
     parameters = inspect.signature(cls).parameters
     defaults = {"in_channels": 1, "out_channels": 1, "channels": 1, "edge_dim": EDGE_DIM}
-    defaults = {key: value for key, value in defaults.items() if key in parameters}
-    layer = _checked(make_layer(cls, name, defaults | given | kwargs))
+    arguments = {key: value for key, value in defaults.items() if key in parameters} | given | kwargs
+    layer = _checked(make_layer(cls, name, arguments))
     if cls not in OWN.values():
         with torch.random.fork_rng([]):
-            made = make_layer(cls, name, defaults | given | kwargs)
+            made = make_layer(cls, name, arguments)
         twin = copy.copy(layer)
         twin._modules = twin._modules | {"conv": made}
         check_made_again(layer, twin if isinstance(layer, ConvAdapter) else made, cls.__name__)
@@ -150,19 +151,16 @@ def stock_layers() -> dict[str, type]:
 @functools.lru_cache
 def working_names() -> tuple[str, ...]:
     """The names that resolve without arguments."""
+    works = []
     with torch.random.fork_rng([]):
-        return (*OWN, *filter(_works, sorted(stock_layers())))
+        for name in sorted(stock_layers()):
+            with contextlib.suppress(InputError):
+                resolve_spatial_conv(name)
+                works.append(name)
+    return (*OWN, *works)
 
 
 LAYERS = Registry("spatial", OWN, working_names, stock_layers)
-
-
-def _works(name: str) -> bool:
-    try:
-        resolve_spatial_conv(name)
-    except InputError:
-        return False
-    return True
 
 
 def _is_uniform(forward: Callable[..., Any]) -> bool:

@@ -38,19 +38,14 @@ class JointMemoryAttention(MemoryAttention):
     Memory keys of half precision are converted, a group of frames at a time.
 
     Args:
-        normalize_keys (bool): Scales keys to unit length, so that the logits are cosines. (default: :obj:`False`)
-        temperature (float): The temperature :math:`\tau`. (default: :obj:`1.0`)
-        update (str): The update, :obj:`"paper"` or :obj:`"gated"`. (default: :obj:`"paper"`)
-        hidden_channels (int): The width of the MLP of the gate. (default: :obj:`8`)
+        normalize_keys, temperature, update, hidden_channels: See :class:`MemoryAttention`.
         max_logits (int): The most logits formed at once, and at least those of one pixel :math:`i` with one frame.
-            This bounds the memory of inference, not what training keeps. (default: :obj:`2**27`)
+            (default: :obj:`2**27`)
         top_k (int, optional): The number of logits of each pixel that take part, :obj:`None` for all.
             (default: :obj:`None`)
 
     Shapes:
-        - **input:** mask :math:`(h, w)`, key :math:`(C, h, w)`, memory masks :math:`(R, h, w)`,
-          memory keys :math:`(R, C, h, w)`
-        - **output:** mask :math:`(h, w)`
+        - as :class:`MemoryAttention`
     """
 
     def __init__(
@@ -75,7 +70,6 @@ class JointMemoryAttention(MemoryAttention):
         self.top_k = top_k
 
     def message(self, query_i: Tensor, key_j: Tensor, value_j: Tensor) -> Tensor:
-        r"""What each memory frame says by itself, with its own largest logits; not the terms of a sum here."""
         scores, values = self._scores(query_i, key_j, value_j)
         return (scores.softmax(dim=2) * values).sum(dim=2).to(value_j.dtype)
 

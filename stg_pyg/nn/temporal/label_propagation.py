@@ -61,13 +61,10 @@ class LabelPropagation(MessagePassing):
         pixels = height * width
         place = torch.arange(pixels, device=key.device).view(height, width)
         near, whole = torch.nonzero(local.cpu())[:, 0].tolist(), torch.nonzero(~local.cpu())[:, 0].tolist()
-        best = key.new_full((height, width, 0), 0.0)
-        source = place.new_zeros(height, width, 0)
-        if near:
-            best, source = self._look(key, memory_keys, near, place, self.radius, _TILE)
-        if whole:
-            found = self._look(key, memory_keys, whole, place, max(height, width), max(height, width))
-            best, source = torch.cat([best, found[0]], dim=2), torch.cat([source, found[1]], dim=2)
+        side = max(height, width)
+        looks = ((near, self.radius, _TILE), (whole, side, side))
+        found = [self._look(key, memory_keys, frames, place, *reach) for frames, *reach in looks if frames]
+        best, source = (torch.cat(parts, dim=2) for parts in zip(*found, strict=True))
         best, index = best.topk(min(self.top_k, best.shape[2]), dim=2)
         source = source.gather(2, index)
         weight = (best.float() / self.temperature).softmax(dim=2)

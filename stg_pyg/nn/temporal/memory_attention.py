@@ -7,7 +7,7 @@ from torch_geometric.nn import MessagePassing
 from torch_geometric.utils import degree
 
 from stg_pyg.nn.made import keeps_arguments
-from stg_pyg.nn.temporal.memory_update import make_gate, update_masks
+from stg_pyg.nn.temporal.mean_memory import make_gate, update_masks
 
 _WIDEST_FUSED = 256
 _HALF = (torch.float16, torch.bfloat16)
@@ -85,10 +85,8 @@ class MemoryAttention(MessagePassing):
         r"""Refines the mask of one object.
 
         Args:
-            mask (torch.Tensor): The current mask [h, w].
-            key (torch.Tensor): The current keys [C, h, w].
-            memory_masks (torch.Tensor): The masks [R, h, w] of R memory frames, which may be 0.
-            memory_keys (torch.Tensor): The keys [R, C, h, w] of the memory frames.
+            mask, key (torch.Tensor): The current mask [h, w] and keys [C, h, w].
+            memory_masks, memory_keys (torch.Tensor): Those of R memory frames, which may be 0.
         """
         source = torch.arange(memory_masks.size(0), device=mask.device)
         edge_index = torch.stack([source, torch.zeros_like(source)])
@@ -100,10 +98,8 @@ class MemoryAttention(MessagePassing):
         r"""Refines the masks of B objects, each from as many memory nodes as point at it.
 
         Args:
-            masks (torch.Tensor): The current masks [B, h, w].
-            keys (torch.Tensor): The current keys [B, C, h, w].
-            memory_masks (torch.Tensor): The memory masks [M, h, w].
-            memory_keys (torch.Tensor): The memory keys [M, C, h, w].
+            masks, keys (torch.Tensor): The current masks [B, h, w] and keys [B, C, h, w].
+            memory_masks, memory_keys (torch.Tensor): Those of the memory, [M, h, w] and [M, C, h, w].
             edge_index (torch.Tensor): The memory node and the current node [2, E] of every edge.
 
         Returns:

@@ -13,6 +13,7 @@ from stg_pyg.nn.registry import Registry, refuse_arguments
 from stg_pyg.nn.temporal.joint_memory_attention import JointMemoryAttention
 from stg_pyg.nn.temporal.mean_memory import MeanMemory
 from stg_pyg.nn.temporal.memory_attention import MemoryAttention
+from stg_pyg.nn.trial import Refused, check_gradients, forked_random, random_like
 
 OWN: dict[str, type] = {"memory_attention": MemoryAttention, "joint": JointMemoryAttention, "mean": MeanMemory}
 LAYERS = Registry("temporal", OWN, lambda: tuple(OWN))
@@ -57,10 +58,10 @@ def _check_call(layer: torch.nn.Module) -> None:
     name, call = type(layer).__name__, getattr(layer, "forward_graph", None)
     if not callable(call):
         raise InputError(f"{name} does not fit: it has no method forward_graph({_ARGUMENTS}); {_HELP}")
+    signature = inspect.signature(call)
     try:
-        inspect.signature(call).bind(*_ARGUMENTS.split(", "))
+        signature.bind(*_ARGUMENTS.split(", "))
     except TypeError as error:
-        signature = inspect.signature(call)
         raise InputError(
             f"{name} does not fit: forward_graph{signature} cannot be called with ({_ARGUMENTS}); {_HELP}"
         ) from error
@@ -68,60 +69,42 @@ def _check_call(layer: torch.nn.Module) -> None:
 
 def _check_trial(layer: torch.nn.Module) -> None:
     """Runs copies on two objects, the second without memory, twice with other memories, and while training."""
-    name = type(layer).__name__
     used = copy.deepcopy(layer).eval()
     try:
         with torch.no_grad():
-            for seed in (0, 1):
-                inputs = _trial_input(layer, seed)
-                out = _trial_output(used, inputs)
-            fresh = _trial_output(copy.deepcopy(layer).eval(), inputs)
+            _trial_output(used, _trial_input(layer, 0))
+            inputs = _trial_input(layer, 1)
+            out, fresh = (_trial_output(one, inputs) for one in (used, copy.deepcopy(layer).eval()))
         if not torch.allclose(out, fresh, rtol=1e-4, atol=1e-5):
-            raise ValueError("it uses what it has kept of an earlier call")
+            raise Refused("it uses what it has kept of an earlier call")
         if not torch.allclose(out[1], inputs[0][1].to(out.dtype), atol=1e-5):
-            raise ValueError("it changes the mask of an object without memory")
-        _check_gradients(layer)
+            raise Refused("it changes the mask of an object without memory")
+        with forked_random(layer), torch.enable_grad():
+            trial, inputs = copy.deepcopy(layer).train(), _trial_input(layer, 0)
+            leaves = [inputs[k].requires_grad_() for k in (0, 1, 3)]
+            check_gradients(_trial_output(trial, inputs), [*leaves, *trial.parameters()])
     except Exception as error:
-        raise InputError(f"{name} does not fit: {line_of(error)}; {_HELP}") from error
-
-
-def _check_gradients(layer: torch.nn.Module) -> None:
-    own = next((p for p in layer.parameters() if p.is_floating_point()), torch.empty(0))
-    with torch.random.fork_rng([own.device] if own.is_cuda else []), torch.enable_grad():
-        trial = copy.deepcopy(layer).train()
-        masks, keys, memory_masks, memory_keys, edge_index = _trial_input(layer, 0)
-        leaves = [masks.requires_grad_(), keys.requires_grad_(), memory_keys.requires_grad_()]
-        out = _trial_output(trial, (masks, keys, memory_masks, memory_keys, edge_index))
-        if out.requires_grad:
-            out.square().sum().backward()
-    gradients = [leaf.grad for leaf in [*leaves, *trial.parameters()]]
-    if not all(bool(gradient.isfinite().all()) for gradient in gradients if gradient is not None):
-        raise ValueError("its gradients are not finite")
+        raise InputError(f"{type(layer).__name__} does not fit: {line_of(error)}; {_HELP}") from error
 
 
 def _trial_output(layer: Any, inputs: tuple[Tensor, ...]) -> Tensor:
-    masks = inputs[0]
     try:
         out = layer.forward_graph(*inputs)
     except Exception as error:
-        raise ValueError(f"it fails on 2 objects, one without memory ({line_of(error)})") from error
-    if not isinstance(out, Tensor) or out.shape != masks.shape:
+        raise Refused(f"it fails on 2 objects, one without memory ({line_of(error)})") from error
+    if not isinstance(out, Tensor) or out.shape != inputs[0].shape:
         got = list(out.shape) if isinstance(out, Tensor) else type(out).__name__
-        raise ValueError(f"it makes {got} of masks {list(masks.shape)}")
+        raise Refused(f"it makes {got} of masks {list(inputs[0].shape)}")
     if not bool(out.isfinite().all()):
-        raise ValueError("of 2 objects, one without memory, it makes values that are not finite")
+        raise Refused("of 2 objects, one without memory, it makes values that are not finite")
     return out
 
 
 def _trial_input(layer: torch.nn.Module, seed: int) -> tuple[Tensor, ...]:
-    """Random input, where the layer is, without touching the state of the random numbers."""
-    own = next((p for p in layer.parameters() if p.is_floating_point()), torch.empty(0))
+    """Random input, where the layer is."""
     channels = getattr(layer, "in_channels", None)
     channels = channels if isinstance(channels, int) and channels > 0 else _CHANNELS
-    generator = torch.Generator().manual_seed(seed)
-
-    def random(*shape: int) -> Tensor:
-        return torch.rand(*shape, _HEIGHT, _WIDTH, generator=generator, dtype=torch.float64).to(own)
-
-    edge_index = torch.tensor([[2, 0, 1], [0, 0, 0]], device=own.device)
-    return random(2), random(2, channels), random(3), random(3, channels), edge_index
+    random = random_like(layer, seed)
+    shapes = ((2,), (2, channels), (3,), (3, channels))
+    masks, keys, memory_masks, memory_keys = (random(*shape, _HEIGHT, _WIDTH) for shape in shapes)
+    return masks, keys, memory_masks, memory_keys, torch.tensor([[2, 0, 1], [0, 0, 0]], device=masks.device)

@@ -32,14 +32,10 @@ def find_rest(
     """Proposals of the whole object, or nothing where no place around the part is convincing.
 
     Args:
-        proposer: made the part, too.
         image: [3, H, W] in [0, 1].
-        mask: [H, W] the part, 0 or 1.
-        size: [2] usual (width, height) of the object in pixels.
-        area: usual one, in pixels.
-        colours: of the object in its first frame.
-        first_likeness: of the object to itself.
-        taken: [H, W] pixels of other objects.
+        mask, taken: [H, W] the part, 0 or 1, and pixels of other objects.
+        size, area: usual (width, height) [2] and area of the object in pixels.
+        colours, first_likeness: of the object in its first frame, and its likeness to itself there.
     """
     posterior = colours.posterior(image)
 

@@ -22,14 +22,8 @@ SEEN_CELLS = 16
 def has_collapsed(
     area: float, usual_area: float, likeness: float, first_likeness: float, config: RecoveryConfig
 ) -> bool:
-    """Whether a mask is empty, far too small, or of other colours than the object.
-
-    Args:
-        area: of the mask in pixels.
-        usual_area: median of the object's history.
-        likeness: :meth:`ColourModel.likeness` of the mask.
-        first_likeness: that of the object in its first frame.
-    """
+    """Whether a mask is empty, far too small, or of other colours than the object in its first frame, by areas in
+    pixels and :meth:`ColourModel.likeness`."""
     too_small = area == 0 or area < config.lost_area * usual_area
     return too_small or likeness < config.lost_likeness * first_likeness
 
@@ -102,11 +96,7 @@ def find_among(
     Those count whose box is of about the usual size and whose colours are those of the first frame; the best one by
     likeness of colours times likeness of area is returned with the ones that overlap it.
 
-    Args:
-        proposals: N proposals from outside.
-        image: [3, H, W] in [0, 1].
-        size: [2] usual (width, height) of the object in pixels.
-        taken: [H, W] pixels of other objects.
+    ``image``, ``size`` and ``taken`` are as in :func:`find_again`.
     """
     boxes = proposals.boxes.to(image)
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])

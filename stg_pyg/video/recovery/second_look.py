@@ -33,7 +33,6 @@ def look_again(
     is only a part of them the proposals of the whole; None where there are none.
 
     Args:
-        frame: stays as it is; proposals, p and Q of these objects are others in the result.
         masks: [K, H, W] soft results of the K objects.
         proposer: makes proposals where none come from ``outside``.
     """

@@ -1,8 +1,7 @@
-"""The rows of experiments.benchmark as pictures."""
+"""The rows of experiments.benchmark as Markdown, CSV and pictures."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,20 +12,60 @@ from matplotlib.figure import Figure
 
 from experiments.benchmark.frames import GRAPH_STAGES
 from experiments.benchmark.measure import Row
-from stg_pyg.utils.images import write_atomic
+from experiments.common.tabulate import columns_of, csv_text, markdown_table, write_figure
+from stg_pyg.utils.images import write_text
+
+WHERE = "device: {device} | objects: {objects} | frame: {height} x {width}"
+SPREAD = "ms: {ms:.4g} [{ms_low:.3g}, {ms_high:.3g}]"
+TABLES = {
+    "rows": f"group: {{group}} | layer: {{layer}} | backend: {{backend}} | {WHERE} | proposals: {{proposals}} | "
+    f"memory frames: {{memory_frames:d}} | l: {{steps}} | {SPREAD} | over copy: {{ratio_to_copy:.2f}} | "
+    "over edgewise: {speedup_over_edgewise:.4g} | peak MiB: {peak_mb:.1f} | of: {input_mb:.1f}",
+    "exponents": "growth in: {growth_in} | layer: {layer} | backend: {backend} | device: {device} | from: {sizes[0]} | "
+    "times: {last_over_first:.2f} | exponent: {exponent:.2f} | of the last two: {last_exponent:.2f}",
+    "frames": f"run: {{run}} | {WHERE} | nodes: {{nodes:.1f}} | {SPREAD} | frames/s: {{fps:.2f}} | "
+    "graph layers: {graph_share:.1%} | over own: {ratio:.2f} [{ratio_low:.2f}, {ratio_high:.2f}] | "
+    "IoU with own: {iou_with_own:.4f}",
+    "scores": "graph: {part} | layer: {layer} | l: {steps:d} | own: {own} | J: {J:.1f} | F: {F:.1f} | G: {G:.1f} | "
+    "ms of the stage: {ms:.2f} | ms a frame: {frame_ms:.0f} | videos: {videos} | online steps: {online_steps}",
+    "growth": f"{WHERE} | proposals: {{proposals}} | frames: {{frames}} | memory frames: {{memory_frames}} | "
+    "peak MiB: {peak_mb:.0f} | a hundred frames: {growth_mb_per_100_frames:+.2f} | s a frame: {seconds_per_frame:.2f}",
+}
+"""By key of ``benchmark.json``: heads and cells of its table."""
 
 
-def write_pictures(out: Path, result: Row) -> None:
-    """Draws all parts that were measured."""
-    pictures = (
+def write_tables(out: Path, result: Row) -> str:
+    """Writes the tables and pictures of all parts that were measured; returns the tables as Markdown."""
+    lines = ["# Benchmark", "The columns are explained in docs/benchmark.md."]
+    for part, machine in result["machines"].items():
+        lines.append(f"{part}: " + ", ".join(f"{key} {value}" for key, value in machine.items()))
+    for key, columns in TABLES.items():
+        if rows := result[key]:
+            lines += [f"## {key.capitalize()}", table(rows, columns)]
+            write_text(out / f"{key}.csv", csv_text([flat(row) for row in rows]))
+    text = "\n\n".join(lines) + "\n"
+    write_text(out / "benchmark.md", text)
+    for name, key, draw in (
         ("benchmark", "rows", draw_layers),
         ("stages", "frames", draw_stages),
         ("growth", "growth", draw_growth),
-    )
-    for name, key, draw in pictures:
+    ):
         if result[key]:
-            with matplotlib.rc_context({"font.size": 9, "figure.constrained_layout.use": True}):
-                write_atomic(out / f"{name}.png", functools.partial(draw(result).savefig, dpi=110))
+            write_figure(out / f"{name}.png", draw, result)
+    return text
+
+
+def table(rows: Sequence[Row], columns: str) -> str:
+    """A table with columns of their own for stages, in ms, and with why a row is empty."""
+    stages = list(dict.fromkeys(name for row in rows for name in row.get("stages") or ()))
+    columns += "".join(f" | {name}: {{stages[{name}]:.1f}}" for name in stages) + " | skipped: {skipped:s}"
+    return markdown_table(rows, columns_of(columns))
+
+
+def flat(row: Row) -> Row:
+    """A row for CSV, with a column a stage."""
+    stages = {f"{name}_ms": ms for name, ms in (row.get("stages") or {}).items()}
+    return {key: value for key, value in row.items() if key != "stages"} | stages
 
 
 def draw_layers(result: Row) -> Figure:
@@ -65,10 +104,9 @@ def draw_sweep(axis: Axes, fits: Sequence[Row]) -> None:
 
 def draw_stages(result: Row) -> Figure:
     """Stacked bars of the stages of a frame; graph layers in red."""
-    rows = [row for row in result["frames"] if row["ms"]]
-    names = sorted(
-        dict.fromkeys(name for row in rows for name in row["stages"]), key=lambda name: name not in GRAPH_STAGES
-    )
+    rows = result["frames"]
+    found = dict.fromkeys(name for row in rows for name in row["stages"])
+    names = sorted(found, key=lambda name: name not in GRAPH_STAGES)
     reds, others = matplotlib.colormaps["Reds"], matplotlib.colormaps["tab20b"]
     figure = Figure(figsize=(12, 1.6 + 0.4 * len(rows)))
     axis, left = figure.subplots(), np.zeros(len(rows))
@@ -91,9 +129,9 @@ def draw_growth(result: Row) -> Figure:
     axis = figure.subplots()
     for row in result["growth"]:
         slope = row["growth_mb_per_100_frames"]
-        label = (
-            row["device"] if slope is None else f"{row['device']}: {slope:+.2f} MiB per 100 frames in the second half"
-        )
+        label = row["device"]
+        if slope is not None:
+            label += f": {slope:+.2f} MiB per 100 frames in the second half"
         axis.plot(row["sampled_at"], row["used_mb"], marker=".", linewidth=1, label=label)
     axis.set(xlabel="frame", ylabel="MiB in use", title="memory of a long video")
     axis.set_ylim(0, 1.15 * axis.get_ylim()[1])

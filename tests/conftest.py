@@ -1,8 +1,11 @@
 """Shared set-up: import paths, one thread, fixed seeds, and a run without torch-scatter on request."""
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start, too: threads of several wait for one another
 
 import pytest
 import torch

@@ -13,6 +13,7 @@ from experiments.common import checkpoints, cli
 from experiments.common.constants import add_constants, check_weights, with_constants
 from experiments.common.layers_option import add_layers, check_layers, with_layers
 from experiments.common.presets import PRESETS, Preset, benchmark_alpha, find_preset, open_split
+from experiments.common.proposals_option import NONE, add_proposals, find_proposals, proposals_spec
 from experiments.runs.job import Job
 from experiments.runs.rows import table_rows
 from experiments.runs.scoring import score_stored, score_videos, summarize_row
@@ -20,10 +21,20 @@ from stg_pyg.errors import InputError
 from stg_pyg.evaluation import protocols
 from stg_pyg.evaluation.submission import check_stored_masks, check_submission_path, write_submission
 from stg_pyg.flow.sources import resolve_flow
-from stg_pyg.proposals.store import open_proposals
 from stg_pyg.utils.images import remove_leftovers, write_json
 
-_OF_RUNS = ("proposals", "online_seconds", "spatial_conv", "temporal_conv", "set", "overlays", "trace", "oracle")
+_OF_RUNS = (
+    "proposals",
+    "detector",
+    "join",
+    "online_seconds",
+    "spatial_conv",
+    "temporal_conv",
+    "set",
+    "overlays",
+    "trace",
+    "oracle",
+)
 
 
 def parse() -> argparse.Namespace:
@@ -45,17 +56,11 @@ def parse() -> argparse.Namespace:
         help="checkpoint.pt of experiments.train, or shipped, which comes with the package",
     )
     parser.add_argument("--predictions", type=Path, metavar="D", help="folder with <sequence>/<frame>.png to score")
-    parser.add_argument(
-        "--proposals",
-        type=Path,
-        metavar="FILE",
-        help="proposals from elsewhere: COCO results JSON, or a folder of experiments.proposals; without --checkpoint "
-        "they need masks, and nothing learned takes part",
-    )
+    add_proposals(parser)
     parser.add_argument(
         "--join",
         action=argparse.BooleanOptionalAction,
-        default=True,
+        default=False,
         help="with --proposals and --checkpoint: the segmentation network adds its own proposals",
     )
     parser.add_argument("--flow", default="dis", metavar="SPEC", help="dis, raft, or a folder of .flo files")
@@ -153,8 +158,11 @@ def evaluate_model(
     changes: dict[str, Any] = {}
     if preset.test_alpha is not None:
         changes["spatial.alpha"] = preset.test_alpha
-    if args.proposals is not None:
-        changes["proposals.own_evidence"] = args.join and given is not None
+    spec = proposals_spec(args.proposals, None if given is None else preset)
+    if args.join and (spec is None or given is None):
+        raise InputError("--join: needs --proposals and a --checkpoint, whose network is to add its own; leave it out")
+    if args.join:
+        changes["proposals.own_evidence"] = True
     if args.online_steps is not None:
         changes["online.steps"] = args.online_steps
     config = cli.with_updates(model.config.replace(changes), args.update_every, args.online_steps)
@@ -172,11 +180,10 @@ def evaluate_model(
             check_weights(model, preset, row.config, given)
     device = cli.choose_device(args.device)
     names = [video.name for video in videos]
-    if args.proposals is not None:
-        open_proposals(args.proposals).check_any(names)
     resolve_flow(args.flow, weights=args.weights, device=device)  # fails now rather than in every process
-    as_given = ("split", "root", "out", "seed", "overlays", "online_seconds", "proposals", "flow", "weights", "oracle")
-    options = {name: getattr(args, name) for name in (*as_given, "trace")}
+    proposals = find_proposals(spec, args.detector, given, videos, preset, args.out, device, args.seed)
+    as_given = ("split", "root", "out", "seed", "overlays", "online_seconds", "flow", "weights", "oracle", "trace")
+    options = {name: getattr(args, name) for name in as_given} | {"proposals": proposals}
     job = Job(given, preset, rows=(row,), device=device.type, online_steps=config.online.steps, **options)
     return summarize_row(score_videos(job, names, args.processes), args.row, row.config, unseen)
 
@@ -227,7 +234,7 @@ def main() -> None:
     if args.predictions is not None and (idle := [name for name in _OF_RUNS if getattr(args, name)]):
         option = f"--{idle[0].replace('_', '-')}"
         raise InputError(f"{option}: has no effect with --predictions, which scores stored masks; leave it out")
-    if args.predictions is None and args.checkpoint is None and args.proposals is None:
+    if args.predictions is None and args.checkpoint is None and args.proposals in (None, NONE):
         raise InputError("nothing to evaluate: give --checkpoint C, --proposals FILE or --predictions D")
     preset = choose_preset(args)
     args.split = args.split or preset.val_split

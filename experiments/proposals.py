@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,7 @@ def detect(detector: Detector, image: UInt8Array, device: torch.device) -> Encod
 
 
 def write_proposals(
-    detector: Detector, videos: list[VideoSequence], writer: ProposalWriter, device: torch.device
+    detector: Detector, videos: Sequence[VideoSequence], writer: ProposalWriter, device: torch.device
 ) -> None:
     """Detects in the frames that are not done yet; under torchrun in those of the videos of this rank."""
     world = distributed.world()
@@ -107,7 +108,29 @@ def write_proposals(
             bar.update()
 
 
-def wait_for_all(videos: list[VideoSequence], folder: Path) -> None:
+def detect_videos(
+    detector: Detector,
+    videos: Sequence[VideoSequence],
+    settings: dict[str, Any],
+    folder: Path,
+    device: torch.device,
+    everyone_waits: bool = True,
+) -> ProposalWriter:
+    """Writes the proposals of the videos into a folder, those that are not there yet.
+
+    Under torchrun every rank does its part of the videos; the first one waits for the others, or all do.
+    """
+    rank, size = distributed.world()
+    states = {video.name: state_digest(video.files) for video in videos}
+    writer = ProposalWriter(folder, settings, size > 1, states)
+    with distributed.alive(folder):
+        write_proposals(detector, videos, writer, device)
+        if rank == 0 or everyone_waits:
+            wait_for_all(videos, folder)
+    return writer
+
+
+def wait_for_all(videos: Sequence[VideoSequence], folder: Path) -> None:
     """Waits for the frames of the other ranks."""
     waiting = list(videos)
 
@@ -131,18 +154,14 @@ def main() -> None:
     device = distributed.device_of_rank(cli.choose_device(args.device))
     cli.seed_everything(args.seed)
     detector = make_detector(args).to(device)
-    rank, size = distributed.world()
-    states = {video.name: state_digest(video.files) for video in videos}
-    writer = ProposalWriter(args.out, settings_of(args, detector, preset, device), size > 1, states)
+    settings = settings_of(args, detector, preset, device)
     try:
-        with distributed.alive(args.out):
-            write_proposals(detector, videos, writer, device)
-            if rank > 0:
-                return
-            wait_for_all(videos, args.out)
+        writer = detect_videos(detector, videos, settings, args.out, device, everyone_waits=False)
     except KeyboardInterrupt:
         print(f"interrupted; the same command goes on in {args.out}", file=sys.stderr)
         raise SystemExit(130) from None
+    if distributed.world().rank > 0:
+        return
     writer.merge()
     print(f"{sum(video.num_frames for video in videos)} frames of {len(videos)} videos: {args.out / MERGED}")
 

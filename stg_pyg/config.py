@@ -143,6 +143,11 @@ class TemporalConfig:
     """Eq. 8 as printed (``paper``) or a learned gate between h and the mean message (``gated``)."""
     key_size: int = 128
     """Side in pixels of the crop I^r that the keys are computed from."""
+    grid: int = 0
+    """Side of the grid on which keys and masks meet; ``key_size``: one key a pixel, as H1 x W1 of the paper says; 0: a
+    quarter of it."""
+    binary: bool = False
+    """The chosen mask is h > thr, as printed, when it enters Eqs. 7-8; off: h itself. Its gradient is that of h."""
     normalize_keys: bool = False
     """Cosine instead of dot product in Eq. 7."""
     temperature: float = 1.0
@@ -150,6 +155,13 @@ class TemporalConfig:
 
     def __post_init__(self) -> None:
         _one_of("temporal.update", self.update, "paper", "gated")
+        if self.grid < 0:
+            raise InputError(f"temporal.grid must not be negative, but it is {self.grid}")
+
+    @property
+    def key_grid(self) -> int:
+        """Side of the grid of the keys."""
+        return self.grid or self.key_size // 4
 
 
 @dataclass(frozen=True)
@@ -251,9 +263,12 @@ class LossConfig:
     """Balance of the two terms."""
     reading: str = "logits"
     """sigma(M) as printed (``logits``) or h read as a probability (``probability``)."""
+    reduction: str = "mean"
+    """Of the cross-entropy over pixels, ``mean`` or ``sum``."""
 
     def __post_init__(self) -> None:
         _one_of("loss.reading", self.reading, "logits", "probability")
+        _one_of("loss.reduction", self.reduction, "mean", "sum")
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,7 @@ OTHER_VALUES = {
     "spatial.features": "given",
     "temporal.update": "gated",
     "loss.reading": "probability",
+    "loss.reduction": "sum",
     "spatial.conv": "mean",
     "temporal.conv": "joint",
     "memory.dtype": "float16",

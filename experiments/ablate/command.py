@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from datasets.base import VideoSequence
 from datasets.first_frames import first_frames
 from experiments.ablate.output import draw, to_markdown
 from experiments.ablate.result import make_plan, measure, to_result
@@ -14,6 +15,7 @@ from experiments.ablate.rows import CURVES, OWN_NAMES, TABLE_4, Source, printed
 from experiments.ablate.runs import Setup
 from experiments.common import checkpoints, cli, distributed
 from experiments.common.presets import PRESETS, open_split
+from experiments.common.proposals_option import add_proposals, find_proposals, proposals_spec
 from experiments.common.tabulate import write_figure
 from experiments.evaluate import choose_preset
 from stg_pyg.config import paths
@@ -39,7 +41,7 @@ def parse() -> argparse.Namespace:
     add("--preset", help=text)
     add("--root", type=Path, help="folder of the data set (not for synthetic)")
     add("--split", help="videos to score; default: the preset's, val for most")
-    add("--sequences", type=names, metavar="NAMES", help="only these videos of the split: a,b,...")
+    add("--sequences", type=cli.names, metavar="NAMES", help="only these videos of the split: a,b,...")
     text = "checkpoint.pt of experiments.train; default: shipped, which comes with the package"
     add("--checkpoint", type=checkpoints.path_of, metavar="C", help=text)
     text = "one that was trained without lucid augmentation, for the rows without FT; default: they take C"
@@ -61,24 +63,16 @@ def parse() -> argparse.Namespace:
     add("--curve-frames", type=cli.whole, metavar="N", help="the same for the curves alone; default: --frames")
     text = "steps of online learning of the full model and of the rows with OL, 0 for none; default: C's, or "
     add("--online-steps", type=cli.whole, metavar="N", help=f"{text}{DEFAULT_ONLINE_STEPS} if it has none")
-    text = "seeds of online learning, whose G is averaged: 0,1,2; default: --seed"
-    add("--seeds", type=seed_numbers, metavar="NUMBERS", help=text)
+    cli.add_seeds(parser)
+    add_proposals(parser)
     add("--flow", default="dis", metavar="SPEC", help="dis, raft, or a folder of .flo files")
     add("--processes", type=cli.whole, default=0, help="videos at a time; 0: one a core")
     return parser.parse_args()
 
 
-def names(text: str) -> list[str]:
-    """Names separated by commas, as an argument."""
-    found = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
-    if not found:
-        raise argparse.ArgumentTypeError("names nothing")
-    return found
-
-
 def _choice_of(known: Sequence[str], what: str) -> Callable[[str], list[str]]:
     def choose(text: str) -> list[str]:
-        found = list(known) if text == "all" else [] if text == "none" else names(text)
+        found = list(known) if text == "all" else [] if text == "none" else cli.names(text)
         unknown = [name for name in found if name not in known]
         if unknown:
             raise argparse.ArgumentTypeError(f"no {what} {unknown[0]}: all, none, or some of {','.join(known)}")
@@ -90,11 +84,6 @@ def _choice_of(known: Sequence[str], what: str) -> Callable[[str], list[str]]:
 row_numbers = _choice_of([str(row.number) for row in TABLE_4], "row")
 own_names = _choice_of(OWN_NAMES, "configuration")
 curve_names = _choice_of(list(CURVES), "curve")
-
-
-def seed_numbers(text: str) -> list[int]:
-    """Whole numbers separated by commas, as an argument."""
-    return [cli.whole(name) for name in names(text)]
 
 
 def find_sources(args: argparse.Namespace) -> dict[str, Source]:
@@ -116,8 +105,8 @@ def find_sources(args: argparse.Namespace) -> dict[str, Source]:
     return sources
 
 
-def find_videos(args: argparse.Namespace, source: Source, split: str) -> tuple[str, ...]:
-    """Names of the videos to score.
+def find_videos(args: argparse.Namespace, source: Source, split: str) -> list[VideoSequence]:
+    """The videos to score.
 
     Raises:
         InputError: there are none, or nothing of them can be scored.
@@ -134,7 +123,7 @@ def find_videos(args: argparse.Namespace, source: Source, split: str) -> tuple[s
             start = f"--split {split}" if count is None else f"{option} {count}"
             raise InputError(f"{start}: leaves no annotation to score; choose another split, or more frames")
     check_categories(source.preset.dataset, wanted)
-    return tuple(video.name for video in wanted)
+    return wanted
 
 
 def notes_on(sources: Mapping[str, Source]) -> list[str]:
@@ -163,7 +152,10 @@ def make_setup(args: argparse.Namespace) -> Setup:
     resolve_flow(args.flow, device=device)
     steps = own.config.online.steps or DEFAULT_ONLINE_STEPS if args.online_steps is None else args.online_steps
     videos = find_videos(args, own, split)
-    return Setup(args, sources, split, videos, device.type, steps, notes_on(sources))
+    spec = proposals_spec(args.proposals, own.preset)
+    proposals = find_proposals(spec, args.detector, own.path, videos, own.preset, args.out, device, args.seed)
+    names = tuple(video.name for video in videos)
+    return Setup(args, sources, split, names, device.type, steps, notes_on(sources), proposals)
 
 
 def main() -> None:

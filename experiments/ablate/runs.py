@@ -38,6 +38,8 @@ class Setup:
     online_steps: int
     """Of the full model and of the rows with OL; 0: none learns online."""
     notes: list[str]
+    proposals: Path | None = None
+    """From outside; none: the network of each row makes its own."""
 
     @property
     def seeds(self) -> list[int]:
@@ -75,6 +77,7 @@ def make_runs(setup: Setup, case: Case, frames: int | None) -> list[Run]:
             device=setup.device,
             seed=args.seed,
             online_steps=steps,
+            proposals=setup.proposals,
             flow=args.flow,
             frames=frames,
             online_seed=seed,

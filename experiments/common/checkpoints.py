@@ -32,7 +32,7 @@ def build_model(preset: Preset, config: STGConfig | None = None, weights: str | 
     """
     config = config or preset.config
     if preset.size != "small":
-        model = STGNet.paper(config, features=weights, keys=weights, segmentation=weights)
+        model = STGNet.paper(config, weights, weights, weights, backbone=preset.backbone)
     elif preset.backbone is not None:
         model = STGNet.pretrained(config, preset.backbone, str(weights))
     else:

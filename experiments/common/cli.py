@@ -70,6 +70,24 @@ def whole(text: str) -> int:
     return int(text)
 
 
+def names(text: str) -> list[str]:
+    """Names separated by commas, as an argument."""
+    found = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if not found:
+        raise argparse.ArgumentTypeError("names nothing")
+    return found
+
+
+def add_seeds(parser: argparse._ActionsContainer) -> None:
+    """Adds ``--seeds``."""
+
+    def numbers(text: str) -> list[int]:
+        return list(dict.fromkeys(whole(name) for name in names(text)))
+
+    text = "seeds of online learning, whose scores are averaged: 0,1,2; default: --seed"
+    parser.add_argument("--seeds", type=numbers, metavar="NUMBERS", help=text)
+
+
 def seconds(text: str) -> float:
     """A number of seconds, for argparse."""
     try:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from datasets.base import VideoSequence
 from datasets.composed.videos import ComposedVideos
@@ -32,7 +33,8 @@ class Preset:
     """The same as ``train_split`` where the benchmark is for testing only: its model is trained elsewhere."""
     config: STGConfig = field(default_factory=STGConfig.small)
     backbone: str | None = LITE0
-    """What the small networks look through, a model of timm; none: networks of their own, from random weights."""
+    """What the small networks look through, a model of timm; none: networks of their own, from random weights. Of the
+    paper's networks: one ResNet of torchvision in the place of all; none: ResNet-101 and ResNet-50."""
     width: int = 32
     """Channels of the first stage of the small networks without a backbone."""
     crop_size: int = 128
@@ -62,8 +64,15 @@ class Preset:
     detector_steps: int = 2400
     detector_batch_size: int = 4
     detector_learning_rate: float = 1e-3
+    recipe: str = "own"
+    """How segmentation network and graph are optimised: ``printed`` is as the paper has it, Adam at a constant rate and
+    for the graph at one that falls by a tenth every ten epochs, without weight decay, clipping or averaged weights;
+    ``own`` is AdamW with warm-up, cosine, clipping and averages."""
     coco_steps: int = 0
     """Length of the first phase on COCO, of the detector and of the segmentation network; 0: that of the second."""
+    proposals: str | None = None
+    """``detector``: proposals are those of a detector that looks at every frame first, as in the paper; none: the
+    segmentation network makes its own."""
     test_alpha: float | None = None
     """alpha of Eq. 3 that a model from elsewhere is run with on this benchmark; None: its own."""
     resolution: str = "480p"
@@ -83,30 +92,55 @@ class Preset:
         steps, rate = self.fine_steps, self.fine_learning_rate
         return replace(self, lucid=self.fine_lucid, segmentation_steps=steps, learning_rate=rate)
 
+    def with_recipe(self, name: str) -> Preset:
+        """The preset with another recipe, ``own`` with the rates and the loss that go with it."""
+        if name == self.recipe:
+            return self
+        config = self.config.replace({"loss.gamma": 0.02, "loss.reading": "probability"})
+        return replace(self, recipe=name, config=config, **OWN_RATES)
+
     @property
     def test_only(self) -> bool:
         """Whether the benchmark has nothing to train on."""
         return self.train_split == self.val_split
 
 
-def _paper(name: str, segmentation_steps: int, train: str = "train", val: str = "val", alpha: float = 0.7) -> Preset:
-    """The paper's networks and constants; steps of 4 crops make the 100 epochs of the segmentation network.
+SEGMENTATION_EPOCHS, FINE_EPOCHS, GRAPH_EPOCHS = 100, 10, 20
+"""Of paper presets; an epoch is as many samples as the training videos have annotated frames. The paper prints the
+first."""
+OWN_RATES: dict[str, Any] = {"learning_rate": 2e-4, "fine_learning_rate": 1e-4, "graph_learning_rate": 2e-4}
+"""Of the recipe ``own`` with the paper's networks; not measured at full size."""
 
-    Benchmarks without training videos are tested with the model of DAVIS-2017 and another ``alpha`` of Eq. 3.
+
+def _paper(name: str, frames: int, train: str = "train", val: str = "val", alpha: float = 0.7) -> Preset:
+    """The paper's networks, constants and training, on so many annotated frames.
+
+    Benchmarks without training videos are tested with the model of DAVIS-2017 and another ``alpha`` of Eq. 3. FT, the
+    second phase of the segmentation network, is on the lucid augmented frames of DAVIS.
     """
+    tuned = name.startswith("davis")
     return Preset(
         f"{name}-paper",
         name,
         train,
         val,
-        config=STGConfig.paper().replace("spatial.alpha", alpha),
+        config=STGConfig.paper().replace({"spatial.alpha": alpha, "proposals.resegment": True, "online.key_steps": 50}),
+        backbone=None,
+        recipe="printed",
+        proposals="detector",
         test_alpha=alpha if train == val else None,
         size="paper",
         crop_size=512,
         lucid=LucidConfig(size=512, margin=0.15),
-        segmentation_steps=segmentation_steps,
+        segmentation_steps=SEGMENTATION_EPOCHS * frames // 4,
         batch_size=4,
         learning_rate=1e-5,
+        fine_lucid=LucidConfig(size=512, margin=0.15, dream_share=1.0) if tuned else None,
+        fine_steps=FINE_EPOCHS * frames // 4 if tuned else 0,
+        fine_learning_rate=1e-5,
+        graph_steps=GRAPH_EPOCHS * frames,
+        graph_learning_rate=0.1,
+        graph_frame_size=854,
         detector_size=480,
         detector_steps=10_000,
         detector_batch_size=2,
@@ -144,6 +178,7 @@ def _large(name: str, train: str = "train", val: str = "val") -> Preset:
         config=STGConfig.small().replace(
             {"online.steps": 300, "online.rate": 2e-4, "online.update_every": 8, "temporal.key_size": 256}
         ),
+        backbone=None,
         size="paper",
         crop_size=256,
         lucid=LucidConfig(size=192),
@@ -159,11 +194,11 @@ def _large(name: str, train: str = "train", val: str = "val") -> Preset:
 PRESETS = {
     preset.name: preset
     for preset in (
-        _paper("davis2016", 52_000),
-        _paper("davis2017", 105_000),
-        _paper("youtube_vos", 2_360_000, "fit", "dev"),
-        _paper("segtrack_v2", 105_000, "all", "all", alpha=0.1),
-        _paper("youtube_objects", 105_000, "all", "all", alpha=0.1),
+        _paper("davis2016", 2_079),
+        _paper("davis2017", 4_209),
+        _paper("youtube_vos", 94_400, "fit", "dev"),
+        _paper("segtrack_v2", 4_209, "all", "all", alpha=0.1),
+        _paper("youtube_objects", 4_209, "all", "all", alpha=0.1),
         Preset(
             "synthetic-small",
             "synthetic",

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from experiments.common import cli
 from experiments.common.presets import PRESETS
+from experiments.report.beside import build_strip, open_methods
 from experiments.report.folder import Pictures, Run, choose_run, find_origin, find_runs, open_pictures
 from experiments.report.sequence import build_sequence
 from experiments.report.tables import MOST_ROWS, collect_curves, collect_plots, collect_tables, is_number, text_of
@@ -24,8 +25,8 @@ SCRIPTS = ("data.js", "draw.js", "charts.js", "player.js", "graph.js", "attentio
 
 DESCRIPTION = """Builds one HTML page from what a command of this project wrote: the video frame by frame with
 switchable overlays, the spatial graph and the scores of its nodes, the attention of the memory, J and F over time with
-the worst frames first, strips, training curves and tables. The page needs no server and no network. Proposals, graphs
-and attention are there where evaluate or segment ran with --trace."""
+the worst frames first, strips, those beside other methods with --beside, training curves and tables. The page needs no
+server and no network. Proposals, graphs and attention are there where evaluate or segment ran with --trace."""
 
 
 def parse() -> argparse.Namespace:
@@ -39,6 +40,8 @@ def parse() -> argparse.Namespace:
         help=f"sequence to show, may be repeated; default: the {MOST_SEQUENCES} with the lowest G",
     )
     parser.add_argument("--run", metavar="NAME", help="which masks, where the folder holds several sets of them")
+    text = "folders of other results, with <sequence>/<frame>.png, whose masks are shown beside these where they differ"
+    parser.add_argument("--beside", type=Path, nargs="+", default=[], metavar="OTHER", help=f"{text} most")
     frames = parser.add_argument_group("where the frames are, if the folder does not say it, or they have moved")
     frames.add_argument("--root", type=Path, help="folder of the data set")
     frames.add_argument("--split", help="of the data set")
@@ -67,6 +70,8 @@ def build(args: argparse.Namespace) -> str:
     asked = {name: value for name, value in options.items() if value is not None}
     pictures = open_pictures(find_origin(folder, run) if run else {}, asked)
     names = choose_sequences(run, args.sequence) if run else []
+    methods = open_methods(folder, run, args.beside, names) if args.beside else {}
+    beside = [(name, build_strip(name, methods, pictures)) for name in names if methods]
     bar = tqdm(names, desc="report", unit="sequence", dynamic_ncols=True, disable=None)
     shown = [build_sequence(run, name, pictures, len(names)) for name in bar if run]
     return render(
@@ -77,6 +82,7 @@ def build(args: argparse.Namespace) -> str:
         contents=[content for content, _ in shown],
         tables=tables,
         plots=plots,
+        beside=beside,
     )
 
 

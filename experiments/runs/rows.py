@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 from experiments.runs.settings import no_influence
 from stg_pyg.config import STGConfig, paths
 
-OF_PROPOSALS = ("proposals.crop_margin", "warping.gaps", "proposals.evidence", "proposals.own_evidence")
+OF_PROPOSALS = (
+    *(f"proposals.{name}" for name in ("crop_margin", "evidence", "own_evidence", "resegment")),
+    "warping.gaps",
+)
 
 
 @dataclass(frozen=True)

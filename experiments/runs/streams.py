@@ -55,7 +55,7 @@ def segmented(
     mixed_precision = cli.bfloat16_is_fast(device) and device.type == "cpu"
     stream = VideoSegmenter(model, flow, job.preset.crop_size, mixed_precision, first, job.learning_seed)
     source = _opened(job.proposals, job.proposals.stat().st_mtime_ns) if job.proposals is not None else None
-    if source is not None:
+    if source is not None and job.frames is None:  # those of whole videos
         source.check(video.name, video.frame_names)
     for t in range(first, video.num_frames):
         image = video.image(t)

@@ -10,6 +10,7 @@ from typing import Any
 from experiments.common import checkpoints, cli
 from experiments.common.constants import add_constants
 from experiments.common.layers_option import add_layers
+from experiments.common.proposals_option import NONE, add_proposals, proposals_spec
 from experiments.runs.settings import digest
 from experiments.segment.options import OVERLAY, RESULTS, STEPS_FROM_NOTHING, STEPS_ONLINE
 from experiments.segment.outputs import Scores, lost_objects, write_coco, write_overlay
@@ -101,9 +102,11 @@ def parse() -> argparse.Namespace:
         more.add_argument(f"--{option}", action="store_true", help=text)
     args = parser.parse_args()
     if args.checkpoint == "shipped":
-        args.checkpoint = None if args.proposals is not None else checkpoints.SHIPPED
+        args.checkpoint = None if args.proposals not in (None, NONE) else checkpoints.SHIPPED
     else:
         args.checkpoint = None if args.checkpoint == "none" else Path(args.checkpoint)
+    preset = None if args.checkpoint is None else checkpoints.load_model(args.checkpoint)[1]
+    args.proposals = proposals_spec(args.proposals, preset)
     if args.max_size is not None and args.max_size < SMALLEST_SIDE:
         raise InputError(f"--max-size {args.max_size}: must be at least {SMALLEST_SIDE} pixels")
     return args
@@ -120,7 +123,7 @@ def _add_how(group: argparse._ArgumentGroup) -> None:
     )
     add_layers(group, "the checkpoint's")
     add_constants(group)
-    add("--proposals", type=Path, metavar="FILE", help="COCO results JSON, or a folder of experiments.proposals")
+    add_proposals(group)
     add("--flow", default="dis", metavar="SPEC", help="dis, dis:fast, raft, ... or a folder of .flo")
     add("--flow-weights", default="auto", metavar="W", help="of raft: auto, none, or a file")
     add("--sequence", metavar="NAME", help="name of the video; default: of the folder or file")

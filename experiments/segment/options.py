@@ -116,12 +116,13 @@ def output_folder(args: argparse.Namespace, source: FrameSource) -> Path:
     if name in OTHER_FOLDERS:
         raise InputError(f"--sequence {name}: OUT/{name} holds something else; name the video with --sequence")
     folder: Path = args.out / name
-    for given in (source.path, args.masks, args.proposals):
+    proposals = args.proposals if isinstance(args.proposals, Path) else None
+    for given in (source.path, args.masks, proposals):
         if given is not None and given.is_dir() and given.resolve() == folder.resolve():
             raise InputError(f"{given}: results would be written into this very folder; choose another --out")
     outputs = ["run.json", CONFIDENCE, *[OVERLAY] * args.overlay, *[RESULTS] * args.coco]
     written = {(args.out / file).resolve() for file in outputs}
-    for given in (source.path, args.masks, args.boxes, args.points, args.proposals, args.checkpoint):
+    for given in (source.path, args.masks, args.boxes, args.points, proposals, args.checkpoint):
         if given is not None and given.resolve() in written:
             raise InputError(f"{given}: results would replace this very file; choose another --out")
     _refuse_results_of_another(args.out, name, source.path)

@@ -33,7 +33,9 @@ class RunSettings:
     boxes: Path | None
     points: Path | None
     checkpoint: Path | None
-    proposals: Path | None
+    proposals: Path | str | None
+    detector: str
+    """Digest of the weights of the one that makes the proposals, if one does."""
     flow: str = field(metadata=seen_as(lambda run: flow_state(run.flow, run.sequence)))
     flow_weights: str = field(metadata=seen_as(lambda run: raft_state(run.flow, run.flow_weights)))
     sequence: str

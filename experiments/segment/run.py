@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import fields
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
@@ -21,9 +22,10 @@ from torch.nn.modules.module import register_module_forward_hook
 from tqdm import tqdm
 
 from experiments.common import cli
-from experiments.runs.settings import fingerprint
+from experiments.common.proposals_option import find_detector
+from experiments.runs.settings import fingerprint, weights_digest
 from experiments.segment.frames import FrameResult, reduce_frame, reduce_labels, reduced_size
-from experiments.segment.given.proposals import VideoProposals
+from experiments.segment.given.proposals import DetectedProposals, VideoProposals
 from experiments.segment.given.shapes import GivenShapes
 from experiments.segment.options import (
     STATE_FOLDER,
@@ -92,9 +94,13 @@ class Run:
         if self.size != self.source.size:
             for name in self.given.frames:
                 self.given_at(name)  # complains of objects that are too small
-        self.proposals: VideoProposals | None = None
-        if args.proposals is not None:
+        self.proposals: VideoProposals | DetectedProposals | None = None
+        self.detector = ""
+        if isinstance(args.proposals, Path):
             self.proposals = VideoProposals(args.proposals, self.source, args.sequence)
+        elif args.proposals is not None:
+            detector = find_detector(args.detector, args.checkpoint)
+            self.proposals, self.detector = DetectedProposals(detector, self.device), weights_digest(detector)
         self.flow = choose_flow(args, self.source, self.given.frames[0], self.device)
         self.folder = output_folder(args, self.source)
         self.sequence = self.folder.name
@@ -106,6 +112,7 @@ class Run:
         names = [field.name for field in fields(RunSettings) if hasattr(self.args, field.name)]
         chosen = {
             "sequence": self.sequence,
+            "detector": self.detector,
             "online_steps": self.steps,
             "max_size": self.size,
             "device": self.device.type,
@@ -243,7 +250,7 @@ class Run:
                     for ahead, coming in enumerate((frame, frames.peek())):
                         if coming is not None:
                             prepare_flow(flow, t + ahead, coming.image)
-                    proposals = None if self.proposals is None else self.proposals.at(frame.name, self.size)
+                    proposals = None if self.proposals is None else self.proposals.at(frame.name, frame.image)
                     with torch.no_grad():
                         result = self._stream.step(frame.image, proposals=proposals, masks=frame.masks)
                     if tracer is not None:

@@ -19,8 +19,14 @@ def to_markdown(rows: Sequence[Result], footnote: str) -> str:
     parts = []
     for target in TARGETS:
         scores = {name.replace("_", " "): f"{{{name}:.1f}}" for name in target.columns}
-        columns = {"method": "{method}", "OL": "{online}"} | scores | {"FPS": "{fps:.3g}", "": "{note}"}
-        shown = [{**vars(row), **row.scores, "bold": row.ours} for row in of_target(rows, target)]
+        scores[target.main] += "{spread}"
+        speeds = {"FPS": "{fps:.3g}", "FPS of steps": "{fps_steps:.3g}"}
+        columns = {"method": "{method}", "OL": "{online}"} | scores | speeds | {"": "{note}"}
+        shown = [
+            {**vars(row), **row.scores, "bold": row.ours}
+            | {"spread": "" if row.spread is None else f" ± {row.spread:.1f}"}
+            for row in of_target(rows, target)
+        ]
         parts.append(f"## Table {target.table}: {target.title}\n\n{markdown_table(shown, columns)}\n")
     return "\n".join([*parts, f"{footnote}\n"])
 
@@ -33,7 +39,7 @@ def to_csv(rows: Sequence[Result]) -> str:
             line = {"table": target.table, "benchmark": target.key, "method": row.method}
             line |= {"source": "measured" if row.ours else "paper", "online_learning": int(row.online)}
             line |= {name: row.scores.get(name) for name in ("J", "F", "G", *YOUTUBE_VOS[:-1])}
-            lines.append(line | {"fps": row.fps, "note": row.note})
+            lines.append(line | {"std": row.spread, "fps": row.fps, "fps_steps": row.fps_steps, "note": row.note})
     return csv_text(lines)
 
 

@@ -36,7 +36,12 @@ class Result:
     online: bool
     """Whether it learns on the first frame of each video."""
     scores: dict[str, float | None] = field(default_factory=dict)
+    spread: float | None = None
+    """Standard deviation of the main score over seeds."""
     fps: float | None = None
+    """Frames a second with the time of online learning, printed or measured."""
+    fps_steps: float | None = None
+    """Those without it, not printed in the paper."""
     ours: bool = False
     """Whether it was measured here, not printed in the paper."""
     note: str = ""
@@ -106,6 +111,6 @@ def paper_rows() -> list[Result]:
             if scores["G"] is not None:
                 rows.append(Result(target.key, method, False, scores))
     for method, online, values, fps in _TABLE_2:
-        rows.append(Result("youtube_vos-valid", method, online, dict(zip(YOUTUBE_VOS, values, strict=True)), fps))
+        rows.append(Result("youtube_vos-valid", method, online, dict(zip(YOUTUBE_VOS, values, strict=True)), fps=fps))
     rows += [Result(target, method, online, {"J": j}) for target, method, online, j in _TABLE_3]
     return rows

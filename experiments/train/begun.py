@@ -17,8 +17,8 @@ from stg_pyg.errors import InputError
 _SCORING = ("val_split", "test_alpha")
 _SEGMENTATION = ("lucid", "segmentation_", "batch_size", "learning_rate")
 _OF_OTHER_STAGES = {
-    "detector": ("config", "backbone", "width", "crop_size", *_SEGMENTATION, "fine_", "graph_"),
-    "segmentation": ("config", "detector_", "fine_", "graph_"),
+    "detector": ("config", "width", "crop_size", "proposals", "recipe", *_SEGMENTATION, "fine_", "graph_"),
+    "segmentation": ("config", "proposals", "detector_", "fine_", "graph_"),
     "graph": ("detector_", "coco_", *_SEGMENTATION, "fine_"),
 }
 """How the fields of a preset begin that a stage does not look at; the graph depends on the weights that the stage

@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 import copy
 import dataclasses
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+import torchvision
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from datasets.base import VideoSequence
 from datasets.cache import cached
 from datasets.coco import COCO
 from datasets.stills import Stills
@@ -20,6 +23,7 @@ from experiments.common import checkpoints, cli, distributed
 from experiments.common.constants import add_constants, with_constants
 from experiments.common.layers_option import add_layers, with_layers
 from experiments.common.presets import PRESETS, Preset, find_preset, open_split
+from experiments.common.proposals_option import BESIDE, DETECTOR, add_proposals, find_proposals, proposals_spec
 from experiments.runs.rows import format_table, table_rows
 from experiments.runs.scoring import Job, score_videos, summarize_row
 from experiments.runs.settings import path_state, state_digest, weights_digest
@@ -53,12 +57,16 @@ def parse() -> argparse.Namespace:
         "--stage",
         choices=STAGES,
         default="all",
-        help="do this stage only; all is segmentation, graph and table, without the detector, which the small method "
-        "does not need: its proposals come from propagation",
+        help="do this stage only; all is segmentation, graph and table, and for a paper preset the detector before "
+        "them, which the small method does not need: its proposals come from propagation",
     )
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoints in --out")
     parser.add_argument(
-        "--coco", type=Path, metavar="ROOT", help="train detector and segmentation network on COCO first"
+        "--coco",
+        type=Path,
+        metavar="ROOT",
+        help="train detector and segmentation network on COCO first; "
+        "the paper's detector then starts from ImageNet's ResNet-50, without it from COCO's Mask R-CNN",
     )
     parser.add_argument("--coco-split", default="train2017", help="images of COCO to train on")
     lengths = {
@@ -70,6 +78,8 @@ def parse() -> argparse.Namespace:
         "--online-steps": "steps of online learning on a first frame",
         "--batch-size": "samples of a step of detector or segmentation, over all processes",
         "--graph-batch-size": "clips of a step of the graph, over all processes",
+        "--crop-size": "side in pixels of the crops that the segmentation network is trained on and used with",
+        "--detector-size": "shorter side in pixels of the pictures of the detector",
     }
     for option, text in lengths.items():
         parser.add_argument(option, type=cli.whole, help=f"{text}; default: the preset's")
@@ -80,14 +90,21 @@ def parse() -> argparse.Namespace:
         metavar="auto|none|imagenet|PATH",
         help="pretrained weights that the networks start from. Small presets: imagenet (default), installed for "
         "tf_efficientnet_lite0 and timm's own for other backbones; none; a state dict of timm's model. Paper presets: "
-        "auto (default), torchvision's; none; a folder with torchvision's files, for --stage detector also a file",
+        "auto (default), torchvision's; none; a folder with torchvision's files, with the paper's rvos.pt for X; for "
+        "--stage detector also a file; experiments.weights checks them",
     )
     parser.add_argument(
         "--backbone",
         help="what the networks of a small preset look through: a model of timm, or small, which is learned from "
-        "random weights; a name that ends in +q: Q enters after its stem, too, and proposals share no pass of it; "
-        "default: the preset's",
+        "random weights; a name that ends in +q: Q enters after its stem, too, and proposals share no pass of it. Of a "
+        "paper preset: a ResNet of torchvision for all networks, such as resnet18; default: the preset's",
     )
+    parser.add_argument(
+        "--recipe",
+        choices=("printed", "own"),
+        help="how a paper preset is trained: as printed (default), or by our optimiser, rates and loss",
+    )
+    add_proposals(parser)
     parser.add_argument(
         "--static",
         type=Path,
@@ -133,7 +150,7 @@ def preset_of(args: argparse.Namespace) -> Preset:
         InputError: options do not go with it or with each other.
     """
     preset = find_preset(args.preset)
-    lengths = ("detector_steps", "coco_steps", "segmentation_steps", "fine_steps", "graph_steps")
+    lengths = ("detector_steps", "coco_steps", "segmentation_steps", "fine_steps", "graph_steps", "detector_size")
     changes = {name: getattr(args, name) for name in (*lengths, "batch_size", "graph_batch_size")}
     changes |= {"detector_batch_size": args.batch_size, "train_split": args.split, "val_split": args.val_split}
     config = preset.config
@@ -142,6 +159,11 @@ def preset_of(args: argparse.Namespace) -> Preset:
     config = with_constants(with_layers(config, args.spatial_conv, args.temporal_conv), args.set)
     changes = {name: value for name, value in changes.items() if value is not None}
     preset = dataclasses.replace(preset, config=config, **changes)
+    if args.recipe is not None and find_preset(args.preset).recipe == "own":
+        raise InputError(f"--recipe {args.recipe}: preset {preset.name} has one recipe; a paper preset has two")
+    preset = preset.with_recipe(args.recipe or preset.recipe)
+    if args.crop_size is not None:
+        preset = with_crops(preset, args.crop_size)
     for option in ("batch_size", "graph_batch_size", "accumulate"):
         if getattr(args, option) == 0:
             raise InputError(f"--{option.replace('_', '-')} 0: give at least 1")
@@ -151,8 +173,9 @@ def preset_of(args: argparse.Namespace) -> Preset:
     if find_preset(args.preset).test_only:
         raise InputError(f"--preset {args.preset}: has no videos to train on; train on another and evaluate there")
     if args.backbone is not None:
-        if preset.size != "small":
-            raise InputError(f"--backbone {args.backbone}: preset {preset.name} has the paper's networks")
+        resnets = [name for name in torchvision.models.list_models() if re.fullmatch(r"resnet\d+", name)]
+        if preset.size != "small" and args.backbone not in resnets:
+            raise InputError(f"--backbone {args.backbone}: preset {preset.name} takes one of {', '.join(resnets)}")
         preset = dataclasses.replace(preset, backbone=None if args.backbone == "small" else args.backbone)
     from_scratch = preset.size == "small" and (preset.backbone is None or args.stage == "detector")
     if from_scratch and args.weights not in (None, "none"):
@@ -164,9 +187,31 @@ def preset_of(args: argparse.Namespace) -> Preset:
     if of_many and args.weights not in (None, "auto", "none") and not Path(args.weights).is_dir():
         raise InputError(
             f"--weights {args.weights}: preset {preset.name} starts from three networks, which no one file holds; give "
-            "a folder with resnet101.pth, resnet50.pth and deeplabv3_resnet101.pth, or these under torchvision's names"
+            "a folder with resnet101.pth (or rvos.pt), resnet50.pth and deeplabv3_resnet101.pth, or these under "
+            "torchvision's names"
         )
     return preset
+
+
+def proposals_of(
+    args: argparse.Namespace, preset: Preset, videos: Sequence[VideoSequence], device: torch.device
+) -> Path | None:
+    """Where the proposals of videos come from, those of the detector of this training if the preset has one."""
+    spec, checkpoint = proposals_spec(args.proposals, preset), args.out / "checkpoint.pt"
+    return find_proposals(spec, args.detector, checkpoint, videos, preset, args.out, device, args.seed)
+
+
+def with_crops(preset: Preset, size: int) -> Preset:
+    """The preset with crops of another size, in all phases.
+
+    Raises:
+        InputError: the network has no use for it.
+    """
+    if size < 32 or size % 32:
+        raise InputError(f"--crop-size {size}: give a multiple of 32")
+    fine = preset.fine_lucid and dataclasses.replace(preset.fine_lucid, size=size)
+    lucid = dataclasses.replace(preset.lucid, size=size)
+    return dataclasses.replace(preset, crop_size=size, lucid=lucid, fine_lucid=fine)
 
 
 def score_table(args: argparse.Namespace, preset: Preset) -> None:
@@ -175,7 +220,18 @@ def score_table(args: argparse.Namespace, preset: Preset) -> None:
     videos = open_split(preset, preset.val_split, args.root, args.seed)
     checkpoint = args.out / "checkpoint.pt"
     device = cli.choose_device(args.device)
-    job = Job(checkpoint, preset, preset.val_split, args.root, tuple(rows), args.out, device.type, args.seed, True)
+    job = Job(
+        checkpoint,
+        preset,
+        preset.val_split,
+        args.root,
+        tuple(rows),
+        args.out,
+        device.type,
+        args.seed,
+        overlays=True,
+        proposals=proposals_of(args, preset, videos, device),
+    )
     results = score_videos(job, [video.name for video in videos], args.processes)
     summaries = {row.name: summarize_row(results, row.name, row.config) for row in rows}
     write_json(args.out / "table.json", summaries)
@@ -221,11 +277,30 @@ def build_detector(args: argparse.Namespace, preset: Preset) -> Detector:
     for name in ("detector.pt", "detector_coco.pt"):
         if args.resume and (args.out / name).is_file():
             return load_detector(args.out / name)
-    if args.init is not None:
-        return load_detector(args.init)
+    earlier = earlier_detector(args)
+    if earlier is not None:
+        return load_detector(earlier)
     if preset.size == "small":
         return Detector.small(preset.detector_width, preset.detector_size)
-    return Detector.one_class(weights_of(args, preset))
+    made_of: dict[str, Any] = {"backbone": preset.backbone or "resnet50", "imagenet": args.coco is not None}
+    if args.detector_size is not None:
+        made_of["size"] = args.detector_size
+    return Detector.one_class(weights_of(args, preset), **made_of)
+
+
+def earlier_detector(args: argparse.Namespace) -> Path | None:
+    """The detector that ``--init`` says to start from, or of all stages the one beside that checkpoint, if there is."""
+    if args.init is None or args.stage == "detector":
+        return args.init
+    beside = args.init.parent / BESIDE
+    return beside if beside.is_file() else None
+
+
+def trains_detector(args: argparse.Namespace, preset: Preset) -> bool:
+    """Whether the detector is one of the stages: alone, or where the proposals are to be its own."""
+    if args.stage != "all":
+        return bool(args.stage == "detector")
+    return args.detector is None and proposals_spec(args.proposals, preset) == DETECTOR
 
 
 def train_in_phases(
@@ -275,7 +350,7 @@ def score_segmentation(args: argparse.Namespace, preset: Preset, net: nn.Module)
 
 
 def train_stages(args: argparse.Namespace, preset: Preset, device: torch.device) -> Detector | STGNet:
-    """Trains what ``--stage`` says; returns the detector or the model."""
+    """Trains what ``--stage`` says; returns the detector, if it is that alone, or the model."""
     videos = cached(open_split(preset, preset.train_split, args.root, args.seed), args.cache_gb)
     common = {
         "device": device,
@@ -286,11 +361,13 @@ def train_stages(args: argparse.Namespace, preset: Preset, device: torch.device)
         "origin": origin_of(args, preset),
     }
     in_batches = common | {"workers": args.workers, "accumulate": args.accumulate}
-    if args.stage == "detector":
+    model = None if args.stage == "detector" else build_model(args, preset)
+    if trains_detector(args, preset):
+        options = in_batches | {"origin": {**common["origin"], "init": path_state(earlier_detector(args))}}
         detector = build_detector(args, preset)
-        train_in_phases(train_detector, detector, videos, preset, "detector", args, in_batches)
+        train_in_phases(train_detector, detector, videos, preset, "detector", args, options)
+    if model is None:
         return detector
-    model = build_model(args, preset)
     assert model.segmentation is not None
     if preset.graph_steps == 0 and any(is_lazy(value) for value in model.parameters()):
         name = preset.config.spatial.conv
@@ -305,7 +382,9 @@ def train_stages(args: argparse.Namespace, preset: Preset, device: torch.device)
     elif args.stage == "graph":
         load_segmentation(model.segmentation, args.out / (FINE if preset.fine is not None else "segmentation.pt"))
     if args.stage in ("graph", "all"):
-        write_log(args.out / "graph_log.json", train_graph(model, videos, preset, args.out / "graph.pt", **common))
+        proposals = proposals_of(args, preset, videos, device)
+        log = train_graph(model, videos, preset, args.out / "graph.pt", proposals, **common)
+        write_log(args.out / "graph_log.json", log)
         if process_group.is_main():
             checkpoints.save_model(args.out / "checkpoint.pt", model, preset, args.seed)
             if preset.fine is not None:
@@ -337,9 +416,10 @@ def main() -> None:
     with process_group.joined(device):
         trained = train_stages(args, preset, device)
     is_main = distributed.world().rank == 0
-    if is_main and isinstance(trained, Detector):
-        score_detector(args, preset, trained)
-    elif is_main and args.stage == "segmentation" and isinstance(trained, STGNet) and trained.segmentation is not None:
+    if is_main and trains_detector(args, preset):
+        found = trained if isinstance(trained, Detector) else load_detector(args.out / BESIDE).to(device)
+        score_detector(args, preset, found)
+    if is_main and args.stage == "segmentation" and isinstance(trained, STGNet) and trained.segmentation is not None:
         score_segmentation(args, preset, trained.segmentation)
     if args.stage in ("table", "all"):
         score_table(args, preset)

@@ -67,7 +67,17 @@ class Stage:
     """Of the checkpoint, beside the state of the training."""
     picture: Callable[[nn.Module], Tensor] | None = None
     """Of the last step and the averaged network, for TensorBoard."""
+
+    def rate_of(self, step: int) -> float:
+        """The learning rate of a step, counted from 0."""
+        if self.schedule is not None:
+            return self.rate * self.schedule(step)
+        return learning_rate(step, self.steps, self.rate, self.warmup)
+
     warmup: int = 100
+    schedule: Callable[[int], float] | None = None
+    """The learning rate of a step as a share of the highest one; none: that of
+    :func:`stg_pyg.learning.steps.learning_rate`."""
     log_every: int = 50
 
 
@@ -135,6 +145,8 @@ class Trainer:
                 checkpoints.load_weights(average.net, content[stage.average_as], path)
                 average.updates = start
         process_group.agree(start, path)
+        if start and main:
+            print(f"{path}: goes on after step {start} of {stage.steps}")
         step_of = stage.begin(start, scaler)
 
         def save(step: int) -> None:
@@ -161,8 +173,7 @@ class Trainer:
         net.train()
         for number in range(start + 1, stage.steps + 1):
             for group in optimizer.param_groups:
-                rate = stage.rate * group.get("factor", 1.0)
-                group["lr"] = learning_rate(number - 1, stage.steps, rate, stage.warmup)
+                group["lr"] = stage.rate_of(number - 1) * group.get("factor", 1.0)
             losses = step_of(number - 1)
             if average is not None:
                 average.update(net)

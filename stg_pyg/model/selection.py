@@ -104,6 +104,12 @@ def select_best(scores: Tensor, batch: Tensor, num_graphs: int) -> Tensor:
     return torch.where(first < count, first, -1)
 
 
+def binarised(h: Tensor, thr: float) -> Tensor:
+    r"""The binary mask :math:`\widehat{M} = (h > thr)` of soft masks [K, H, W], with the gradient of h."""
+    hard = (h > thr).to(h.dtype)
+    return hard + (h - h.detach()) if h.requires_grad else hard
+
+
 def _check_share(lambda1: float) -> None:
     if not 0 <= lambda1 <= 1:
         raise ValueError(f"lambda1 must be in [0, 1], not {lambda1}")

@@ -21,7 +21,7 @@ from stg_pyg.model.evidence import node_evidence, pixel_evidence, pixels_with_q,
 from stg_pyg.model.layers import make_spatial, make_temporal
 from stg_pyg.model.motion import LastBox, MotionModel
 from stg_pyg.model.scene import weigh
-from stg_pyg.model.selection import region_selection_scores, select_best
+from stg_pyg.model.selection import binarised, region_selection_scores, select_best
 from stg_pyg.nn.backbones.colour import ColourEncoder, ColourKeys
 from stg_pyg.nn.backbones.deeplab import DeepLabV3Plus
 from stg_pyg.nn.backbones.encoders import (
@@ -196,7 +196,7 @@ class STGNet(nn.Module):
         model = cls(
             config,
             ProposalEncoder(SmallBackbone(width // 2, 2 * width), mode="crop", pool="mask", out_features=32),
-            KeyEncoder(SmallBackbone(width // 2, 2 * width), 32, grid=config.temporal.key_size // 4, positions=True),
+            KeyEncoder(SmallBackbone(width // 2, 2 * width), 32, grid=config.temporal.key_grid, positions=True),
             SmallSegmentationNet(width),
         )
         model.made_of = {"name": "small", "width": width}
@@ -213,7 +213,7 @@ class STGNet(nn.Module):
         config = config or STGConfig.small()
         net = GuidedUNet.of(backbone, weights)
         features = SharedFeatures(net, margin=config.proposals.crop_margin)
-        model = cls(config, features, SharedKeys(net, config.temporal.key_size // 4), net)
+        model = cls(config, features, SharedKeys(net, config.temporal.key_grid), net)
         model.made_of = {"name": "pretrained", "backbone": backbone}
         return model
 
@@ -221,7 +221,7 @@ class STGNet(nn.Module):
     def untrained(cls, config: STGConfig | None = None) -> STGNet:
         """No learned part at all, for proposals with masks from outside: colours stand for features and keys."""
         config = config or STGConfig.untrained()
-        model = cls(config, ColourEncoder(), ColourKeys(config.temporal.key_size // 4))
+        model = cls(config, ColourEncoder(), ColourKeys(config.temporal.key_grid))
         model.made_of = {"name": "untrained"}
         return model
 
@@ -232,21 +232,25 @@ class STGNet(nn.Module):
         features: str | Path | None = None,
         keys: str | Path | None = None,
         segmentation: str | Path | None = None,
-        grid: int = 32,
+        grid: int | None = None,
+        backbone: str | None = None,
     ) -> STGNet:
         """ResNet-101 features, ResNet-50 stage-4 keys, and DeepLabv3+ on ResNet-101 guided by Q.
 
         ``features``, ``keys`` and ``segmentation`` say where their weights come from: ``auto``, ``none`` or a path, see
         :func:`stg_pyg.utils.pretrained.load_torchvision`; None is ``none``, and for ``segmentation`` leaves the
-        network out.
+        network out. The paper's ``features`` are ``rvos``. ``grid``: side of the grid of the keys, in the place of that
+        of the configuration. ``backbone``: one ResNet of torchvision in the place of all three, as ``resnet18`` where
+        there is no GPU.
         """
+        config = config or STGConfig.paper()
         model = cls(
-            config or STGConfig.paper(),
-            ProposalEncoder(ResNetBackbone("resnet101", 5, features), mode="roi", pool="avg", size=56),
-            KeyEncoder(ResNetBackbone("resnet50", 4, keys), grid=grid),
-            None if segmentation is None else DeepLabV3Plus.resnet101(segmentation),
+            config,
+            ProposalEncoder(ResNetBackbone(backbone or "resnet101", 5, features), mode="roi", pool="avg", size=56),
+            KeyEncoder(ResNetBackbone(backbone or "resnet50", 4, keys), grid=grid or config.temporal.key_grid),
+            None if segmentation is None else DeepLabV3Plus.resnet(backbone or "resnet101", segmentation),
         )
-        model.made_of, model.crop_size = {"name": "paper", "grid": grid}, 512
+        model.made_of, model.crop_size = {"name": "paper", "grid": grid, "backbone": backbone}, 512
         return model
 
     def forward(self, frame: FrameInput) -> FrameOutput:
@@ -257,7 +261,8 @@ class STGNet(nn.Module):
             node_boxes = regions.boxes(self.config.selection.thr)
             scores, selected = self.select(graphs, regions, gate, frame, node_boxes)
             chosen, boxes = self._choose(graphs, regions, selected, node_boxes, frame.q)
-        masks, keys, windows = self.refine(frame, chosen, boxes)
+        entering = binarised(chosen, self.config.selection.thr) if self.config.temporal.binary else chosen
+        masks, keys, windows = self.refine(frame, entering, boxes)
         if frame.scene is not None and self.config.scene.weight > 0 and not self.training:
             masks = weigh(masks, frame.scene[1:], self.config.scene.weight, self.config.scene.blind)
         return FrameOutput(masks, chosen, regions, graphs.batch, selected, scores, gate, keys, windows, graphs)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -181,6 +182,18 @@ class EncodedProposals:
         feats = None if self.feats is None else self.feats[rows]
         counts = [self.counts[n] for n in rows.tolist()]
         return replace(self, boxes=self.boxes[rows], scores=self.scores[rows], counts=counts, feats=feats)
+
+    def resized(self, size: Size) -> EncodedProposals:
+        """The proposals for the same frame at another size (H, W); masks are decoded one at a time."""
+        if self.size == size:
+            return self
+        factors = torch.tensor([size[1] / self.size[1], size[0] / self.size[0]] * 2)
+        counts: list[bytes | None] = list(self.counts)
+        for n in torch.nonzero(self.has_mask)[:, 0].tolist():
+            mask = self.select(n).masks[0].numpy().astype(np.float32)
+            reduced = cv2.resize(mask, size[::-1], interpolation=cv2.INTER_AREA) > 0.5
+            (counts[n],) = encode_masks(torch.from_numpy(reduced)[None])
+        return replace(self, boxes=self.boxes * factors, counts=counts, size=size)
 
     def select(self, index: Index) -> Proposals:
         """Some of the proposals, decoded, by what :meth:`Proposals.select` takes; a broken mask is an InputError.

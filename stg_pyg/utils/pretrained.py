@@ -7,6 +7,7 @@ import hashlib
 import http.client
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -17,16 +18,55 @@ from torch import Tensor, nn
 
 from stg_pyg.errors import InputError
 
-NETWORKS = (
-    "maskrcnn_resnet50_fpn",
-    "maskrcnn_resnet50_fpn_v2",
-    "deeplabv3_resnet101",
-    "resnet101",
-    "resnet50",
-    "raft_large",
-    "raft_small",
+RVOS = ("rvos.pt", "encoder.pt")
+"""Names that the encoder of RVOS is looked for by; a released model has it under the second one."""
+
+
+@dataclass(frozen=True)
+class PretrainedFile:
+    """A file of weights, where it comes from, and what its publisher says of it."""
+
+    name: str
+    url: str
+    sha256: str | None = None
+    """The first digits."""
+    mebibytes: float | None = None
+
+    def __str__(self) -> str:
+        digest = "" if self.sha256 is None else f"SHA-256 {self.sha256}..., "
+        return f"{self.name} ({digest}from {self.url})"
+
+
+@dataclass(frozen=True)
+class PaperPart:
+    """A part of the paper's method that starts from pretrained weights."""
+
+    name: str
+    network: str
+    """Its name in torchvision."""
+    commands: tuple[str, ...]
+    """Which use it."""
+    to_train: bool = False
+    """Whether the training of a ``paper`` preset starts from it."""
+
+    @property
+    def files(self) -> list[PretrainedFile]:
+        """The files that do, of which a folder needs one; the last is torchvision's default."""
+        of_rvos = [PretrainedFile(RVOS[0], "https://github.com/imatge-upc/rvos")] if self.network == "resnet101" else []
+        return [*of_rvos, _published(_known_weights(self.network)[0])]
+
+
+PAPER_PARTS = (
+    PaperPart("X of Eq. 3", "resnet101", ("train",), to_train=True),
+    PaperPart("K of Eq. 7", "resnet50", ("train",), to_train=True),
+    PaperPart("DeepLabv3+", "deeplabv3_resnet101", ("train",), to_train=True),
+    PaperPart("detector to be trained", "maskrcnn_resnet50_fpn", ("train --stage detector",), to_train=True),
+    PaperPart("detector to be trained on COCO", "resnet50", ("train --stage detector --coco",)),
+    PaperPart("detector as it is", "maskrcnn_resnet50_fpn_v2", ("proposals", "docs/export_proposals.py detector")),
+    PaperPart("flow", "raft_large", ("--flow raft",)),
+    PaperPart("flow, small", "raft_small", ("--flow raft:small",)),
 )
-"""The networks that the paper's presets start from; any other one of torchvision works too."""
+"""Everything pretrained that the paper's presets may start from; any other network of torchvision works too."""
 
 _CLASSIFIERS = ("classifier.1.", "classifier.2.", "classifier.4.", "aux_classifier.")
 
@@ -35,11 +75,13 @@ def load_torchvision(name: str, spec: str | Path | None) -> dict[str, Tensor] | 
     """The state dict of a torchvision network, in the names of the installed torchvision.
 
     Args:
-        name: a network of torchvision, such as those of :data:`NETWORKS`.
+        name: a network of torchvision, such as those of :data:`PAPER_PARTS`.
         spec: ``auto``, torchvision's default weights, from ``torch.hub.get_dir()/checkpoints`` if they are there, else
-            downloaded to there; ``none`` or ``None``, no weights; or a path, a file with a state dict or a folder that
-            holds one under torchvision's file name or as ``<name>.pth``. Only ``auto`` ever uses the network. A ResNet
-            also takes the encoder of RVOS, see :func:`convert_rvos`.
+            downloaded to there; ``rvos``, for ``resnet101`` alone, the encoder of RVOS in that folder; ``none`` or
+            ``None``, no weights; or a path, a file with a state dict or a folder that holds one under torchvision's
+            file name or as ``<name>.pth``. Only ``auto`` ever uses the network. A file for a ResNet may be the encoder
+            of RVOS, see :func:`convert_rvos`, which ``resnet101`` takes from a folder by its names, :data:`RVOS`,
+            before any other.
 
     Returns:
         The weights, complete but for the classifier of a ResNet (``fc.*``) or of DeepLabv3 when the file has none or
@@ -73,10 +115,12 @@ def weights_file(name: str, spec: str | Path | None) -> Path | None:
         return None
     all_known = _known_weights(name)
     if spec == "auto":
-        return Path(torch.hub.get_dir()) / "checkpoints" / _file_name(all_known[0])
+        return hub_folder() / _file_name(all_known[0])
+    if spec == "rvos":
+        return _rvos_in_hub(name)
     path, files = Path(spec), [_file_name(weights) for weights in all_known]
     if path.is_dir():
-        for file in (*files, f"{name}.pth", *(["encoder.pt"] if name.startswith("resnet") else [])):
+        for file in (*(RVOS if name == "resnet101" else ()), *files, f"{name}.pth"):
             if (path / file).is_file():
                 return path / file
         raise InputError(f"{path}: holds neither {files[0]} nor {name}.pth; {_wanted(all_known[0], path)}")
@@ -105,6 +149,23 @@ def convert_rvos(state: Mapping[str, Any]) -> dict[str, Tensor]:
     return {name.removeprefix("base."): value for name, value in names.items() if not own.match(name)}
 
 
+def hub_folder() -> Path:
+    """Where torch.hub keeps weights."""
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def _rvos_in_hub(name: str) -> Path:
+    if name != "resnet101":
+        raise InputError(f"weights rvos: are those of a resnet101, not of a {name}; give auto, none or a path")
+    found = [path for path in (hub_folder() / file for file in RVOS) if path.is_file()]
+    if not found:
+        raise InputError(
+            f"{hub_folder()}: holds no {RVOS[0]}; put {RVOS[1]} of a released model of RVOS "
+            f"(https://github.com/imatge-upc/rvos) there under that name"
+        )
+    return found[0]
+
+
 def _known_weights(name: str) -> list[Any]:
     """Torchvision's weights of a network, the default first."""
     weights = torchvision.models.get_model_weights(name)
@@ -115,6 +176,11 @@ def _file_name(weights: Any) -> str:
     return Path(urlparse(weights.url).path).name
 
 
+def _published(weights: Any) -> PretrainedFile:
+    """Torchvision gives sizes in units of 2^20 bytes, rounded to thousandths."""
+    return PretrainedFile(_file_name(weights), weights.url, _hash_of(weights), weights.meta.get("_file_size"))
+
+
 def _hash_of(weights: Any) -> str:
     """The first digits of the file's SHA-256, which torchvision puts into its name."""
     return Path(_file_name(weights)).stem.rsplit("-", 1)[1]
@@ -122,7 +188,7 @@ def _hash_of(weights: Any) -> str:
 
 def _wanted(weights: Any, folder: Path) -> str:
     """What a line of error says of the file that would do."""
-    return f"put {_file_name(weights)} (SHA-256 {_hash_of(weights)}..., from {weights.url}) into {folder}"
+    return f"put {_published(weights)} into {folder}"
 
 
 def _from_hub(weights: Any, path: Path) -> Mapping[str, Any]:

@@ -290,7 +290,7 @@ class VideoSegmenter:
                 outside = [replace(part, feats=None) for part in outside]
             elif any(part.feats is None for part in outside):
                 raise InputError('the proposals have no features, which features="given" takes as X of Eq. 3')
-            outside = [self._segmented(image, own, q[k]) for k, own in enumerate(outside)]
+            outside = self._segmented(image, outside, q)
             if not self.config.proposals.own_evidence or self.proposer is None:
                 return outside
         assert self.proposer is not None
@@ -316,21 +316,28 @@ class VideoSegmenter:
             return made
         return [joined(theirs, replace(own, feats=None)) for theirs, own in zip(outside, made, strict=True)]
 
-    def _segmented(self, image: Tensor, proposals: Proposals, q: Tensor) -> Proposals:
-        """The proposals of one object with a mask each; boxes are segmented by the network, guided by Q [H, W]."""
-        again = ~proposals.mask_known
+    def _segmented(self, image: Tensor, proposals: list[Proposals], q: Tensor) -> list[Proposals]:
+        """The proposals of every object with a mask each; boxes are segmented by the network, guided by Q [K, H, W],
+        those of all objects in one batch. A box stays what it was, b of Eq. 3."""
+        again = [~own.mask_known for own in proposals]
         if self.proposer is None:
-            if bool(again.any()):
+            if any(bool(part.any()) for part in again):
                 raise InputError("some proposals have no mask and the model has no segmentation network to make one")
             return proposals
         if self.config.proposals.resegment:
-            again = torch.ones_like(again)
-        if not bool(again.any()):
+            again = [torch.ones_like(part) for part in again]
+        todo = [k for k, part in enumerate(again) if bool(part.any())]
+        if not todo:
             return proposals
-        (made,) = self.proposer.propose(image, [self.proposer.look_at(proposals.boxes[again], q)])
-        boxes, masks, scores = proposals.boxes.clone(), proposals.masks.to(q.dtype), proposals.scores.clone()
-        masks[again], boxes[again], scores[again] = made.masks, made.boxes, made.scores
-        return Proposals(boxes, masks, scores, proposals.feats, proposals.origin)
+        evidence = [self.proposer.look_at(proposals[k].boxes[again[k]], q[k]) for k in todo]
+        result = list(proposals)
+        for k, made in zip(todo, self.proposer.propose(image, evidence), strict=True):
+            own, known = proposals[k], ~again[k]
+            masks, scores = own.masks.to(q.dtype), own.scores.clone()
+            masks[again[k]], scores[again[k]] = made.masks, made.scores
+            windows = made.extent if not bool(known.any()) else None
+            result[k] = Proposals(own.boxes, masks, scores, own.feats, own.origin, extent=windows)
+        return result
 
     @torch.no_grad()
     def _new_objects(self, image: Tensor, given: dict[int, Tensor], proposals: ProposalSet | None) -> list[ObjectState]:

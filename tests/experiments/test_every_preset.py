@@ -39,14 +39,14 @@ def reduced(name: str) -> Preset:
     return dataclasses.replace(preset, segmentation_steps=2, graph_steps=6, **changes)
 
 
-def light_paper(config: STGConfig | None = None, features=None, keys=None, segmentation=None, grid: int = 8) -> STGNet:
+def light_paper(config=None, features=None, keys=None, segmentation=None, grid=None, backbone=None) -> STGNet:
     model = STGNet(
         config or STGConfig.paper(),
         ProposalEncoder(ResNetBackbone("resnet18", 5, features), mode="roi", pool="avg", size=16),
         KeyEncoder(ResNetBackbone("resnet18", 4, keys), grid=8),
         None if segmentation is None else DeepLabV3Plus.small(8),
     )
-    model.made_of = {"name": "paper", "grid": grid}
+    model.made_of = {"name": "paper", "grid": grid, "backbone": backbone}
     return model
 
 
@@ -72,6 +72,7 @@ def test_from_training_to_scores(name, monkeypatch, tmp_path):
     root, out = data_of(name, tmp_path / "data"), tmp_path / "run"
     splits = ("--val-split", "train") if PRESETS[name].dataset in ("composed", "youtube_vos") else ()
     arguments = ("--preset", name, "--root", root, "--out", out, "--workers", 0, "--weights", "none", *splits)
+    arguments += ("--proposals", "none")  # those of a detector: test_paper_pipeline
     assert command(monkeypatch, "train", *arguments) == 0
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["sequences"] and 0 <= metrics["G"] <= 100
@@ -84,7 +85,18 @@ def test_a_model_from_elsewhere_is_scored(name, monkeypatch, tmp_path):
     origin = PRESETS[f"davis2017-{size}"]
     checkpoints.save_model(tmp_path / "c.pt", checkpoints.build_model(origin), origin, seed=0)
     root, out = data_of(name, tmp_path / "data"), tmp_path / "run"
-    arguments = ("--preset", name, "--root", root, "--checkpoint", tmp_path / "c.pt", "--out", out)
+    arguments = (
+        "--preset",
+        name,
+        "--root",
+        root,
+        "--checkpoint",
+        tmp_path / "c.pt",
+        "--out",
+        out,
+        "--proposals",
+        "none",
+    )
     assert command(monkeypatch, "evaluate", *arguments) == 0
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["protocol"]["objects"] > 0

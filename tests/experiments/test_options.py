@@ -41,6 +41,7 @@ WHICH = "says what is run, not how"
 SPEED = "results do not depend on what runs beside them"
 TIMES = "of times, which are not kept"
 AFTER = "is made of the finished results"
+DETECTED = "its proposals lie in a folder that its weights name, see test_proposals_option"
 
 
 class Captured(Exception):
@@ -139,6 +140,7 @@ def of_train(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(trainer.Trainer, "fit", lambda t, s, videos, p, _: found.append(t.settings(s.name, videos, p)) or [])
     patch.setattr(train, "score_table", lambda *_: capture(None, *found))
     patch.setattr(train, "score_detector", lambda *_: capture(None, *found))
+    patch.setattr(train, "score_segmentation", lambda *_: capture(None, *found))
     patch.setattr(checkpoints, "save_model", lambda *_: None)
     patch.setattr(train, "save_base", lambda *_: None)
 
@@ -158,12 +160,12 @@ CASES = {
     "evaluate": Case(
         "--split test --checkpoint F/model-a --proposals F/proposals-a --flow raft --weights F/weights-a --out O",
         COMMON | MODEL | FLOW | {
-            "preset": "davis2016", "split": "val", "proposals": "F/proposals-b", "join": "--no-join", "oracle": "",
+            "preset": "davis2016", "split": "val", "proposals": "F/proposals-b", "join": "", "oracle": "",
             "row": "baseline", "online_steps": "3", "online_seconds": "4", "update_every": "3", "overlays": "",
             "spatial_conv": "mean", "temporal_conv": "mean", "trace": "", "set": "selection.thr=0.35",
         },
         {
-            "out": HERE, "root": FILES, "processes": SPEED, "submit": AFTER, "unseen": AFTER,
+            "out": HERE, "root": FILES, "processes": SPEED, "submit": AFTER, "unseen": AFTER, "detector": DETECTED,
             "predictions": "nothing is kept of scoring masks",
         },
         of_evaluate,
@@ -171,9 +173,10 @@ CASES = {
     "tables": Case(
         "--checkpoint F/model-a --root F/davis --split dev --flow dis --out O",
         COMMON | MODEL | {
-            "split": "dev2", "learning": "on", "online_steps": "3", "proposals": "F/proposals-b", "flow": "raft"
+            "split": "dev2", "learning": "on", "online_steps": "3", "proposals": "F/proposals-b", "flow": "raft",
+            "seeds": "4,5",
         },
-        {"out": HERE, "root": FILES, "processes": SPEED},
+        {"out": HERE, "root": FILES, "processes": SPEED, "detector": DETECTED},
         of_tables,
     ),
     "ablate": Case(
@@ -181,9 +184,9 @@ CASES = {
         COMMON | MODEL | {
             "preset": "davis2016", "split": "val", "base_checkpoint": "F/model-b", "ytb_checkpoint": "F/model-b",
             "rows": "1", "own": "full", "curves": "alpha", "as_printed": "", "frames": "3", "curve_frames": "3",
-            "online_steps": "7", "seeds": "4,5", "flow": "raft",
+            "online_steps": "7", "seeds": "4,5", "flow": "raft", "proposals": "F/proposals-b",
         },
-        {"out": HERE, "root": FILES, "processes": SPEED, "sequences": WHICH},
+        {"out": HERE, "root": FILES, "processes": SPEED, "sequences": WHICH, "detector": DETECTED},
         of_ablate,
     ),
     "proposals": Case(
@@ -202,10 +205,12 @@ CASES = {
             "segmentation_steps": "9", "fine_steps": "9", "graph_steps": "24", "init": "F/model-b", "batch_size": "6",
             "graph_batch_size": "2", "accumulate": "2", "precision": "bfloat16", "threads": "3", "spatial_conv": "mean",
             "temporal_conv": "mean", "detector_steps": "9", "set": "spatial.alpha=0.35", "static": "F/static",
-            "backbone": "tf_efficientnet_lite0",
+            "backbone": "tf_efficientnet_lite0", "proposals": "F/proposals-b", "recipe": "own", "crop_size": "64",
+            "detector_size": "64",
         },
         {
-            "out": HERE, "root": FILES, "stage": WHICH, "resume": "asks for what is kept", "tensorboard": AFTER,
+            "out": HERE, "root": FILES, "detector": DETECTED, "stage": WHICH, "resume": "asks for what is kept",
+            "tensorboard": AFTER,
             "val_split": "is scored on alone", "workers": SPEED, "processes": SPEED, "cache_gb": SPEED,
             "online_steps": "of videos that are segmented, not of training",
             "weights": "see test_weights_that_training_starts_from",
@@ -223,7 +228,7 @@ CASES = {
             "alpha": "", "trace": "", "spatial_conv": "mean", "temporal_conv": "mean", "boxes": "F/boxes-b",
             "points": "F/points-b", "set": "selection.thr=0.35",
         },
-        {"out": HERE, "overlay": AFTER, "coco": AFTER},
+        {"out": HERE, "overlay": AFTER, "coco": AFTER, "detector": DETECTED},
         of_segment,
     ),
     "benchmark": Case(
@@ -244,6 +249,9 @@ BASES = {
     ("segment", "points"): "F/video-a --points F/points-a --checkpoint F/model-a --out O",
     ("segment", "online"): "F/video-a --masks F/masks-a.png --checkpoint F/model-zero --out O",
     ("train", "detector_steps"): "--stage detector --workers 0 --out O",
+    ("train", "detector_size"): "--stage detector --workers 0 --out O",
+    ("train", "recipe"): "--preset davis2016-paper --backbone resnet18 --weights none --proposals none --workers 0 "
+    "--stage segmentation --out O",
 }
 """Where an option does not go with the others."""
 KNOWN: dict[str, Any] = {}

@@ -26,11 +26,19 @@ def test_names():
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_paper_presets_hold_the_printed_constants(name):
     preset, alpha = PRESETS[f"{name}-paper"], 0.1 if name in TESTS else 0.7
-    assert preset.config == STGConfig.paper().replace("spatial.alpha", alpha) and preset.size == "paper"
+    added = {"spatial.alpha": alpha, "proposals.resegment": True, "online.key_steps": 50}
+    assert preset.config == STGConfig.paper().replace(added)
+    assert preset.size == "paper" and preset.proposals == "detector" and PRESETS[f"{name}-small"].proposals is None
     assert preset.test_alpha == benchmark_alpha(name, "paper") == (alpha if name in TESTS else None)
     assert preset.test_only == (name in TESTS) and benchmark_alpha(name, "small") is None
     assert preset.crop_size == 512 and preset.lucid.margin == preset.config.proposals.crop_margin == 0.15
     assert preset.learning_rate == 1e-5 and preset.coco_steps > 0 and PRESETS[f"{name}-small"].size == "small"
+    assert (preset.recipe, preset.graph_learning_rate, preset.config.loss.gamma) == ("printed", 0.1, 100)
+    assert preset.segmentation_steps * preset.batch_size == pytest.approx(5 * preset.graph_steps, rel=1e-3), (
+        "100 and 20"
+    )
+    own = preset.with_recipe("own")
+    assert (own.recipe, own.graph_learning_rate, own.config.loss.reading) == ("own", 2e-4, "probability")
 
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)

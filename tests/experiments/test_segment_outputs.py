@@ -37,7 +37,6 @@ from tqdm import tqdm
 
 from experiments.segment import outputs
 from experiments.segment.frames import FrameResult, reduce_labels
-from experiments.segment.given.proposals import resize_proposals
 from experiments.segment.outputs import BAR, encode_video, lost_objects, write_coco, write_overlay
 from stg_pyg.errors import InputError
 from stg_pyg.proposals.base import Proposals
@@ -108,7 +107,7 @@ def test_a_smaller_size_of_labels_and_proposals():
     squares[0, 2:10, 4:20] = squares[1, :, 30:] = True
     boxes = torch.tensor([[4.0, 2, 20, 10], [30, 0, 40, 20], [0, 0, 8, 8]])
     known = Proposals(boxes, squares, torch.tensor([0.9, 0.5, 0.1]), has_mask=torch.tensor([True, True, False]))
-    half = resize_proposals(EncodedProposals.from_proposals(known), (10, 20))
+    half = EncodedProposals.from_proposals(known).resized((10, 20))
     assert half.size == (10, 20) and half.has_mask.tolist() == [True, True, False]
     decoded = half.select(slice(None))
     assert torch.equal(decoded.masks, squares[:, ::2, ::2]) and torch.equal(decoded.boxes, boxes / 2)

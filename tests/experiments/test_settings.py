@@ -129,8 +129,8 @@ def test_every_field_takes_part(files, cls, declared):
 
 
 OF_OTHERS = {
-    "detector": r"(segmentation|fine|graph)_.*|lucid|batch_size|learning_rate|config|width|backbone|crop_size",
-    "segmentation": r"(fine|graph|detector)_.*|config",
+    "detector": r"(segmentation|fine|graph)_.*|lucid|batch_size|learning_rate|config|width|crop_size|proposals|recipe",
+    "segmentation": r"(fine|graph|detector)_.*|config|proposals",
     "graph": r"(segmentation|fine|detector)_.*|lucid|batch_size|learning_rate|coco_steps",
 }
 

@@ -1,3 +1,4 @@
+import argparse
 import csv
 import json
 import shutil
@@ -11,6 +12,7 @@ from train_cases import TINY, tiny_model
 
 from datasets.fixtures import write_fixture
 from experiments.common import checkpoints
+from experiments.common.presets import PRESETS
 from experiments.tables import command as tables
 from experiments.tables.output import draw, to_csv, to_markdown
 from experiments.tables.paper_rows import OURS_IN_PAPER, TARGETS, Result, paper_rows
@@ -64,17 +66,79 @@ def test_all_benchmarks(run, measured, capsys, tmp_path, data, at_once):
     assert [line["note"] for line in found["davis2017-test-dev"]] == [tables.NO_ANNOTATIONS]
     for target in TARGETS[1:]:
         folder = out / f"{target.dataset}-{'dev' if target.dataset == 'youtube_vos' else target.split}"
-        for line, name in zip(found[target.key], ("offline", "online"), strict=True):
+        for line, name in zip(found[target.key], ("offline", "online-0"), strict=True):
             metrics = json.loads((folder / name / "metrics.json").read_text())
             assert float(line["G"]) == metrics["G"] and float(line["J"]) == metrics["J"]["mean"]
-            assert float(line["fps"]) > 0 and line["online_learning"] == str(int(name == "online"))
+            assert float(line["fps_steps"]) == pytest.approx(metrics["fps"]) and line["std"] == ""
+            assert float(line["fps"]) <= float(line["fps_steps"]) and line["online_learning"] == str(
+                int(name == "online-0")
+            )
             assert metrics["config"]["online"]["steps"] == (0 if name == "offline" else 7)
             assert ("not comparable" in line["note"]) == (target.dataset == "youtube_vos")
     assert {steps for steps, _ in at_once} == {7}
+    assert "preset synthetic-small: its networks are not the paper's" in (out / "tables.md").read_text()
     youtube = found["youtube_vos-valid"][0]
     group = json.loads((out / "youtube_vos-dev/offline/metrics.json").read_text())["protocol"]["groups"]["seen"]
     assert float(youtube["J_seen"]) == group["J"] and youtube["J_unseen"] == ""
     assert Image.open(out / "tables.png").size[0] > 500
+
+
+def worse_with_every_seed(job, video, *_):
+    """The true masks, with as much cut off as the seed of online learning says."""
+    for t in range(video.num_frames):
+        found = video.labels(t).copy()
+        found[:, : 4 + 4 * (job.online_seed or 0)] = 0
+        yield found
+
+
+def test_seeds_of_online_learning(run, measured, monkeypatch, tmp_path, data, at_once):
+    monkeypatch.setattr("experiments.runs.scoring.stream_labels", worse_with_every_seed)
+    arguments = ("--root", data / "davis2016", data / "segtrack_v2", "--online-steps", 7)
+    assert run(*arguments, "--seeds", "0,1,2") == 0
+    assert len(at_once) == len(set(at_once)) == 3 * len(list((tmp_path / "out").glob("*/online-0/.done/*")))
+    found = measured()
+    for key, score in (("davis2016-val", lambda m: m["G"]), ("segtrack_v2-all", lambda m: m["J"]["mean"])):
+        folders = [tmp_path / "out" / key / f"online-{seed}" for seed in range(3)]
+        values = [score(json.loads((folder / "metrics.json").read_text())) for folder in folders]
+        (offline, online), main = found[key], "GJ"[key.startswith("seg")]
+        assert values[0] > values[1] > values[2] and float(online[main]) == pytest.approx(np.mean(values))
+        assert float(online["std"]) == pytest.approx(np.std(values, ddof=1))
+        assert offline["std"] == "" and offline["fps"] == offline["fps_steps"]
+        text = (tmp_path / "out/tables.md").read_text()
+        assert f"| **{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f}** |" in text and "seeds 0, 1, 2, ±" in text
+    assert run(*arguments) == 0 and len(at_once) == len(set(at_once)), "seed 0 is finished"
+    assert measured()["davis2016-val"][1]["std"] == ""
+
+
+def test_speeds_and_means(data):
+    (cows, *_), _ = tables.find_runs([data / "davis2016"], TINY, None, 0)
+    assert [video.num_frames for video in cows.videos] == [6, 6]
+    names = ("J", "F")
+    summaries = [
+        {name: {"mean": g} for name in names} | {"G": g, "fps": fps, "online_seconds": online, "protocol": {}}
+        for g, fps, online in ((70.0, 4.0, 3.0), (76.0, 2.0, 9.0))
+    ]
+    row = tables.to_result(cows, summaries, 7)
+    assert row.scores == {"J": 73, "F": 73, "G": 73} and row.spread == pytest.approx(18**0.5)
+    assert row.fps_steps == pytest.approx(1 / 0.375) and row.fps == pytest.approx(12 / (12 * 0.375 + 2 * 6))
+    alone = tables.to_result(cows, [summaries[0] | {"online_seconds": 0.0}], 0)
+    assert alone.fps == alone.fps_steps == 4 and alone.spread is None
+
+
+@pytest.mark.parametrize(
+    ("preset", "words"),
+    [
+        ("davis2017-paper", "davis2017-paper.\n"),
+        (
+            "davis2016-small",
+            "davis2016-small: its networks are not the paper's, and the paper's rows cannot be compared",
+        ),
+        ("davis2016-large", "davis2016-large: its constants and training are not the paper's, and the paper's rows"),
+    ],
+)
+def test_what_the_checkpoint_is(preset, words):
+    text = tables.footnote(argparse.Namespace(seeds=[3]), PRESETS[preset], "cpu")
+    assert words in text and "±" not in text
 
 
 def test_what_is_missing_is_said_and_nothing_is_done_twice(run, measured, monkeypatch, tmp_path, data, at_once):
@@ -113,6 +177,7 @@ def test_split_in_the_place_of_a_missing_one(tmp_path, data):
         ("--root {data}/youtube_vos", "dev youtube_vos --split"),
         ("--root {data} --learning on --online-steps 0", "--learning off"),
         ("--root {data} --checkpoint none.pt", "none.pt"),
+        ("--root {data} --seeds 0,x", "--seeds whole"),
         ("--root {tmp}/half", "copy the sequence again"),
     ],
 )
@@ -159,14 +224,15 @@ def test_rows_of_the_paper():
 
 
 def test_files():
-    own = Result("davis2016-val", "here", True, {"J": 12.34, "F": 20.06, "G": 16.2}, 0.254, ours=True, note="dev")
+    own = Result("davis2016-val", "here", True, {"J": 12.34, "F": 20.06, "G": 16.2}, 0.26, 0.254, 1.5, True, "dev")
     text = to_markdown([own, *paper_rows()], "foot")
     part = text.split("## ")[3].rstrip()
     assert part.startswith("Table 1: DAVIS-2016 val"), "own rows are the last"
-    assert part.endswith("| **here** | **✓** | **12.3** | **20.1** | **16.2** | **0.254** | **dev** |")
-    assert "| OSMN | ✗ | 60.0 | 40.6 | 60.1 | 44.0 | 51.2 | 8 |  |" in text and text.endswith("foot\n")
+    assert part.endswith("| **here** | **✓** | **12.3** | **20.1** | **16.2 ± 0.3** | **0.254** | **1.5** | **dev** |")
+    assert "| OSMN | ✗ | 60.0 | 40.6 | 60.1 | 44.0 | 51.2 | 8 |  |  |" in text and text.endswith("foot\n")
     lines = list(csv.DictReader(to_csv([own, *paper_rows()]).splitlines()))
     assert len(lines) == 55 and lines[-1]["J"] == "84.1" and lines[-1]["fps"] == ""
-    assert next(line for line in lines if line["source"] == "measured")["fps"] == "0.254"
+    found = next(line for line in lines if line["source"] == "measured")
+    assert (found["std"], found["fps"], found["fps_steps"]) == ("0.26", "0.254", "1.5")
     points = [[len(axes.lines) for axes in draw(rows).axes] for rows in (paper_rows(), [own, *paper_rows()])]
     assert sum(points[1]) - sum(points[0]) == points[1][2] - points[0][2] == 1

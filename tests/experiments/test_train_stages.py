@@ -1,8 +1,10 @@
 """The contract of all stages of training, and what is particular to segmentation and graph."""
 
 import argparse
+import copy
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -35,8 +37,9 @@ from experiments.common import checkpoints
 from experiments.common.presets import PRESETS
 from experiments.train import command as train
 from experiments.train.stages.detector import load_detector
-from experiments.train.stages.graph import draw_clip, train_graph
+from experiments.train.stages.graph import draw_clip, make_optimizer, printed_schedule, train_graph
 from experiments.train.stages.segmentation import evaluate_segmentation, load_segmentation, train_segmentation
+from experiments.train.trainer import Stage
 from stg_pyg.errors import InputError
 from stg_pyg.lucid.samples import LucidConfig
 from stg_pyg.nn.backbones.segmentation import SegmentationOutput
@@ -261,15 +264,57 @@ def test_one_stage_with_coco_first(monkeypatch, tmp_path, capsys, stage):
 
 
 def test_paper_presets_take_weights(monkeypatch, tmp_path):
-    monkeypatch.setattr(train.Detector, "one_class", lambda weights: weights)
+    monkeypatch.setattr(train.Detector, "one_class", lambda weights, imagenet, **_: (weights, imagenet))
     for given, taken in ((None, "auto"), ("none", "none"), ("weights.pth", "weights.pth")):
-        arguments = argparse.Namespace(weights=given, init=None, resume=False, out=tmp_path)
-        assert train.build_detector(arguments, PRESETS["davis2016-paper"]) == taken
+        for coco in (None, tmp_path):  # before COCO the paper has the weights of ImageNet
+            arguments = argparse.Namespace(weights=given, init=None, resume=False, out=tmp_path, coco=coco, stage="all")
+            arguments.detector_size = None
+            assert train.build_detector(arguments, PRESETS["davis2016-paper"]) == (taken, coco is not None)
+
+
+def test_the_recipes_of_the_graph():
+    """As printed: Adam at 0.1, a tenth less every ten epochs, one rate for all, gradients as they are."""
+    printed, own = PRESETS["davis2016-paper"], PRESETS["davis2016-paper"].with_recipe("own")
+    model = tiny_model(0)
+    optimizer, limit = make_optimizer(model, printed)
+    assert type(optimizer) is torch.optim.Adam and limit == math.inf
+    assert {(group["weight_decay"], group["factor"]) for group in optimizer.param_groups} == {(0, 1.0)}
+    schedule = printed_schedule(tiny_videos(), batch_size=2)  # 16 frames are an epoch, 12 a step
+    stage = Stage("graph", model, optimizer, 99, printed.graph_learning_rate, 2, lambda *_: None, schedule=schedule)
+    rates = {step: stage.rate_of(step) for step in (0, 13, 14, 26, 27)}
+    assert rates == pytest.approx({0: 0.1, 13: 0.1, 14: 0.09, 26: 0.09, 27: 0.081})
+    optimizer, limit = make_optimizer(model, own)
+    assert type(optimizer) is torch.optim.AdamW and limit == 1.0
+    assert [group["factor"] for group in optimizer.param_groups] == [1.0, 10.0]
+
+
+def test_segmentation_as_printed(tmp_path):
+    """One step of Adam at a constant rate moves every weight with a gradient by that rate; nothing is averaged."""
+    preset = dataclasses.replace(TINY, recipe="printed", learning_rate=1e-3, segmentation_steps=1)
+    net = tiny_model(0).segmentation
+    before = copy.deepcopy(net.state_dict())
+    run_segmentation(net, tmp_path / "s.pt", preset)
+    moved = torch.cat([(p.detach() - before[name]).abs().flatten() for name, p in net.named_parameters()])
+    assert float(moved.max()) == pytest.approx(1e-3, rel=1e-3) and float(moved.median()) == pytest.approx(1e-3, rel=0.1)
+    content = checkpoints.load(tmp_path / "s.pt", "segmentation")
+    assert "average" not in content
+    other = tiny_model(1).segmentation
+    load_segmentation(other, tmp_path / "s.pt")
+    assert_same_weights(other, net)
+
+
+def test_gradients_that_are_not_finite_stop_the_graph(tmp_path):
+    model = tiny_model(0)
+    weight = next(model.key_encoder.parameters())
+    weight.register_hook(lambda gradient: gradient * math.nan)
+    with pytest.raises(InputError, match=r"graph, step 1: .*norm of the gradient is nan"):
+        run_graph(model, tmp_path / "g.pt")
+    assert not (tmp_path / "g.pt").exists()
 
 
 def test_clips_start_with_an_object():
     for seed in range(8):
-        images, labels = draw_clip(tiny_videos(), np.random.default_rng(seed), max_size=24)
+        images, labels, _, _ = draw_clip(tiny_videos(), np.random.default_rng(seed), max_size=24)
         assert 2 <= len(images) == len(labels) and labels[0].any()
         assert all(x.shape == (16, 24, 3) and y.shape == (16, 24) for x, y in zip(images, labels, strict=True))
         assert set(np.unique(labels)) <= {0, 1, 2}

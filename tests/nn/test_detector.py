@@ -1,11 +1,13 @@
 import pytest
 import torch
-from torchvision.models import detection
-from torchvision.ops import box_iou, roi_align
+import torchvision
+from torchvision.models import WeightsEnum, detection
+from torchvision.ops import FrozenBatchNorm2d, box_iou, roi_align
 
 from stg_pyg.errors import InputError
 from stg_pyg.nn.detector import parts
 from stg_pyg.nn.detector.mask_rcnn import Detector
+from stg_pyg.ops.crops import normalize_image
 from stg_pyg.proposals.base import Proposals
 
 MASK_RCNN = "maskrcnn_resnet50_fpn"
@@ -178,6 +180,15 @@ def test_checkpoints_of_something_else(change, message):
         Detector.from_checkpoint({})
 
 
+def epsilons(net):
+    """Those of batch normalisation by its kind."""
+    found = {}
+    for module in net.modules():
+        if isinstance(module, FrozenBatchNorm2d | torch.nn.BatchNorm2d):
+            found.setdefault(type(module), set()).add(module.eps)
+    return found
+
+
 def test_collapsed_and_one_class_from_a_file(tmp_path):
     path = tmp_path / "weights.pth"
     torch.save(detection.maskrcnn_resnet50_fpn(weights=None, weights_backbone=None).state_dict(), path)
@@ -199,8 +210,7 @@ def test_collapsed_and_one_class_from_a_file(tmp_path):
     torch.testing.assert_close(state["roi_heads.box_predictor.bbox_pred.weight"][4:], rows[used[1:]].mean(dim=0))
     mask = source["roi_heads.mask_predictor.mask_fcn_logits.bias"]
     torch.testing.assert_close(state["roi_heads.mask_predictor.mask_fcn_logits.bias"][1], mask[used[1:]].mean())
-    kinds = {type(m) for m in one.modules()}
-    assert torch.nn.BatchNorm2d not in kinds and parts._Frozen in kinds
+    assert epsilons(one) == {FrozenBatchNorm2d: {0.0}}
     assert not one.model.backbone.body.conv1.weight.requires_grad
     assert one.model.backbone.body.layer4[0].conv1.weight.requires_grad
     again = Detector.from_checkpoint(one.to_checkpoint())
@@ -216,9 +226,42 @@ def test_without_weights_everything_is_trained():
         parts.coco_model("yolo", None)
 
 
-def test_the_second_network_has_the_names_of_torchvision():
+def test_one_class_from_the_backbone_of_imagenet(tmp_path):
     with torch.device("meta"):
-        net = parts.coco_model("maskrcnn_resnet50_fpn_v2", None)
-        published = detection.maskrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None)
-    shapes = [{name: v.shape for name, v in model.state_dict().items()} for model in (net, published)]
-    assert shapes[0] == shapes[1]
+        values = enumerate(torchvision.models.resnet50(weights=None).state_dict().items())
+    state = {name: torch.tensor(k).to(value.dtype).expand(value.shape) for k, (name, value) in values}
+    torch.save(state, tmp_path / "resnet50.pth")
+    one = Detector.one_class(tmp_path, imagenet=True)
+    body = one.model.backbone.body.state_dict()
+    assert body.keys() == {name for name in state if not name.startswith("fc.") and "num_batches" not in name}
+    assert all(torch.equal(value, state[name]) for name, value in body.items())
+    again = Detector.from_checkpoint(one.to_checkpoint())
+    assert epsilons(one) == epsilons(again) == {FrozenBatchNorm2d: {1e-5}}
+    assert not one.model.backbone.body.conv1.weight.requires_grad
+
+
+def test_pictures_are_normalised_once_as_the_weights_expect():
+    detector, seen = tiny(), []
+    detector.model.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    image = torch.tensor([0.2, 0.5, 0.9])[:, None, None].expand(3, 48, 64)
+    detector.detect(image)
+    torch.testing.assert_close(seen[0][0, :, :48, :64], normalize_image(image))
+
+
+@pytest.mark.parametrize("network", [MASK_RCNN, "maskrcnn_resnet50_fpn_v2"])
+def test_the_networks_are_those_that_torchvision_makes_for_its_weights(monkeypatch, network):
+    weights = torchvision.models.get_model_weights(network).DEFAULT
+    assert weights.meta["categories"][0] == "__background__" and len(weights.meta["categories"]) == parts.NUM_COCO
+    with torch.device("meta"):
+        state = getattr(detection, network)(weights=None, weights_backbone=None).state_dict()
+        monkeypatch.setattr(WeightsEnum, "get_state_dict", lambda *_, **__: state)
+        published = getattr(detection, network)(weights=weights)
+        net = parts.coco_model(network, None)
+    for theirs, own in zip(published.named_modules(), net.named_modules(), strict=True):
+        assert theirs[0] == own[0] and type(theirs[1]) is type(own[1]), own[0]
+    shapes = [{name: value.shape for name, value in model.state_dict().items()} for model in (published, net)]
+    assert shapes[0] == shapes[1] and epsilons(published) == epsilons(net)
+    assert published.transform.image_mean == net.transform.image_mean
+    if network == MASK_RCNN:  # the other one is trained in all layers
+        learned = [{name for name, p in model.named_parameters() if p.requires_grad} for model in (published, net)]
+        assert learned[0] == learned[1]

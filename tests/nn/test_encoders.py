@@ -95,7 +95,7 @@ def test_resnet_takes_weights_from_files_without_the_classifier_or_of_rvos(resne
     expected = resnet18.maxpool(resnet18.relu(resnet18.bn1(resnet18.conv1(image))))
     for layer in (resnet18.layer1, resnet18.layer2, resnet18.layer3):
         expected = layer(expected)
-    for path in ("resnet18.pth", "backbone.pth", "rvos"):
+    for path in ("resnet18.pth", "backbone.pth", "rvos/encoder.pt"):
         assert_close(ResNetBackbone("resnet18", 4, tmp_path / path).eval()(image), expected)
         assert_close(ResNetBackbone("resnet18", 5, str(tmp_path / path)).eval()(image), resnet18.layer4(expected))
 

@@ -6,9 +6,13 @@ import pytest
 import torch
 import torchvision
 from torchvision.models import Weights, WeightsEnum
+from torchvision.transforms.functional import normalize
 
 from stg_pyg import InputError
-from stg_pyg.utils.pretrained import NETWORKS, _template, convert_rvos, load_torchvision
+from stg_pyg.ops.crops import normalize_image
+from stg_pyg.utils.pretrained import PAPER_PARTS, _template, convert_rvos, load_torchvision, weights_file
+
+NETWORKS = list(dict.fromkeys(part.network for part in PAPER_PARTS))
 
 
 @pytest.fixture(autouse=True)
@@ -156,6 +160,12 @@ def test_classifiers_do_not_matter_but_the_pyramid_of_deeplab_does(tmp_path):
     assert "'classifier.0.convs.1.0.weight' has shape [1]" in line_of("deeplabv3_resnet101", tmp_path / "own.pth")
 
 
+@pytest.mark.parametrize("name", ["resnet101", "resnet50", "deeplabv3_resnet101"])
+def test_pictures_are_normalised_as_the_weights_expect(name):
+    image, expected = torch.rand(3, 4, 5), torchvision.models.get_model_weights(name).DEFAULT.transforms()
+    torch.testing.assert_close(normalize_image(image), normalize(image, expected.mean, expected.std))
+
+
 def old_name(name):
     name = name.replace("rpn.head.conv.0.0.", "rpn.head.conv.")
     name = re.sub(r"(inner|layer)_blocks\.(\d)\.0\.", r"\1_blocks.\2.", name)
@@ -178,10 +188,34 @@ def test_the_encoder_of_rvos(state, tmp_path):
         assert equal(convert_rvos(content), state)
         torch.save(content, tmp_path / "encoder.pt")
         assert equal(load_torchvision("resnet18", tmp_path / "encoder.pt"), state)
-        assert equal(load_torchvision("resnet18", tmp_path), state)
     assert "not a torchvision state dict of resnet34" in line_of("resnet34", tmp_path / "encoder.pt")
     with pytest.raises(ValueError, match="base"):
         convert_rvos(state)
+
+
+def test_x_takes_the_encoder_of_rvos_by_name_and_k_never(tmp_path):
+    folder = tmp_path / "home" / "hub" / "checkpoints"
+    for part in (
+        "put encoder.pt of a released model of RVOS",
+        "github.com/imatge-upc/rvos",
+        f"{folder}: holds no rvos",
+    ):
+        assert part in line_of("resnet101", "rvos")
+    assert "are those of a resnet101, not of a resnet50" in line_of("resnet50", "rvos")
+    state = {key: value for key, value in shapes("resnet101").items() if not key.startswith("fc.")}
+    folder.mkdir(parents=True)
+    for name in ("resnet101", "resnet50"):
+        torch.save(shapes(name), folder / f"{name}.pth")
+    assert load_torchvision("resnet101", folder).keys() - state.keys() == {"fc.weight", "fc.bias"}
+    for file in ("encoder.pt", "rvos.pt"):
+        torch.save({f"base.{name}": value for name, value in state.items()}, folder / file)
+        for spec in ("rvos", folder):
+            assert weights_file("resnet101", spec) == folder / file and equal(
+                load_torchvision("resnet101", spec), state
+            )
+    assert weights_file("resnet50", folder) == folder / "resnet50.pth"
+    (folder / "resnet50.pth").unlink()
+    assert "holds neither resnet50-11ad3fa6.pth nor resnet50.pth" in line_of("resnet50", folder)
 
 
 def test_code_in_a_file_is_not_run(tmp_path):

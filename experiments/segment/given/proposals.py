@@ -1,17 +1,17 @@
-"""Proposals from a file for one video of somebody's own."""
+"""Proposals for one video of somebody's own, from a file or by a detector."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
-import cv2
-import numpy as np
 import torch
 
+from experiments.proposals import detect
 from stg_pyg.errors import InputError
-from stg_pyg.proposals.rle import EncodedProposals, encode_masks
+from stg_pyg.nn.detector.mask_rcnn import Detector
+from stg_pyg.proposals.rle import EncodedProposals
 from stg_pyg.proposals.store import open_proposals
+from stg_pyg.utils.images import UInt8Array
 from stg_pyg.video.frames import FrameSource
 
 _NAMES_SHOWN = 5
@@ -43,22 +43,18 @@ class VideoProposals:
             )
         self._stored.check(self.sequence, [source.frame_name(t) for t in range(source.count())])
 
-    def at(self, name: str, size: tuple[int, int]) -> EncodedProposals:
-        """The proposals of the frame of that name, for a frame reduced to ``size`` (H, W)."""
-        return resize_proposals(self._stored.frame(self.sequence, name, self._frame_size), size)
+    def at(self, name: str, image: UInt8Array) -> EncodedProposals:
+        """The proposals of the frame of that name, whose picture [H, W, 3] may have been reduced."""
+        height, width = image.shape[:2]
+        return self._stored.frame(self.sequence, name, self._frame_size).resized((height, width))
 
 
-def resize_proposals(proposals: EncodedProposals, size: tuple[int, int]) -> EncodedProposals:
-    """The proposals for the same frame at another size (H, W); masks are decoded one at a time."""
-    if proposals.size == size:
-        return proposals
-    factors = torch.tensor([size[1] / proposals.size[1], size[0] / proposals.size[0]] * 2)
-    counts: list[bytes | None] = []
-    for n, known in enumerate(proposals.has_mask.tolist()):
-        if known:
-            mask = proposals.select(n).masks[0].numpy().astype(np.float32)
-            reduced = cv2.resize(mask, size[::-1], interpolation=cv2.INTER_AREA) > 0.5
-            counts += encode_masks(torch.from_numpy(reduced)[None])
-        else:
-            counts.append(None)
-    return replace(proposals, boxes=proposals.boxes * factors, counts=counts, size=size)
+class DetectedProposals:
+    """The proposals of a detector, which looks at every frame when it comes."""
+
+    def __init__(self, detector: Detector, device: torch.device):
+        self._detector, self._device = detector.to(device), device
+
+    def at(self, name: str, image: UInt8Array) -> EncodedProposals:
+        """As of :class:`VideoProposals`."""
+        return detect(self._detector, image, self._device)

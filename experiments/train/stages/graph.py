@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from datasets.base import VideoSequence
 from experiments.common.presets import Preset
-from experiments.runs.settings import weights_digest
+from experiments.runs.settings import path_state, weights_digest
 from experiments.train import process_group
 from experiments.train.board import rows_of
 from experiments.train.trainer import Log, Stage, Trainer
@@ -23,9 +24,11 @@ from stg_pyg.errors import InputError
 from stg_pyg.learning.first_frame import freeze_statistics
 from stg_pyg.learning.steps import drawn_from
 from stg_pyg.lucid.degrade import corrupt_mask
-from stg_pyg.model.losses import check_finite, stg_loss_batched
+from stg_pyg.model.losses import TRAINING_REMEDY, check_finite, stg_loss_batched
 from stg_pyg.model.stgnet import STGNet
 from stg_pyg.ops.masks import paired_mask_iou
+from stg_pyg.proposals.rle import ProposalSource
+from stg_pyg.proposals.store import META, open_proposals
 from stg_pyg.video.segmenter import StepResult, VideoSegmenter
 
 CLIP_FRAMES = 6
@@ -34,7 +37,23 @@ TERMS = ("loss", "distance", "bce", "gate", "frames")
 """What is logged of a step: means over its frames, and their number."""
 
 
-def train_graph(model: STGNet, videos: Sequence[VideoSequence], preset: Preset, path: Path, **options: Any) -> Log:
+class Clip(NamedTuple):
+    """Frames uint8 [H, W, 3] and object ids uint8 [H, W] at the size that is trained at, and which frames they are."""
+
+    images: list[np.ndarray]
+    labels: list[np.ndarray]
+    video: VideoSequence
+    frames: list[int]
+
+
+def train_graph(
+    model: STGNet,
+    videos: Sequence[VideoSequence],
+    preset: Preset,
+    path: Path,
+    proposals: Path | None = None,
+    **options: Any,
+) -> Log:
     """Trains everything but the segmentation network of ``model``, in place; logs :data:`TERMS` every 10 steps.
 
     Of the clips of a step every process takes some, one after the other. The graph is trained in float32; of
@@ -43,13 +62,19 @@ def train_graph(model: STGNet, videos: Sequence[VideoSequence], preset: Preset, 
     of the segmentation network do not learn here.
 
     Args:
+        proposals: from outside, a file or a folder; None: the segmentation network makes its own.
         options: of :class:`~experiments.train.trainer.Trainer`.
     """
-    digest = model.segmentation and weights_digest(model.segmentation)
-    trainer = Trainer(**{**options, "origin": {"networks": options.get("origin"), "segmentation": digest}})
+    source = None if proposals is None else open_proposals(proposals)
+    origin = {
+        "networks": options.get("origin"),
+        "segmentation": model.segmentation and weights_digest(model.segmentation),
+        "proposals": proposals and path_state(proposals / META if proposals.is_dir() else proposals),
+    }
+    trainer = Trainer(**{**options, "origin": origin})
     device, seed, mixed = trainer.device, trainer.seed, trainer.precision == torch.bfloat16
     model.to(device)
-    optimizer = torch.optim.AdamW(parameter_groups(model), weight_decay=1e-3)
+    optimizer, max_norm = make_optimizer(model, preset)
     trained = [p for group in optimizer.param_groups for p in group["params"]]
     batch_size, steps = preset.graph_batch_size, preset.graph_steps // (CLIP_FRAMES * preset.graph_batch_size)
     seen: list[Tensor] = []
@@ -66,18 +91,36 @@ def train_graph(model: STGNet, videos: Sequence[VideoSequence], preset: Preset, 
         for clip in range(step * batch_size + process_group.rank(), (step + 1) * batch_size, process_group.size()):
             rng = np.random.default_rng([seed, 1, clip])
             with drawn_from(device, seed, 8, clip):
-                terms, seen[:] = train_clip(model, videos, preset, rng, mixed)
+                terms, seen[:] = train_clip(model, videos, preset, rng, mixed, source)
             sums = {name: sums[name] + terms[name] for name in TERMS}
         process_group.sum_gradients(trained)
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        norm = torch.nn.utils.clip_grad_norm_(trained, max_norm)
+        remedy = "take --recipe own" if preset.recipe == "printed" else TRAINING_REMEDY
+        check_finite({"norm of the gradient": float(norm)}, f"graph, step {step + 1}", remedy)
         optimizer.step()
         totals = process_group.total(sums)
         return {name: totals[name] / totals["frames"] for name in TERMS if name != "frames"}
 
     about: dict[str, Any] = {"averaged": False, "left_out": "segmentation.", "warmup": 10, "log_every": 10}
     about["picture"] = lambda _: rows_of(*seen)
+    if preset.recipe == "printed":
+        about["schedule"] = printed_schedule(videos, batch_size)
     stage = Stage("graph", model, optimizer, steps, preset.graph_learning_rate, batch_size, begin, **about)
     return trainer.fit(stage, videos, preset, path)
+
+
+def printed_schedule(videos: Sequence[VideoSequence], batch_size: int) -> Callable[[int], float]:
+    """0.9 for every ten epochs that have gone by; an epoch is as many frames as the videos have."""
+    frames = sum(video.num_frames for video in videos)
+    return lambda step: 0.9 ** (step * CLIP_FRAMES * batch_size // (10 * frames))
+
+
+def make_optimizer(model: STGNet, preset: Preset) -> tuple[torch.optim.Optimizer, float]:
+    """That of the preset's recipe, and the norm that gradients are clipped to."""
+    groups = parameter_groups(model)
+    if preset.recipe == "own":
+        return torch.optim.AdamW(groups, weight_decay=1e-3), 1.0
+    return torch.optim.Adam([{**group, "factor": 1.0} for group in groups]), math.inf
 
 
 def parameter_groups(model: STGNet) -> list[dict[str, Any]]:
@@ -90,7 +133,12 @@ def parameter_groups(model: STGNet) -> list[dict[str, Any]]:
 
 
 def train_clip(
-    model: STGNet, videos: Sequence[VideoSequence], preset: Preset, rng: np.random.Generator, mixed_precision: bool
+    model: STGNet,
+    videos: Sequence[VideoSequence],
+    preset: Preset,
+    rng: np.random.Generator,
+    mixed_precision: bool,
+    source: ProposalSource | None = None,
 ) -> tuple[dict[str, float], list[Tensor]]:
     """Adds the gradient of one clip, a share of a step's; frames after the first follow the model's own masks.
 
@@ -100,7 +148,7 @@ def train_clip(
         The sums of :data:`TERMS` over the frames, and the last one for :func:`experiments.train.board.rows_of`: the
         image once for each of K objects, Q, the result and the true mask [K, H, W].
     """
-    images, labels = draw_clip(videos, rng, preset.graph_frame_size)
+    images, labels, video, frames = draw_clip(videos, rng, preset.graph_frame_size)
     model.train()
     for encoder in (model.feature_encoder, model.key_encoder):
         freeze_statistics(encoder)  # those of one frame would do for no other
@@ -111,10 +159,13 @@ def train_clip(
         for state in stream.objects:
             state.masks[0] = torch.from_numpy(corrupt_mask(rng, state.masks[0].cpu().numpy())).to(stream.device)
     sums = dict.fromkeys(TERMS, 0.0)
-    for image, truth in zip(images[1:], labels[1:], strict=True):
+    for image, truth, t in zip(images[1:], labels[1:], frames[1:], strict=True):
         ids = [state.obj_id for state in stream.objects]
         target = torch.stack([torch.from_numpy(truth == i) for i in ids]).float().to(stream.device)
-        result = stream.step(image, target=target)
+        found = None
+        if source is not None:
+            found = source.frame(video.name, video.frame_names[t], video.size).resized(truth.shape)
+        result = stream.step(image, found, target=target)
         loss, values = frame_loss(model, result, target)
         (loss / (CLIP_FRAMES * preset.graph_batch_size)).backward()
         sums = {name: sums[name] + values[name] for name in TERMS}
@@ -138,6 +189,7 @@ def frame_loss(model: STGNet, result: StepResult, target: Tensor) -> tuple[Tenso
         lambda1=config.selection.lambda1,
         thr=config.selection.thr,
         reading=config.loss.reading,  # type: ignore[arg-type]
+        reduction=config.loss.reduction,  # type: ignore[arg-type]
     )
     loss = eq9.total
     values = {"distance": float(eq9.distance.detach()), "bce": float(eq9.bce.detach()), "gate": 0.0}
@@ -152,10 +204,8 @@ def frame_loss(model: STGNet, result: StepResult, target: Tensor) -> tuple[Tenso
     return loss, values | {"loss": float(loss.detach()), "frames": 1.0}
 
 
-def draw_clip(
-    videos: Sequence[VideoSequence], rng: np.random.Generator, max_size: int
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """A clip that starts with a visible object, played up to four times as fast, at reduced size: frames and masks."""
+def draw_clip(videos: Sequence[VideoSequence], rng: np.random.Generator, max_size: int) -> Clip:
+    """A clip that starts with a visible object, played up to four times as fast, at reduced size."""
     for _ in range(50):
         video = videos[int(rng.integers(len(videos)))]
         stride = int(rng.integers(1, MAX_STRIDE + 1))
@@ -172,7 +222,7 @@ def draw_clip(
         small = [cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in images]
         masks = [cv2.resize(label, size, interpolation=cv2.INTER_NEAREST) for label in annotated]
         if masks[0].any():
-            return small, masks
+            return Clip(small, masks, video, frames)
     names = ", ".join(video.name for video in videos[:3])
     raise InputError(
         f"videos {names}, ...: no clip of two annotated frames with an object in the first was found in 50 draws; "

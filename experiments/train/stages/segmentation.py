@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ EVALUATION_GAP = 4
 def train_segmentation(
     net: nn.Module, videos: Sequence[AnnotatedVideo], preset: Preset, path: Path, **options: Any
 ) -> Log:
-    """Trains ``net`` in place and leaves the averaged weights in it.
+    """Trains ``net`` in place by the recipe of the preset, and leaves the averaged weights in it, if there are any.
 
     The samples and the dropout of a step depend on nothing but the seed and the step. X and K of the network are
     compared among the samples of a part of a batch (``accumulate``, processes).
@@ -53,7 +54,13 @@ def train_segmentation(
     """
     trainer = Trainer(**options)
     net.to(trainer.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.AdamW(parameter_groups(net), lr=preset.learning_rate, weight_decay=0.02)
+    printed = preset.recipe == "printed"
+    optimizer = (
+        torch.optim.Adam(net.parameters(), lr=preset.learning_rate)
+        if printed
+        else torch.optim.AdamW(parameter_groups(net), lr=preset.learning_rate, weight_decay=0.02)
+    )
+    max_norm = math.inf if printed else MAX_NORM
     seen: list[Part[SegmentationBatch]] = []
 
     def begin(start: int, scaler: torch.amp.GradScaler) -> Callable[[int], dict[str, float]]:
@@ -68,7 +75,7 @@ def train_segmentation(
         def step_of(step: int) -> dict[str, float]:
             seen[:] = next(drawn)
             with drawn_from(trainer.device, trainer.seed, 7, step, process_group.rank()):
-                losses = optimisation_step(replica, optimizer, seen, losses_of, max_norm=MAX_NORM, scaler=scaler)
+                losses = optimisation_step(replica, optimizer, seen, losses_of, max_norm=max_norm, scaler=scaler)
             return process_group.total(losses)
 
         return step_of
@@ -79,7 +86,8 @@ def train_segmentation(
         return rows_of(images, q, average(normalize_image(images), q).logits.sigmoid(), targets)
 
     steps, rate = preset.segmentation_steps, preset.learning_rate
-    stage = Stage("segmentation", net, optimizer, steps, rate, preset.batch_size, begin, picture=picture)
+    about: dict[str, Any] = {"averaged": False, "schedule": lambda step: 1.0} if printed else {}
+    stage = Stage("segmentation", net, optimizer, steps, rate, preset.batch_size, begin, picture=picture, **about)
     return trainer.fit(stage, videos, preset, path)
 
 
@@ -93,8 +101,9 @@ def parameter_groups(net: nn.Module) -> list[dict[str, Any]]:
 
 
 def load_segmentation(net: nn.Module, path: Path) -> None:
-    """Loads the averaged weights of a phase of the first stage, finished or not, into ``net``."""
-    checkpoints.load_weights(net, checkpoints.load(path, "segmentation")["average"], path)
+    """Loads the weights of a phase of the first stage, finished or not, averaged ones if there are, into ``net``."""
+    content = checkpoints.load(path, "segmentation")
+    checkpoints.load_weights(net, content.get("average", content["net"]), path)
     net.eval()
 
 

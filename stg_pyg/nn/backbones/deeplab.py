@@ -15,6 +15,8 @@ from torchvision.models.segmentation.deeplabv3 import ASPP
 from stg_pyg.nn.backbones.segmentation import ResidualBlock, SegmentationOutput, conv_relu, mean_inside
 from stg_pyg.utils.pretrained import load_torchvision
 
+_BASIC = ("resnet18", "resnet34")
+
 
 class DeepLabV3Plus(nn.Module):
     r"""The network of `"Encoder-Decoder with Atrous Separable Convolution for Semantic Image Segmentation"
@@ -64,7 +66,12 @@ class DeepLabV3Plus(nn.Module):
 
     @classmethod
     def resnet101(cls, weights: str | Path | None = "none", output_stride: int = 16) -> DeepLabV3Plus:
-        """The paper's network: ResNet-101, 59 million parameters.
+        """The paper's network: :meth:`resnet` of ResNet-101, 59 million parameters."""
+        return cls.resnet("resnet101", weights, output_stride)
+
+    @classmethod
+    def resnet(cls, name: str, weights: str | Path | None = "none", output_stride: int = 16) -> DeepLabV3Plus:
+        """The network on a ResNet of torchvision.
 
         The weights of the fourth channel start at zero, so at first the backbone does what it does without Q. The rates
         are 6, 12, 18 at an output stride of 16 and 12, 24, 36 at 8. Torchvision's weights were trained at the latter;
@@ -72,9 +79,11 @@ class DeepLabV3Plus(nn.Module):
         which is how Chen et al. change the stride of a trained network.
 
         Args:
+            name: ``resnet101``, or another one; those without bottlenecks, ``resnet18`` and ``resnet34``, which
+                torchvision cannot dilate, have an output stride of 32.
             weights: ``none``; ``auto``, torchvision's ``deeplabv3_resnet101``, trained on COCO; or a path, see
                 :func:`stg_pyg.utils.pretrained.load_torchvision`. The backbone and the pyramid are taken, its
-                classifiers not.
+                classifiers not. Of a ResNet without a DeepLab of torchvision it is the backbone's weights.
             output_stride: 16 or 8, which takes about three times as long.
 
         Raises:
@@ -82,15 +91,18 @@ class DeepLabV3Plus(nn.Module):
         """
         if output_stride not in (8, 16):
             raise ValueError(f"output_stride must be 8 or 16, not {output_stride}")
-        state = load_torchvision("deeplabv3_resnet101", weights)
-        dilation = [False, output_stride == 8, True]
-        resnet = torchvision.models.resnet101(weights=None, replace_stride_with_dilation=dilation)
+        whole = f"deeplabv3_{name}" in torchvision.models.list_models()
+        state = load_torchvision(f"deeplabv3_{name}" if whole else name, weights)
+        dilation = [False, False, False] if name in _BASIC else [False, output_stride == 8, True]
+        resnet = torchvision.models.get_model(name, weights=None, replace_stride_with_dilation=dilation)
         backbone = IntermediateLayerGetter(resnet, {"layer1": "low", "layer4": "out"})
-        base = 96 // output_stride
-        net = cls(backbone, 256, 2048, (base, 2 * base, 3 * base))
-        if state is not None:
+        base, channels = 3 if name in _BASIC else 96 // output_stride, resnet.fc.in_features
+        net = cls(backbone, channels // 8, channels, (base, 2 * base, 3 * base))
+        if state is not None and whole:
             backbone.load_state_dict(_part(state, "backbone."))
             net.aspp.load_state_dict(_part(state, "classifier.0."))
+        elif state is not None:
+            backbone.load_state_dict({key: value for key, value in state.items() if not key.startswith("fc.")})
         backbone["conv1"] = _with_fourth_channel(backbone["conv1"])
         return net
 

@@ -43,9 +43,8 @@ class ResNetBackbone(nn.Module):
     Args:
         name: ``resnet50``, ``resnet101``, or another ResNet of torchvision.
         stage: last stage kept, 4 (stride 16, the paper's keys) or 5 (stride 32, the paper's proposal features).
-        weights: ``None`` or ``none``, random initialisation; ``auto``, torchvision's; or a path, see
-            :func:`stg_pyg.utils.pretrained.load_torchvision`. The encoder of RVOS, which the paper starts from, is
-            recognised.
+        weights: ``None`` or ``none``, random initialisation; ``auto``, torchvision's; ``rvos``, those that the
+            paper's ``resnet101`` starts from; or a path, see :func:`stg_pyg.utils.pretrained.load_torchvision`.
         dilated: the last stage kept is dilated instead of strided, so the stride is half as large (the ResNets of
             bottlenecks, from ``resnet50`` on).
 

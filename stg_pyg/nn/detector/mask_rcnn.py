@@ -132,18 +132,30 @@ class Detector(nn.Module):
         weights: Weights = "auto",
         network: str = "maskrcnn_resnet50_fpn",
         frozen: bool | None = None,
+        imagenet: bool = False,
+        backbone: str = "resnet50",
+        size: int = 800,
         **limits: Any,
     ) -> Detector:
         """The paper's detector: two outputs, background and object, to be trained; arguments as of :meth:`collapsed`.
 
         COCO weights load into everything but the classifier. The box regressor and the mask of the one class start as
         the mean over COCO's classes. ``frozen`` batch normalisation keeps its statistics; none: when there are weights.
+        With ``imagenet`` the weights are those of the ``backbone`` alone, as the paper has it before COCO; a
+        ``backbone`` other than ``resnet50`` has no others. ``size``: the short side that pictures are brought to.
         """
-        state = load_torchvision(network, weights)
+        imagenet = imagenet or backbone != "resnet50"
+        state = load_torchvision(backbone if imagenet else network, weights)
         frozen = state is not None if frozen is None else frozen
-        model = coco_model(network, state, frozen)
+        sides: dict[str, Any] = {} if size == 800 else {"min_size": size, "max_size": round(size * 5 / 3)}
+        sides |= {} if backbone == "resnet50" else {"backbone": backbone}
+        model = coco_model(network, None if imagenet else state, frozen, 1e-5 if imagenet else 0.0, **sides)
+        if imagenet and state is not None:
+            state = {name: value for name, value in state.items() if not name.startswith("fc.")}
+            model.backbone.body.load_state_dict(state)
         make_one_class(model)
-        return cls(model, **limits)._made_by("one_class", network=network, frozen=frozen, **limits)
+        made = {"network": network, "frozen": frozen, "imagenet": imagenet, "backbone": backbone, "size": size}
+        return cls(model, **limits)._made_by("one_class", **made, **limits)
 
     @classmethod
     def small(cls, width: int = 24, size: int = 240, **limits: Any) -> Detector:
@@ -205,6 +217,12 @@ class Detector(nn.Module):
         if not all(bool(value.isfinite().all()) for value in detector.state_dict().values()):
             raise InputError("the checkpoint's detector has weights that are not finite; take an earlier one")
         return detector.eval()
+
+    @property
+    def limits(self) -> tuple[float, float, int]:
+        """``confidence``, ``nms`` and ``max_detections``."""
+        heads = self.model.roi_heads
+        return heads.score_thresh, heads.nms_thresh, heads.detections_per_img
 
     def set_limits(
         self,

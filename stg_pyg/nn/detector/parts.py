@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import OrderedDict
 from typing import Any
 
@@ -23,7 +24,9 @@ NUM_COCO = 91
 """Outputs of COCO's models: the background and the ids up to 90, of which 80 are used."""
 
 
-def coco_model(network: str, state: dict[str, Tensor] | None, frozen: bool = True) -> MaskRCNN:
+def coco_model(
+    network: str, state: dict[str, Tensor] | None, frozen: bool = True, eps: float = 0.0, **options: Any
+) -> MaskRCNN:
     """The network with 91 outputs.
 
     Args:
@@ -31,6 +34,8 @@ def coco_model(network: str, state: dict[str, Tensor] | None, frozen: bool = Tru
         state: its weights; none for random ones.
         frozen: whether batch normalisation keeps its statistics and the first stages their weights, as torchvision
             has it for pretrained weights; the second network is not made for that.
+        eps: of frozen batch normalisation, 0 for torchvision's first COCO weights, which were converted that way.
+        options: of torchvision's ``MaskRCNN``, and ``backbone``, a ResNet in the place of ``resnet50``, for the first.
 
     Raises:
         InputError: the network is unknown.
@@ -38,23 +43,19 @@ def coco_model(network: str, state: dict[str, Tensor] | None, frozen: bool = Tru
     if network == "maskrcnn_resnet50_fpn_v2":
         model = detection.maskrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None, num_classes=NUM_COCO)
     elif network == "maskrcnn_resnet50_fpn":
-        norm = _Frozen if frozen else nn.BatchNorm2d
+        norm = functools.partial(FrozenBatchNorm2d, eps=eps) if frozen else nn.BatchNorm2d
         backbone = resnet_fpn_backbone(
-            backbone_name="resnet50", weights=None, norm_layer=norm, trainable_layers=3 if frozen else 5
+            backbone_name=options.pop("backbone", "resnet50"),
+            weights=None,
+            norm_layer=norm,
+            trainable_layers=3 if frozen else 5,
         )
-        model = MaskRCNN(backbone, NUM_COCO)
+        model = MaskRCNN(backbone, NUM_COCO, **options)
     else:
         raise InputError(f"network {network!r} is unknown; use maskrcnn_resnet50_fpn or maskrcnn_resnet50_fpn_v2")
     if state is not None:
         model.load_state_dict(state)
     return model
-
-
-class _Frozen(FrozenBatchNorm2d):
-    """With the epsilon that torchvision's first COCO weights were converted with."""
-
-    def __init__(self, num_features: int):
-        super().__init__(num_features, eps=0.0)
 
 
 @torch.no_grad()

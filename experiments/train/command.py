@@ -289,11 +289,17 @@ def build_detector(args: argparse.Namespace, preset: Preset) -> Detector:
 
 
 def earlier_detector(args: argparse.Namespace) -> Path | None:
-    """The detector that ``--init`` says to start from, or of all stages the one beside that checkpoint, if there is."""
+    """The detector that ``--init`` says to start from, of all stages the one beside that checkpoint.
+
+    Raises:
+        InputError: there is none beside it.
+    """
     if args.init is None or args.stage == "detector":
         return args.init
-    beside = args.init.parent / BESIDE
-    return beside if beside.is_file() else None
+    beside: Path = args.init.parent / BESIDE
+    if not beside.is_file():
+        raise InputError(f"{beside}: no such file; put the detector of {args.init} there, or give it with --detector")
+    return beside
 
 
 def trains_detector(args: argparse.Namespace, preset: Preset) -> bool:

@@ -1,5 +1,6 @@
 """The loop that all stages share: its log, its checkpoints, TensorBoard, and the options that it takes."""
 
+import dataclasses
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from experiments.train import command as train
 from experiments.train.board import rows_of
 from experiments.train.trainer import Stage, Trainer, choose_precision
 from stg_pyg.errors import InputError
+from stg_pyg.nn.backbones.deeplab import DeepLabV3Plus
 
 
 def fit(path: Path, steps: int, step: Any = lambda n: {"loss": float(n), "part": 2.0 * n}, **options: Any) -> Any:
@@ -149,6 +151,19 @@ def test_stages_show_pictures_which_change_nothing(tmp_path, monkeypatch):
     for stage, size in (("segmentation", (4 * 32, 3 * 32)), ("graph", (4 * 48, 32))):
         (image,) = read(folder / stage).Images("image, Q, result, target")
         assert image.step == 1 and image.width == size[0] and image.height % size[1] == 0
+
+
+def test_a_picture_of_the_network_that_learns_changes_nothing(tmp_path, monkeypatch):
+    """The printed recipe has no averaged weights to draw with."""
+    pytest.importorskip("tensorboard")
+    every = lambda *args, **kwargs: Stage(*args, **kwargs | {"log_every": 1})  # noqa: E731
+    monkeypatch.setattr("experiments.train.stages.segmentation.Stage", every)
+    preset, nets = dataclasses.replace(TINY, recipe="printed"), []
+    for folder in (tmp_path / "tensorboard", None):
+        torch.manual_seed(0)
+        nets.append(DeepLabV3Plus.small(4))
+        run_segmentation(nets[-1], tmp_path / f"{folder is None}.pt", preset, tensorboard=folder)
+    assert_same_weights(*nets)
 
 
 def test_rows_of_a_picture():

@@ -81,9 +81,12 @@ def train_segmentation(
         return step_of
 
     @torch.no_grad()
-    def picture(average: nn.Module) -> Tensor:
+    def picture(shown: nn.Module) -> Tensor:
         images, q, targets = (x[:MOST_ROWS].to(trainer.device).float() / 255 for x in seen[0].samples[:3])
-        return rows_of(images, q, average(normalize_image(images), q).logits.sigmoid(), targets)
+        learning = shown.training  # without averages it is the network that learns, whose statistics must not move
+        result = shown.eval()(normalize_image(images), q).logits.sigmoid()
+        shown.train(learning)
+        return rows_of(images, q, result, targets)
 
     steps, rate = preset.segmentation_steps, preset.learning_rate
     about: dict[str, Any] = {"averaged": False, "schedule": lambda step: 1.0} if printed else {}
